@@ -1,0 +1,16 @@
+"""The one exception that stands for bad input."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad input, told in one line: the thing, the rule and what was received."""
+
+
+def unknown(what: str, received: str, known: Iterable[str]) -> InputError:
+    """An error for a name that is not one of ``known``, suggesting the nearest."""
+    known = list(known)
+    near = get_close_matches(str(received), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return InputError(f"{what} must be one of {', '.join(known)}; got {received}{hint}")
