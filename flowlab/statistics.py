@@ -1,0 +1,530 @@
+"""Slopes, intervals and verdicts: tidy tables in, estimates over seeds out.
+
+A *per-seed statistic* reduces each network of the ensemble to one number (a Series indexed by
+seed); an interval then treats the seeds as independent draws. Networks are judged by the slope of
+the log-norm against depth, in decades (powers of ten) per layer travelled backward.
+
+Log-norms, not norms, are averaged: the squared norm of a random net is nearly log-normal with
+log-variance κL/N, so the mean of the norm itself is carried by rare seeds (Hanin & Nica 2018).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import floor, inf, isfinite, log, log10, nan, sqrt
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import chdtri, ndtri, stdtrit
+
+from flowlab.errors import InputError, unknown
+
+DELTA = "delta_log10_norm"
+FLOAT32_RESOLUTION = float(np.finfo(np.float32).eps) / log(10)  # one rounding per layer, in decades
+NO_FINITE_SEED = "no seed has finite norms throughout"
+
+Statistic = Callable[[pd.DataFrame, str], pd.Series]
+
+
+# Intervals
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate over seeds with its confidence interval.
+
+    ``mean`` is the estimate, ``se`` its standard error, ``n`` the number of seeds it rests on and
+    ``excluded`` the number of seeds left out; ``note`` says why, or why there is no estimate.
+    From one seed ``se``, ``low`` and ``high`` are NaN; from none ``mean`` is NaN too.
+    """
+
+    mean: float
+    low: float
+    high: float
+    se: float
+    n: int
+    level: float = 0.95
+    excluded: int = 0
+    note: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether the seeds themselves give an interval."""
+        return isfinite(self.low) and isfinite(self.high)
+
+    def __format__(self, spec: str) -> str:
+        """``mean [low, high]``; without a format, as many digits as the interval warrants."""
+        if self.n == 0:
+            return f"no estimate ({self.note or 'no seed'})"
+        spec = spec or _spec(self.mean, (self.high - self.low) / 2)
+        if not self.known:
+            return f"{self.mean:{spec}} (one seed: no interval)"
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __str__(self) -> str:
+        return format(self)
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Student's t interval of the mean of ``values`` (n,), one per seed.
+
+    Values that are not finite are left out and counted in ``excluded``.
+    Raises InputError unless 0 < level < 1.
+    """
+    kept, excluded = _finite(values, level)
+    n = len(kept)
+    mean = float(kept.mean()) if n else nan
+    se = float(kept.std(ddof=1)) / sqrt(n) if n > 1 else nan
+    half = se * _student(level, n)
+    note = "" if n else NO_FINITE_SEED
+    return Interval(mean, mean - half, mean + half, se, n, level, excluded, note)
+
+
+def variance_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """The unbiased variance of ``values`` (n,), one per seed, with its chi-square interval.
+
+    (n − 1)s²/σ² is χ² with n − 1 degrees of freedom when the values are normal, which log-norms of
+    deep nets nearly are: they are sums of one independent term per layer. ``se`` is s²√(2/(n − 1)).
+    Raises InputError unless 0 < level < 1.
+    """
+    kept, excluded = _finite(values, level)
+    n = len(kept)
+    if n < 2:
+        note = "a variance needs two seeds"
+        return Interval(nan, nan, nan, nan, 0, level, excluded + n, note)
+    variance = float(kept.var(ddof=1))
+    tail = (1 - level) / 2
+    low, high = ((n - 1) * variance / chdtri(n - 1, p) for p in (tail, 1 - tail))
+    se = variance * sqrt(2 / (n - 1))
+    return Interval(variance, float(low), float(high), se, n, level, excluded)
+
+
+# Per-seed statistics: a table to a Series indexed by (*by, seed), NaN where undefined
+
+
+def seed_slopes(
+    table: pd.DataFrame,
+    column: str = DELTA,
+    by: str | Iterable[str] = (),
+    first: int | None = None,
+    last: int | None = None,
+    along: str = "layer",
+) -> pd.Series:
+    """Each seed's least-squares slope of ``column`` per step travelled backward along ``along``.
+
+    Negative when the norm shrinks on its way to the input. Only steps ``first`` to ``last``
+    (inclusive) are fitted. NaN for a seed with a zero, non-finite or absent value among them, and
+    where there are fewer than two steps. Of several ops in a layer the last that has the quantity
+    counts. Raises InputError on an unknown column, on first > last, and when the table holds
+    several runs (steps, times, layers) that ``by`` does not tell apart.
+    """
+    by = _names(by)
+    return _slopes(_rows(table, column, [*by, "seed"], along, first, last), by, along)
+
+
+def seed_ratios(
+    table: pd.DataFrame,
+    column: str = DELTA,
+    by: str | Iterable[str] = (),
+    along: str = "layer",
+) -> pd.Series:
+    """Each seed's log10 of the norm in the first layer over that in the last: ‖δ_1‖/‖δ_L‖.
+
+    NaN for a seed where either is zero, non-finite or absent. Raises as ``seed_slopes`` does.
+    """
+    by = _names(by)
+    keys = [*by, "seed"]
+    rows = _rows(table, column, keys, along)
+    seeds = rows.groupby(keys, observed=True).size().index
+
+    def end(which: str) -> pd.Series:
+        at = rows[along] == _over_group(rows, by, along, which)
+        values = rows[at].set_index(keys)["value"].reindex(seeds)
+        return values.where(np.isfinite(values))
+
+    return (end("min") - end("max")).rename("log10_ratio")
+
+
+# Over seeds
+
+
+def over_seeds(per_seed: pd.Series, level: float = 0.95) -> pd.DataFrame:
+    """Summarise a per-seed statistic indexed by (*by, seed): one row per group of ``by``.
+
+    Columns ``by``..., ``mean``, ``sd``, ``se``, ``low``, ``high`` (Student's t), ``n`` (seeds used)
+    and ``excluded``. Raises InputError if the index has no level beside the seed.
+    """
+    by = [name for name in per_seed.index.names if name != "seed"]
+    if not by:
+        raise InputError("over_seeds needs an index (*by, seed); got seed alone: use mean_interval")
+    rows = per_seed.rename("value").reset_index()
+    summary = _summary(rows, by, level)
+    return summary.assign(excluded=summary.pop("n_zero") + summary.pop("n_nonfinite"))
+
+
+def profile(
+    table: pd.DataFrame,
+    column: str = DELTA,
+    by: str | Iterable[str] = ("run",),
+    level: float = 0.95,
+    along: str = "layer",
+) -> pd.DataFrame:
+    """The log-norm's mean over seeds in each layer, with Student's t interval.
+
+    One row per (*by, layer), sorted: ``mean``, ``sd``, ``se``, ``low``, ``high`` over the ``n``
+    finite seeds; ``n_zero`` and ``n_nonfinite`` count the others. Layers in which the quantity does
+    not exist are absent. Raises as ``seed_slopes`` does.
+    """
+    by = _names(by)
+    return _summary(_rows(table, column, [*by, "seed"], along), [*by, along], level)
+
+
+def backward_slope(
+    table: pd.DataFrame,
+    column: str = DELTA,
+    first: int | None = None,
+    last: int | None = None,
+    level: float = 0.95,
+    along: str = "layer",
+) -> Interval:
+    """The mean over seeds of one run's ``seed_slopes``, in decades per layer going backward.
+
+    For many runs at once: ``over_seeds(seed_slopes(table, by="run"))``.
+    """
+    rows = _rows(table, column, ["seed"], along, first, last)
+    slope = mean_interval(_slopes(rows, [], along), level)
+    if rows.empty:
+        return _with_note(slope, f"the table has no {column} there")
+    if rows[along].nunique() < 2:
+        return _with_note(slope, f"one {along} has no slope")
+    return slope
+
+
+def end_to_end(
+    table: pd.DataFrame, column: str = DELTA, level: float = 0.95, along: str = "layer"
+) -> Interval:
+    """The mean over seeds of one run's ``seed_ratios``: log10 ‖δ_1‖/‖δ_L‖, in decades."""
+    return mean_interval(seed_ratios(table, column, along=along), level)
+
+
+def log_variance(
+    table: pd.DataFrame,
+    column: str = DELTA,
+    statistic: Statistic = seed_ratios,
+    level: float = 0.95,
+) -> Interval:
+    """The variance over seeds of one run's per-seed ``statistic``, in decades squared.
+
+    Theory's κL/N is the variance of the natural log of the *squared* norm: divide it by (2 ln 10)².
+    """
+    return variance_interval(statistic(table, column), level)
+
+
+def contrast(
+    table_a: pd.DataFrame,
+    table_b: pd.DataFrame,
+    column: str = DELTA,
+    statistic: Statistic = seed_slopes,
+    level: float = 0.95,
+) -> Interval:
+    """The mean over shared seeds of ``statistic(a) − statistic(b)``, one run in each table.
+
+    Networks of one seed share their draws across conditions, so the paired difference is narrower
+    than two separate intervals. Seeds in one table only are counted and named in ``note``.
+    Raises InputError if the tables share no seed.
+    """
+    a, b = statistic(table_a, column), statistic(table_b, column)
+    shared = a.index.intersection(b.index)
+    if shared.empty:
+        received = f"{_some(a.index)} against {_some(b.index)}"
+        raise InputError(f"contrast must share at least one seed; got {received}")
+    difference = mean_interval(a[shared] - b[shared], level)
+    alone = a.index.symmetric_difference(b.index)
+    if alone.empty:
+        return difference
+    return _with_note(difference, f"unpaired seeds {_some(alone)}", len(alone))
+
+
+# The same functional for predictions
+
+
+def slope_of(values: ArrayLike, layers: ArrayLike) -> float:
+    """The least-squares slope per layer going backward of one curve ``values`` (L,) at ``layers``.
+
+    NaN with fewer than two layers or a value that is not finite. Raises InputError unless both have
+    the same length.
+    """
+    values, layers = _curve("values", values, layers)
+    if not np.isfinite(values).all():
+        return nan
+    return float(_slope_weights(layers) @ (values - values.mean())) if len(values) > 1 else nan
+
+
+def predicted_slope(
+    prediction: pd.DataFrame,
+    column: str = DELTA,
+    first: int | None = None,
+    last: int | None = None,
+    along: str = "layer",
+) -> float:
+    """``slope_of`` the predicted ``column`` of one run, a table with no seeds."""
+    rows = _rows(prediction, column, [], along, first, last)
+    return slope_of(rows["value"], rows[along])
+
+
+def slope_sd(layers: ArrayLike, sd_per_layer: ArrayLike) -> float:
+    """Standard deviation of one seed's slope when its log-norm is a random walk going backward.
+
+    ``sd_per_layer`` (L,) is the log-norm's sd at each of ``layers``; the step from layer k + 1 to k
+    is independent of the others, with variance sd_k² − sd_{k+1}² (taken as 0 where negative).
+    The slope Σ w_l y_l meets that step in every y_l with l ≤ k, hence with weight Σ_{l≤k} w_l.
+    NaN with fewer than two layers. Raises InputError unless both have the same length.
+    """
+    sd, layers = _curve("sd_per_layer", sd_per_layer, layers)
+    if len(layers) < 2:
+        return nan
+    order = np.argsort(layers)
+    steps = np.maximum(-np.diff(sd[order] ** 2), 0)
+    weights = np.cumsum(_slope_weights(layers[order]))[:-1]
+    return float(np.sqrt(weights**2 @ steps))
+
+
+# Verdicts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a slope says about gradient flow, and whether theory foresaw it.
+
+    ``trend`` is vanishing, stable, exploding or undetermined; ``agreement`` is agrees, disagrees,
+    undetermined or no theory. ``low`` and ``high`` are the interval the trend was judged by,
+    ``tolerance`` the largest distance from ``predicted`` that still agrees.
+    """
+
+    trend: str
+    agreement: str
+    slope: Interval
+    low: float
+    high: float
+    predicted: float
+    critical: float
+    tolerance: float
+    quantity: str
+
+    @property
+    def sentence(self) -> str:
+        """Both judgements with their numbers, in plain words."""
+        slope = self.slope
+        if slope.n == 0:
+            return f"{self.trend}: {self.quantity} has no slope ({slope.note or 'no seed'})."
+        half = (self.high - self.low) / 2
+        spec = _spec(slope.mean, half)
+        change = f"changes by {slope.mean:{spec}} per layer going backward"
+        text = f"{self.trend}: {self.quantity} {change}"
+        bounds = f"{100 * slope.level:g} % interval [{self.low:{spec}}, {self.high:{spec}}]"
+        if slope.known:
+            text += f", {bounds} over {slope.n} seeds"
+        elif isfinite(half):
+            text += f", {bounds} from one seed with the spread theory predicts"
+        else:
+            text += " (one seed: no interval)"
+        if slope.excluded:
+            text += f" ({slope.excluded} excluded: zero or non-finite norms)"
+        if self.agreement == "no theory":
+            return f"{text}; no theory."
+        return f"{text}; theory predicts {self.predicted:{spec}}: {self.agreement}."
+
+
+def verdict(
+    slope: Interval,
+    predicted_slope: float | None = None,
+    predicted_sd_one_seed: float | None = None,
+    critical_slope: float | None = None,
+    allowance: float = 0.0,
+    resolution: float = FLOAT32_RESOLUTION,
+    quantity: str = "log10‖δ‖",
+) -> Verdict:
+    """Judge a slope twice: its trend, and its agreement with theory. All in decades per layer.
+
+    *Trend.* A typical net drifts down even at criticality, by about κ/(2N) in ln‖δ‖² per layer
+    (Hanin & Nica 2018). So a net is stable when its interval meets [``critical_slope``, 0], with
+    ``critical_slope`` the prediction for a critical net of the same width, depth and batch (0 if
+    unknown), vanishing below and exploding above. With one seed the interval is built from
+    ``predicted_sd_one_seed``, theory's sd of one seed's slope; without that the trend is
+    undetermined.
+
+    *Agreement.* |mean − predicted| ≤ 4 SE + ``allowance``, where SE is the larger of the measured
+    standard error and ``predicted_sd_one_seed``/√n, and ``allowance`` (≥ 0) is theory's own error.
+    The latter lowers the stable range too, whose lower end is a prediction.
+
+    ``resolution`` is the slope that rounding alone can cause: both judgements forgive it, lest a
+    net that preserves norms exactly be called exploding. Pass less for float64.
+    Raises InputError for a negative ``predicted_sd_one_seed``, ``allowance`` or ``resolution``.
+    """
+    predicted, sd, critical = map(_number, (predicted_slope, predicted_sd_one_seed, critical_slope))
+    sizes = {"predicted_sd_one_seed": sd, "allowance": allowance, "resolution": resolution}
+    for name, value in sizes.items():
+        if value < 0:
+            raise InputError(f"{name} must be at least 0; got {value:g}")
+    critical = min(critical, 0.0) if isfinite(critical) else 0.0
+
+    theory_se = sd / sqrt(slope.n) if slope.n else nan
+    low, high = slope.low, slope.high
+    if not slope.known:
+        half = theory_se * float(ndtri((1 + slope.level) / 2))
+        low, high = slope.mean - half, slope.mean + half
+    if not (isfinite(low) and isfinite(high)):
+        trend = "undetermined"
+    elif high < critical - allowance - resolution:
+        trend = "vanishing"
+    elif low > resolution:
+        trend = "exploding"
+    else:
+        trend = "stable"
+
+    tolerance = 4 * float(np.fmax(slope.se, theory_se)) + allowance + resolution
+    if not isfinite(predicted):
+        agreement = "no theory"
+    elif not isfinite(tolerance):
+        agreement = "undetermined"
+    else:
+        agreement = "agrees" if abs(slope.mean - predicted) <= tolerance else "disagrees"
+    return Verdict(trend, agreement, slope, low, high, predicted, critical, tolerance, quantity)
+
+
+# Internals
+
+
+def _rows(
+    table: pd.DataFrame,
+    column: str,
+    keys: list[str],
+    along: str,
+    first: int | None = None,
+    last: int | None = None,
+) -> pd.DataFrame:
+    """``keys``, ``along`` and ``value``: one row per place where the quantity exists."""
+    for name in (column, along, *keys):
+        if name not in table:
+            raise unknown("column", name, table.columns)
+    if first is not None and last is not None and first > last:
+        raise InputError(f"first must be at most last; got first={first}, last={last}")
+    for axis in ("run", "step", "time", "layer"):
+        if axis in table and axis != along and axis not in keys and table[axis].nunique() > 1:
+            raise InputError(
+                f"by must name {axis} when the table holds more than one; "
+                f"got {table[axis].nunique()} values of {axis}"
+            )
+    rows = table[[*keys, along]].assign(
+        value=table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    )
+    # A null is a quantity that does not exist, unless the status says that it left the range.
+    # Without a status every NaN counts as out of range.
+    exists = rows["value"].notna() | (table["status"] == "nonfinite" if "status" in table else True)
+    inside = rows[along].between(-inf if first is None else first, inf if last is None else last)
+    return rows[exists & inside].drop_duplicates([*keys, along], keep="last")
+
+
+def _slopes(rows: pd.DataFrame, by: list[str], along: str) -> pd.Series:
+    groups = rows.groupby([*by, "seed"], observed=True)
+    index = groups.size().index
+    code = groups.ngroup().to_numpy()
+
+    def total(weights: np.ndarray) -> np.ndarray:
+        return np.bincount(code, weights, minlength=len(index))
+
+    value = rows["value"].to_numpy()
+    finite = np.isfinite(value)
+    step = rows[along].to_numpy(dtype=np.float64)
+    count = total(np.ones_like(step))
+    step = step - (total(step) / count)[code]
+    expected = np.empty(len(index))
+    expected[code] = _over_group(rows, by, along, "nunique")
+    defined = (total(finite.astype(float)) == expected) & (expected > 1)
+    spread = np.where(defined, total(step**2), 1)
+    slope = -total(step * np.where(finite, value, 0)) / spread
+    return pd.Series(np.where(defined, slope, nan), index, name="slope")
+
+
+def _over_group(rows: pd.DataFrame, by: list[str], column: str, how: str):
+    """An aggregate over all seeds of a row's group, for each row (or one for all)."""
+    if not by:
+        return rows[column].agg(how)
+    return rows.groupby(by, observed=True)[column].transform(how)
+
+
+def _summary(rows: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:
+    _check_level(level)
+    value = rows["value"]
+    finite = np.isfinite(value)
+    rows = rows.assign(
+        value=value.where(finite), n_zero=value == -inf, n_nonfinite=~finite & (value != -inf)
+    )
+    groups = rows.groupby(by, observed=True)
+    summary = groups["value"].agg(mean="mean", sd="std", n="count")
+    summary["se"] = summary["sd"] / np.sqrt(summary["n"])
+    half = summary["se"] * _student(level, summary["n"])
+    summary["low"], summary["high"] = summary["mean"] - half, summary["mean"] + half
+    summary = summary.join(groups[["n_zero", "n_nonfinite"]].sum())
+    order = ["mean", "sd", "se", "low", "high", "n", "n_zero", "n_nonfinite"]
+    return summary[order].reset_index()
+
+
+def _student(level: float, n):
+    """The two-sided Student quantile for ``n`` seeds; NaN below two."""
+    degrees = np.where(np.asarray(n) > 1, np.asarray(n) - 1.0, nan)
+    quantile = stdtrit(degrees, (1 + level) / 2)
+    return quantile if quantile.ndim else float(quantile)
+
+
+def _slope_weights(layers: np.ndarray) -> np.ndarray:
+    """w with Σ w_l y_l the least-squares slope of y going backward."""
+    centred = layers - layers.mean()
+    return -centred / (centred @ centred)
+
+
+def _curve(name: str, values: ArrayLike, layers: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    values, layers = np.asarray(values, np.float64), np.asarray(layers, np.float64)
+    if values.ndim != 1 or values.shape != layers.shape:
+        received = f"shapes {values.shape} and {layers.shape}"
+        raise InputError(f"{name} must hold one number for each of layers; got {received}")
+    if len(np.unique(layers)) < len(layers):
+        raise InputError(f"layers must differ from one another; got {_some(layers)}")
+    return values, layers
+
+
+def _finite(values: ArrayLike, level: float) -> tuple[np.ndarray, int]:
+    _check_level(level)
+    values = np.asarray(values, np.float64).ravel()
+    kept = values[np.isfinite(values)]
+    return kept, len(values) - len(kept)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InputError(f"level must lie strictly between 0 and 1; got {level}")
+
+
+def _with_note(interval: Interval, note: str, excluded: int = 0) -> Interval:
+    note = f"{interval.note}; {note}" if interval.note and excluded else note
+    return replace(interval, note=note, excluded=interval.excluded + excluded)
+
+
+def _names(by: str | Iterable[str]) -> list[str]:
+    return [by] if isinstance(by, str) else list(by)
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else float(value)
+
+
+def _some(items: Iterable, most: int = 6) -> str:
+    items = [f"{item:g}" if isinstance(item, float) else str(item) for item in items]
+    return ", ".join(items[:most]) + (f", … ({len(items)} in all)" if len(items) > most else "")
+
+
+def _spec(mean: float, half: float) -> str:
+    """A format that shows the first digit of the half-width, or four digits without one."""
+    scale = half if isfinite(half) and half > 0 else abs(mean) / 1000
+    decimals = max(4, -floor(log10(scale))) if scale > 0 else 4
+    return f"z.{decimals}f" if decimals <= 8 else ".3e"
