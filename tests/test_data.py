@@ -1,0 +1,571 @@
+"""Data sets: what is loaded is what was written, and every bad input is told in one line."""
+
+import gzip
+import pickle
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from flowlab.data import DataSettings, load, standardise
+from flowlab.errors import InputError
+
+X = np.array([[0.1, -2e-7, 3.0], [1 / 3, 5.0, -6.5], [7.0, 8e30, 9.0], [0.0, 1.0, 2.0]])
+Y = np.array([7, 3, 7, 11])
+CODES = [1, 0, 1, 2]
+
+
+def read(path, **settings):
+    settings = {"standardise": False} | settings
+    return load(DataSettings("file", str(path), **settings), width=5, batch_size=2, seed=0)
+
+
+def idx(array, code):
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def write_csv(folder, text, name="a.csv"):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Digits
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+def test_digits_are_those_of_scikit_learn(standardised):
+    sklearn = pytest.importorskip("sklearn.datasets")
+    expected_x, expected_labels = sklearn.load_digits(return_X_y=True)
+    if standardised:
+        deviation = expected_x.std(axis=0)
+        expected_x = (expected_x - expected_x.mean(axis=0)) / np.where(deviation, deviation, 1)
+    data = load(DataSettings(standardise=standardised), width=3, batch_size=5000, seed=1)
+    np.testing.assert_allclose(data.x, expected_x, rtol=1e-12, atol=1e-13)
+    np.testing.assert_array_equal(data.labels, expected_labels)
+    assert (data.x.dtype, data.labels.dtype) == (np.float64, np.int64)
+    assert (data.n_classes, data.name, data.standardised) == (10, "digits", standardised)
+
+
+def test_digits_are_quick_and_leave_scikit_learn_alone():
+    program = (
+        "import sys, time; from flowlab.data import DataSettings, load;"
+        "start = time.perf_counter();"
+        "load(DataSettings(), 1, 1, 0);"
+        "print(time.perf_counter() - start, 'sklearn' in sys.modules, 'scipy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    seconds, sklearn, scipy = run.stdout.split()
+    assert (sklearn, scipy) == ("False", "False")
+    assert float(seconds) < 0.5  # a tenth of that when the machine is idle
+
+
+def test_digits_are_parsed_once_and_cannot_be_changed():
+    first, second = (load(DataSettings(), 1, 1, seed) for seed in (0, 1))
+    assert first is second
+    with pytest.raises(ValueError, match="read-only"):
+        first.x[0, 0] = 1
+
+
+# Standardising
+
+
+def test_standardised_columns_have_mean_zero_and_variance_one():
+    rng = np.random.default_rng(3)
+    x = rng.normal(rng.normal(size=6) * 100, 10.0 ** np.arange(-3, 3), (500, 6))
+    z = standardise(x)
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose((z**2).mean(axis=0), 1, rtol=1e-12)
+    np.testing.assert_allclose(np.corrcoef(x.T), np.corrcoef(z.T), atol=1e-9)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1e300, 1e-300])
+def test_constant_columns_become_exactly_zero(constant):
+    x = np.full((7, 1), constant)
+    np.testing.assert_array_equal(standardise(x), 0)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1.7e308])
+def test_standardising_neither_overflows_nor_underflows(scale):
+    z = standardise(scale * np.array([[1.0], [-1.0], [1.0], [-1.0]]))
+    np.testing.assert_allclose(z[:, 0], [1, -1, 1, -1], rtol=1e-15)
+
+
+def test_standardise_leaves_its_argument_alone():
+    x = X.copy()
+    standardise(x)
+    np.testing.assert_array_equal(x, X)
+
+
+# Gaussian
+
+
+def gaussian(batch_size=400, seed=5, width=20, **settings):
+    return load(DataSettings("gaussian", **settings), width, batch_size, seed)
+
+
+def test_gaussian_inputs_are_standard_normal_and_labels_uniform():
+    data = gaussian(5000, width=20, classes=4)
+    assert data.x.shape == (5000, 20)
+    assert abs(data.x.mean()) < 5 / np.sqrt(1e5)
+    assert abs((data.x**2).mean() - 1) < 5 * np.sqrt(2 / 1e5)
+    counts = np.bincount(data.labels, minlength=4)
+    assert len(counts) == data.n_classes == 4
+    assert (abs(counts - 1250) < 5 * np.sqrt(5000 * 0.25 * 0.75)).all()
+    dependence = np.corrcoef(data.labels, data.x[:, 0])[0, 1]
+    assert abs(dependence) < 5 / np.sqrt(5000)
+
+
+def test_gaussian_width_is_the_callers_unless_set():
+    assert gaussian(width=6).x.shape == (400, 6)
+    assert gaussian(width=6, features=9).x.shape == (400, 9)
+
+
+def test_gaussian_rows_depend_on_the_seed_alone():
+    large = gaussian(401)
+    for batch_size in (1, 2, 63, 400):
+        small = gaussian(batch_size)
+        np.testing.assert_array_equal(small.x, large.x[:batch_size])
+        np.testing.assert_array_equal(small.labels, large.labels[:batch_size])
+    other = gaussian(401, seed=6)
+    assert not np.isin(other.x, large.x).any()
+    assert (other.labels != large.labels).any()
+
+
+def test_gaussian_batches_keep_the_prefix():
+    x, labels = gaussian(400).batch(400, 5)
+    small_x, small_labels = gaussian(64).batch(64, 5)
+    np.testing.assert_array_equal(small_x, x[:64])
+    np.testing.assert_array_equal(small_labels, labels[:64])
+
+
+# Batches
+
+
+def test_a_small_batch_is_a_prefix_of_a_large_one():
+    data = load(DataSettings(), 1, 1, 0)
+    x, labels = data.batch(128, seed=3)
+    small_x, small_labels = data.batch(64, seed=3)
+    np.testing.assert_array_equal(small_x, x[:64])
+    np.testing.assert_array_equal(small_labels, labels[:64])
+    assert not np.array_equal(data.batch(64, seed=4)[0], small_x)
+    assert not np.array_equal(data.x[:64], small_x)
+
+
+def test_the_full_batch_is_every_row_once_with_its_own_label(tmp_path):
+    x = np.arange(50.0)
+    np.savez(tmp_path / "a.npz", X=x, y=x.astype(int))
+    data = read(tmp_path / "a.npz")
+    batch, labels = data.batch(50, seed=9)
+    np.testing.assert_array_equal(np.sort(batch[:, 0]), x)
+    np.testing.assert_array_equal(batch[:, 0], labels)
+    batch[:] = 0  # a batch is the caller's own
+    np.testing.assert_array_equal(data.x[:, 0], x)
+
+
+def test_first_rows_are_uniform_over_the_data():
+    data = load(DataSettings(), 1, 1, 0)
+    first = [data.batch(1, seed)[1][0] for seed in range(300)]
+    share = np.bincount(data.labels) / 1797
+    error = np.sqrt(300 * share * (1 - share))
+    assert (abs(np.bincount(first, minlength=10) - 300 * share) < 5 * error).all()
+
+
+def test_batch_sizes_and_seeds_out_of_range():
+    data = load(DataSettings(), 1, 1, 0)
+    told = message(data.batch, 5000, 0)
+    assert told == "batch_size must be at most the 1797 rows of digits; got 5000"
+    assert message(data.batch, 0, 0) == "batch_size must be at least 1; got 0"
+    assert message(data.batch, 8, -1) == "seed must be at least 0; got -1"
+    assert message(gaussian, 0) == "batch_size must be at least 1; got 0"
+    assert message(gaussian, 8, seed=-2) == "seed must be at least 0; got -2"
+
+
+# Settings
+
+
+def test_settings_are_a_schema():
+    schema = OmegaConf.structured(DataSettings)
+    merged = OmegaConf.merge(schema, {"name": "gaussian", "features": 7, "path": None})
+    assert OmegaConf.to_object(merged) == DataSettings("gaussian", features=7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"name": "digit"}, "data.name must be one of .*; got digit; did you mean digits"),
+        ({"name": "file"}, "data.path must name a file when data.name is file; got None"),
+        ({"path": "a.csv"}, "data.name must be file when data.path is given; got digits"),
+        ({"features": 0}, "data.features must be at least 1; got 0"),
+        ({"classes": 1}, "data.classes must be at least 2; got 1"),
+    ],
+)
+def test_settings_that_do_not_agree(settings, told):
+    settings = DataSettings(**settings)
+    with pytest.raises(InputError, match=told):
+        settings.validate()
+    with pytest.raises(InputError, match=told):
+        load(settings, 1, 1, 0)
+
+
+# Files: what is read is what was written
+
+
+def assert_read(data, name):
+    np.testing.assert_array_equal(data.x, X)
+    np.testing.assert_array_equal(data.labels, CODES)
+    assert (data.x.dtype, data.labels.dtype) == (np.float64, np.int64)
+    assert data.x.flags.c_contiguous
+    assert (data.n_classes, data.name, data.standardised) == (3, name, False)
+
+
+@pytest.fixture
+def frame():
+    return pd.DataFrame(X, columns=["a", "b", "c"]).assign(label=Y)
+
+
+@pytest.mark.parametrize("target", [None, "label"])
+def test_csv(tmp_path, frame, target):
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    assert_read(read(tmp_path / "a.csv", target=target), "a.csv")
+
+
+@pytest.mark.parametrize("target", [None, "label"])
+def test_parquet(tmp_path, frame, target):
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert_read(read(tmp_path / "a.parquet", target=target), "a.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_target_in_the_middle(tmp_path, frame, suffix):
+    frame = frame[["a", "label", "b", "c"]]
+    path = tmp_path / f"a.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    assert_read(read(path, target="label"), path.name)
+
+
+def test_npz(tmp_path):
+    np.savez(tmp_path / "a.npz", X=X, y=Y)
+    assert_read(read(tmp_path / "a.npz"), "a.npz")
+    np.savez_compressed(tmp_path / "b.npz", inputs=X[:, None, :], kind=Y[:, None], X=0, y=0)
+    assert_read(read(tmp_path / "b.npz", inputs="inputs", target="kind"), "b.npz")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["t-images-idx3-ubyte", "t-images-idx3-ubyte.gz", "t-images.idx3-ubyte", "images.idx3"],
+)
+@pytest.mark.parametrize("guess", [True, False])
+def test_idx(tmp_path, name, guess):
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
+    labels = np.array([9, 0, 4, 4, 9, 0], np.uint8)
+    pack = gzip.compress if name.endswith("gz") else bytes
+    (tmp_path / name).write_bytes(pack(idx(images, 8)))
+    label_name = name.replace("images", "labels").replace("idx3", "idx1") if guess else "other"
+    (tmp_path / label_name).write_bytes(pack(idx(labels, 8)))
+    data = read(tmp_path / name, labels=None if guess else str(tmp_path / "other"))
+    np.testing.assert_array_equal(data.x, images.reshape(6, 12))
+    np.testing.assert_array_equal(data.labels, [2, 0, 1, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"), [(9, "i1"), (11, "i2"), (12, "i4"), (13, "f4"), (14, "f8")]
+)
+def test_idx_types(tmp_path, code, dtype):
+    x = np.array([[1, -2, 3], [100, 5, -6]], dtype)
+    (tmp_path / "a-images-idx2-ubyte").write_bytes(idx(x, code))
+    (tmp_path / "a-labels-idx1-ubyte").write_bytes(idx(np.array([-1, 1], "i2"), 11))
+    data = read(tmp_path / "a-images-idx2-ubyte")
+    np.testing.assert_array_equal(data.x, x)
+    np.testing.assert_array_equal(data.labels, [0, 1])
+
+
+def test_files_are_standardised_unless_told_otherwise(tmp_path):
+    np.savez(tmp_path / "a.npz", X=X[:, [0, 2]], y=Y)
+    x = read(tmp_path / "a.npz", standardise=True).x
+    np.testing.assert_allclose(x, (X - X.mean(0))[:, [0, 2]] / X.std(0)[[0, 2]], rtol=1e-12)
+
+
+def test_relative_paths_start_at_the_working_directory(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", X=X, y=Y)
+    monkeypatch.chdir(tmp_path)
+    assert_read(read("a.npz"), "a.npz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b,label\n1,2,x\n3,4,y\n",
+        "a,b,label\r\n1,2,x\r\n3,4,y\r\n",
+        "\ufeffa,b,label\n1,2,x\n3,4,y",
+        '\ufeff"a","b","label"\r\n"1","2","x"\r\n"3","4","y"\r\n',
+        'a, b, "label"\n 1, 2, "x"\n3 , 4, y\n\n',
+        "0,1,label\n1,2,x\n3,4,y\n",
+        "1990,2000,2010\n1,2,5\n3,4,6\n",
+    ],
+)
+def test_csv_dialects(tmp_path, text):
+    data = read(write_csv(tmp_path, text))
+    np.testing.assert_array_equal(data.x, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(data.labels, [0, 1])
+    if "label" in text:
+        np.testing.assert_array_equal(read(tmp_path / "a.csv", target="label").labels, data.labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["dog", "ant", "cat", "ant"],
+        [True, False, True, True],
+        [-5, 300, -5, 2**40],
+        [3.0, 1.0, 2.0, 1.0],
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
+def test_labels_become_ranks(tmp_path, labels, suffix):
+    path = tmp_path / f"a.{suffix}"
+    frame = pd.DataFrame({"x": np.arange(4.0), "label": labels})
+    if suffix == "npz":
+        np.savez(path, X=np.arange(4), y=np.array(labels))
+    else:
+        frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    data = read(path)
+    assert data.labels.tolist() == [sorted(set(labels)).index(label) for label in labels]
+    assert data.n_classes == len(set(labels))
+
+
+def test_parquet_types(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "a": pd.array([1, 2, 3], "Int64"),
+            "b": [True, False, True],
+            "c": np.array([1, 2, 3], np.float32),
+            "kind of thing": pd.Categorical(["u", "v", "u"]),
+        }
+    )
+    frame.to_parquet(tmp_path / "a.parquet")
+    data = read(tmp_path / "a.parquet", target="kind of thing")
+    np.testing.assert_array_equal(data.x, [[1, 1, 1], [2, 0, 2], [3, 1, 3]])
+    np.testing.assert_array_equal(data.labels, [0, 1, 0])
+
+
+# Files that will not do
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none.npz", "none-images-idx3-ubyte.gz"])
+def test_missing_files_and_directories(tmp_path, name):
+    path = tmp_path / name
+    assert message(read, path) == f"data.path must name a file; got {path} (no such file)"
+    path.mkdir()
+    assert message(read, path) == f"data.path must name a file; got {path} (a directory)"
+
+
+def test_unknown_suffix(tmp_path):
+    told = message(read, write_csv(tmp_path, "a,b\n1,2\n", "a.txt"))
+    assert told == f"data.path must be a .csv, .parquet, .npz or IDX file; got {tmp_path / 'a.txt'}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "a.csv must be a readable csv file; got: No columns"),
+        ("a,b,y\n", r"a.csv must hold a row .* got 0 rows and 3 columns \(a, b, y\)"),
+        ("y\n1\n2\n", r"a.csv must hold a row and two columns .* got 2 rows and 1 columns \(y\)"),
+        ("a;b;y\n1;2;0\n3;4;1\n", r"two columns at least.*got 2 rows and 1 columns \(a;b;y\)"),
+        ("a,b,y\n1,2,0\n3,4\n", "labels of .*a.csv .* got nan in row 2"),
+        ("a,b,y\n1,2,0\n3,4,1,9\n", "a.csv must be a readable csv file; got: .*Expected 3"),
+        ("a,b,y\n1,2,0,8\n3,4,1,9\n", "a.csv must be a readable csv file; got: .*loss of data"),
+        (b"a,b\n1,\xff\n", "a.csv must be a readable csv file; got: .*decode"),
+        (
+            "a,b,y\n1,2,0\n1,1e5x,1\n",
+            "a.csv must be numbers; got 1e5x in row 2, column b",
+        ),
+        ("a,b,y\n1,2,0\n\n1_000,3,1\n", "must be numbers; got 1_000 in row 2, column a"),
+        ('a,b,y\n1,"2\n3",0\n1,3,1\n', "must be numbers; got 2 3 in row 1, column b"),
+        ("a,b,y\n1,,0\n1,3,1\n", "inputs of .*a.csv must be finite; got nan in row 1, column b"),
+        ("a,b,y\n1,2,0\n1,-inf,1\n", "must be finite; got -inf in row 2, column b"),
+        ("a,b,y\n1,2,0\n1,1e999,1\n", "must be finite; got inf in row 2, column b"),
+        ("a,b,y\n1,2,x\n1,3,\n", "labels of .*a.csv must be whole .* got nan in row 2"),
+        ("a,b,y\n1,2,0\n1,3,0.5\n", "must be whole numbers, text or .* got 0.5 in row 2"),
+        ("a,b,y\n1,2,0\n1,3,inf\n", "must be whole numbers, text or .* got inf in row 2"),
+        ("a,b,y\n1,2,x\n1,3,x\n", "labels of .*a.csv must be of at least 2 classes; got only x"),
+        ("5.1,3.5,setosa\n1,2,virginica\n", "a.csv must name every column in its first line"),
+        ("7,0,0,0\n1,2,3,4\n", "a.csv must name every column in its first line"),
+        ("7,5,2\n1,2,3\n", "a.csv must name every column in its first line"),
+        (",a,y\n0,5,1\n1,6,0\n", "a.csv must name every column in its first line"),
+    ],
+)
+def test_bad_csv(tmp_path, text, told):
+    path = write_csv(tmp_path, text)
+    with pytest.raises(InputError, match=told):
+        read(path)
+    assert str(path) in message(read, path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_unknown_column(tmp_path, frame, suffix):
+    path = tmp_path / f"a.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    assert message(read, path, target="lable") == (
+        f"data.target, a column of {path}, must be one of a, b, c, label; got lable; "
+        "did you mean label?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (["1.5", "2", "x"], "must be numbers; got x in row 3, column a"),
+        ([[1.0], [2.0], [3.0]], r"must be numbers; got \[1.\] in row 1, column a"),
+        (
+            pd.to_datetime(["2001-02-03"] * 3),
+            "must be numbers; got 2001-02-03.* row 1, column a",
+        ),
+        (pd.array([1, None, 3], "Int64"), "must be finite; got nan in row 2, column a"),
+        ([1.0, 2.0, -np.inf], "must be finite; got -inf in row 3, column a"),
+    ],
+)
+def test_bad_parquet_inputs(tmp_path, column, told):
+    pd.DataFrame({"a": column, "y": [0, 1, 2]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=f"inputs of .*a.parquet {told}"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (["u", None, "v"], "got (nan|None) in row 2"),
+        (pd.array([0, 1, None], "Int64"), "got (nan|<NA>) in row 3"),
+        (pd.to_datetime(["2001-02-03"] * 3), "got 2001-02-03.* in row 1"),
+        ([[1.0], [2.0], [3.0]], r"got \[1.\] in row 1"),
+    ],
+)
+def test_bad_parquet_labels(tmp_path, column, told):
+    pd.DataFrame({"a": [0, 1, 2], "y": column}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=f"labels of .*a.parquet must be whole .*; {told}"):
+        read(tmp_path / "a.parquet")
+
+
+def test_empty_parquet(tmp_path):
+    pd.DataFrame().to_parquet(tmp_path / "a.parquet")
+    assert "got 0 rows and 0 columns" in message(read, tmp_path / "a.parquet")
+
+
+def test_equal_column_names(tmp_path):
+    pd.DataFrame({"a b": [1], "a  b": [2], "y": [0]}).to_parquet(tmp_path / "a.parquet")
+    assert "different names; got a b, a b, y" in message(read, tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"X": X}, "data.target, an array of .*, must be one of X; got y"),
+        ({"Xs": X, "y": Y}, "data.inputs, an array of .*, must be one of Xs, y; got X; did you"),
+        ({"X": X[:3], "y": Y}, r"labels of .* one for each of the 3 rows; got shape \(4,\)"),
+        ({"X": X[:2], "y": Y.reshape(2, 2)}, r"each of the 2 rows; got shape \(2, 2\)"),
+        ({"X": X, "y": np.array(1)}, r"each of the 4 rows; got shape \(\)"),
+        ({"X": X[:0], "y": Y[:0]}, r"inputs of .* a row and a column; got shape \(0, 3\)"),
+        ({"X": X[:, :0], "y": Y}, r"inputs of .* a row and a column; got shape \(4, 0\)"),
+        ({"X": np.array(1.0), "y": Y}, r"inputs of .* a row and a column; got shape \(\)"),
+        ({"X": X + 1j, "y": Y}, "inputs of .* must be numbers; got complex128"),
+        ({"X": X.astype(str), "y": Y}, "inputs of .* must be numbers; got <U"),
+        ({"X": np.where(X == 9, np.nan, X), "y": Y}, "finite; got nan in row 3, column 3"),
+        ({"X": X, "y": np.array([0, 1, np.nan, 1])}, "labels of .* got nan in row 3"),
+        ({"X": X, "y": Y * 1j}, "labels of .* must be whole numbers"),
+        ({"X": X, "y": 0 * Y}, "labels of .* must be of at least 2 classes; got only 0"),
+    ],
+)
+def test_bad_npz(tmp_path, arrays, told):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=told):
+        read(tmp_path / "a.npz")
+    assert "a.npz" in message(read, tmp_path / "a.npz")
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was opened",)
+
+
+def test_pickles_stay_shut(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.array([Trap(), Trap()]), y=[0, 1])
+    assert "a.npz must be a readable npz file; got: Object" in message(read, tmp_path / "a.npz")
+    for name in ("b.npz", "b.parquet", "b.csv", "b-ubyte.gz"):
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+        message(read, tmp_path / name, labels=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet", "gz"])
+def test_damaged_files(tmp_path, frame, suffix):
+    path = tmp_path / f"a-images-idx2-ubyte.{suffix}"
+    labels = tmp_path / "labels"
+    labels.write_bytes(idx(Y.astype(np.uint8), 8))
+    if suffix == "npz":
+        np.savez_compressed(path, X=X, y=Y)
+    elif suffix == "parquet":
+        frame.to_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(idx(X, 14)))
+    whole = path.read_bytes()
+    read(path, labels=str(labels))
+    for cut in (0, 1, 3, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert str(path) in message(read, path, labels=str(labels))
+    # One flipped byte may go unnoticed, but may never end in anything but an InputError.
+    told = 0
+    for place in range(0, len(whole), max(1, len(whole) // 150)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read(path, labels=str(labels))
+        except InputError:
+            told += 1
+    assert told > 5
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"", "must be an IDX file; got magic number 0x$"),
+        (b"\0\0\x08", "must be an IDX file; got magic number 0x000008"),
+        (b"\x89PNG....", "must be an IDX file; got magic number 0x89504e47"),
+        (b"\0\0\x07\x01\0\0\0\0", "must be an IDX file; got magic number 0x00000701"),
+        (b"\0\0\x08\0", "must be an IDX file; got magic number 0x00000800"),
+        (b"\0\0\x08\xff" + bytes(2000), "must be an IDX file; got magic number 0x000008ff"),
+        (b"\0\0\x08\x02\0\0\0\x01", "must hold 12 bytes of IDX header; got 8"),
+        (idx(X, 14)[:-1], r"must hold 108 bytes for its shape \(4, 3\); got 107"),
+        (idx(X, 14) + b"\0", r"must hold 108 bytes for its shape \(4, 3\); got 109"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "must hold .* bytes for its shape"),
+        (idx(X[:0], 14), r"inputs of .* a row and a column; got shape \(0, 3\)"),
+        (idx(X[:3], 14), r"labels of .* one for each of the 3 rows; got shape \(4,\)"),
+    ],
+)
+def test_bad_idx(tmp_path, raw, told):
+    path, labels = tmp_path / "a.idx", tmp_path / "labels"
+    labels.write_bytes(idx(Y.astype(np.uint8), 8))
+    for packed in (raw, gzip.compress(raw)):
+        path.write_bytes(packed)
+        with pytest.raises(InputError, match=told):
+            read(path, labels=str(labels))
+
+
+def test_idx_label_file_must_be_known_and_there(tmp_path):
+    path = tmp_path / "a-images-idx2-ubyte"
+    path.write_bytes(idx(X, 14))
+    missing = tmp_path / "a-labels-idx1-ubyte"
+    assert message(read, path) == f"data.labels must name a file; got {missing} (no such file)"
+    path = path.rename(tmp_path / "plain-ubyte")
+    told = message(read, path)
+    assert told == f"data.labels must name the IDX label file of {path}; got none"
