@@ -1,0 +1,139 @@
+"""Initial parameters: distributions, gains, fan modes, and streams that depend on little.
+
+The numbers of a parameter depend on (seed, layer, role) alone; see :mod:`flowlab.random`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowlab import random
+from flowlab.errors import InputError, unknown
+from flowlab.layer import Parameter
+
+MODES = ("fan_in", "fan_out", "fan_avg")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Var(W) = numerator / fan^power, drawn from a distribution, with a default fan mode."""
+
+    numerator: float
+    mode: str
+    distribution: str = "normal"
+    power: float = 1.0
+    bias: bool = False  # are biases drawn like the weights?
+
+
+SCHEMES = {
+    # LeCun et al. 1998, section 4.6; Glorot and Bengio 2010, eq. 12 and 16; He et al. 2015, eq. 10.
+    "lecun": Scheme(1.0, "fan_in"),
+    "lecun_uniform": Scheme(1.0, "fan_in", "uniform"),
+    "xavier": Scheme(1.0, "fan_avg"),
+    "xavier_uniform": Scheme(1.0, "fan_avg", "uniform"),
+    "he": Scheme(2.0, "fan_in"),
+    "he_uniform": Scheme(2.0, "fan_in", "uniform"),
+    # Saxe et al. 2013: a matrix with orthonormal rows or columns.
+    "orthogonal": Scheme(1.0, "fan_in", "orthogonal"),
+    # torch.nn.Linear: weights and biases uniform on ±1/sqrt(fan_in).
+    "torch_default": Scheme(1.0 / 3.0, "fan_in", "uniform", bias=True),
+    # sigma_w^2 / fan_in, the parametrisation of mean-field theory.
+    "normal": Scheme(1.0, "fan_in"),
+    # "Variance proportional to 1/sqrt(d1)" taken at its word.
+    "literal": Scheme(1.0, "fan_in", power=0.5),
+}
+
+
+@dataclass
+class InitSettings:
+    """How parameters are drawn.
+
+    ``gain`` multiplies the weights' standard deviation. ``mode`` overrides the scheme's fan
+    (``fan_in``, ``fan_out``, ``fan_avg``). ``sigma_w`` belongs to ``normal``; ``sigma_b`` is the
+    biases' standard deviation (``torch_default`` draws its own).
+    """
+
+    name: str = "he"
+    gain: float = 1.0
+    mode: str | None = None
+    sigma_w: float = 1.0
+    sigma_b: float = 0.0
+
+    def validate(self) -> None:
+        """Raise InputError for an unknown scheme or mode and for numbers out of range."""
+        if self.name not in SCHEMES:
+            raise unknown("init", self.name, SCHEMES)
+        if self.mode is not None and self.mode not in MODES:
+            raise unknown("init.mode", self.mode, MODES)
+        if self.mode is not None and self.name in ("orthogonal", "torch_default"):
+            raise InputError(f"init.mode does not apply to {self.name}; got {self.mode}")
+        for name in ("gain", "sigma_w"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"init.{name} must be a finite number above 0; got {value}")
+        if not (math.isfinite(self.sigma_b) and self.sigma_b >= 0):
+            raise InputError(f"init.sigma_b must be a finite number, at least 0; got {self.sigma_b}")
+        if self.sigma_w != 1.0 and self.name != "normal":
+            raise InputError(f"init.sigma_w belongs to init=normal; got init={self.name}")
+        if self.sigma_b != 0.0 and self.name == "torch_default":
+            raise InputError("init.sigma_b does not apply to torch_default, which draws its own")
+
+
+class Initializer:
+    """Draws parameters for an ensemble under one scheme."""
+
+    def __init__(self, settings: InitSettings):
+        settings.validate()
+        self.settings = settings
+        self.scheme = SCHEMES[settings.name]
+        self.orthogonal = self.scheme.distribution == "orthogonal"
+
+    def weight_variance(self, fan_in: int, fan_out: int) -> float:
+        """Var of one weight, gain included."""
+        if self.orthogonal:
+            return self.settings.gain**2 / max(fan_in, fan_out)
+        mode = self.settings.mode or self.scheme.mode
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+        if self.settings.name == "literal" and mode == "fan_avg":
+            fan = fan_in + fan_out
+        deviation = self.settings.gain * self.settings.sigma_w
+        return deviation**2 * self.scheme.numerator / fan**self.scheme.power
+
+    def bias_variance(self, fan_in: int) -> float:
+        """Var of one bias."""
+        return 1.0 / (3.0 * fan_in) if self.scheme.bias else self.settings.sigma_b**2
+
+    def draw(self, parameter: Parameter, seeds, layer: int, role: int, out: np.ndarray) -> None:
+        """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role)."""
+        if parameter.role == "bias":
+            variance = self.bias_variance(parameter.fan_in)
+        elif parameter.role == "weight":
+            variance = self.weight_variance(parameter.fan_in, parameter.fan_out)
+        else:
+            variance = 0.0
+        deviation = parameter.factor * math.sqrt(variance)
+        flat = out.reshape(len(out), -1)
+        if deviation == 0.0:
+            flat.fill(0)
+            return
+        keys = random.keys(seeds, layer, role)
+        if self.scheme.distribution == "uniform" and (
+            parameter.role == "weight" or self.scheme.bias
+        ):
+            random.fill_uniform.run(keys, flat, math.sqrt(3.0) * deviation)
+        elif self.orthogonal and parameter.role == "weight":
+            _fill_orthogonal(keys, out, parameter.factor * self.settings.gain)
+        else:
+            random.fill_normal.run(keys, flat, deviation)
+
+
+def _fill_orthogonal(keys: np.ndarray, out: np.ndarray, gain: float) -> None:
+    """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007)."""
+    rows, columns = out.shape[-2:]
+    gaussian = np.empty((len(out), max(rows, columns), min(rows, columns)))
+    random.fill_normal.run(keys, gaussian.reshape(len(out), -1), 1.0)
+    for one, target in zip(gaussian, out, strict=True):
+        q, r = np.linalg.qr(one)
+        q *= gain * np.sign(np.diagonal(r))
+        target[...] = q if rows >= columns else q.T

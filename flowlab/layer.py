@@ -1,0 +1,257 @@
+"""The contract of a layer: a map with declared shapes and its adjoint.
+
+A layer holds no arrays. For an input shape it *declares* the shapes of its output, its parameters
+and what its forward pass saves; ``forward`` and ``pullback`` run its two kernels over an ensemble.
+Shapes in declarations belong to one network, ``(batch, ...)``; arrays carry a leading seed axis.
+
+To add a layer, write its two kernels and subclass :class:`Primitive`: see ``layers/linear.py``.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from flowlab.kernel import Kernel, ShapeError
+
+Shape = tuple[int, ...]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter's shape and what an initializer needs to know of it.
+
+    ``role`` is ``weight``, ``bias``, ``scale`` (drawn as zeros) or ``target`` (data such as labels,
+    without a gradient). ``factor`` multiplies whatever the initializer draws.
+    """
+
+    shape: Shape
+    fan_in: int = 1
+    fan_out: int = 1
+    role: str = "weight"
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Shapes for one input shape: output, parameters (nested for composites) and saved values."""
+
+    output: Shape
+    parameters: Any = field(default_factory=dict)
+    saved: dict[str, Shape] = field(default_factory=dict)
+    constants: tuple = ()  # numbers that both kernels receive after their arrays
+    elements: int = 0  # what a forward pass keeps for the pullback, parameters included
+
+
+class Workspace:
+    """Buffers that are allocated once and handed out again.
+
+    ``take`` gives an uninitialised array, or one filled with ``fill`` where a test must see
+    unwritten elements; ``give`` returns it early; ``reset`` returns everything.
+    """
+
+    def __init__(self, fill: float | None = None):
+        self._fill = fill
+        self._all: dict = defaultdict(list)
+        self._free: dict = defaultdict(list)
+
+    def take(self, shape: Shape, dtype) -> np.ndarray:
+        key = (shape, dtype)
+        free = self._free[key]
+        if free:
+            array = free.pop()
+        else:
+            array = np.empty(shape, dtype)
+            self._all[key].append(array)
+        if self._fill is not None:
+            array.fill(self._fill)
+        return array
+
+    def give(self, array: np.ndarray) -> None:
+        self._free[array.shape, array.dtype].append(array)
+
+    def reset(self) -> None:
+        self._free = defaultdict(list, {key: list(arrays) for key, arrays in self._all.items()})
+
+
+Watch = Callable[["Primitive", Arrays, np.ndarray, np.ndarray, Arrays], None]
+
+
+class Layer:
+    """A differentiable map y = f(x; parameters) of one network, run over an ensemble."""
+
+    name: str = "layer"
+    couples_examples = False  # does one example's output depend on another's input?
+    homogeneous = False  # is f(2^k x; W, 2^k b) = 2^k f(x; W, b) for every integer k?
+    trainable = False  # does it have parameters with gradients?
+    children: tuple["Layer", ...] = ()  # the layers that a composite is made of, in forward order
+
+    def declare(self, shape: Shape) -> Declaration:
+        """Shapes for the input shape ``(batch, ...)``; raises ShapeError where they cannot fit."""
+        raise NotImplementedError
+
+    def forward(self, x: np.ndarray, parameters, workspace: Workspace) -> tuple[np.ndarray, Any]:
+        """Output ``(seeds, *declare(...).output)`` and the tape that the pullback reads."""
+        raise NotImplementedError
+
+    def pullback(
+        self, dy: np.ndarray, tape, workspace: Workspace, watch: Watch | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """The adjoint of the Jacobian at the tape's point, applied to ``dy``.
+
+        Returns the cotangent of the input and of every parameter. With ``watch``, each primitive
+        reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once.
+        """
+        raise NotImplementedError
+
+
+class Primitive(Layer):
+    """A layer given by two kernels.
+
+    ``forward_kernel`` reads x and the parameters and writes y and the saved values.
+    ``pullback_kernel`` reads what ``pullback_reads`` names (``x``, ``y``, parameters, saved values),
+    then dy, and writes dx and the parameters' cotangents. The declaration's constants follow.
+    """
+
+    forward_kernel: Kernel
+    pullback_kernel: Kernel
+    pullback_reads: tuple[str, ...] = ("x",)
+
+    def shapes(self, shape: Shape) -> Declaration:
+        """The declaration for an input shape, computed once for each shape by ``declare``."""
+        raise NotImplementedError
+
+    def declare(self, shape: Shape) -> Declaration:
+        cache = self.__dict__.setdefault("_declared", {})
+        if shape not in cache:
+            shapes = self.shapes(shape)
+            kept = [shapes.output, *shapes.saved.values()]
+            kept += [parameter.shape for parameter in shapes.parameters.values()]
+            cache[shape] = replace(shapes, elements=sum(math.prod(s) for s in kept))
+        return cache[shape]
+
+    def forward(self, x, parameters, workspace):
+        declaration = self.declare(x.shape[1:])
+        seeds = x.shape[:1]
+        if parameters.keys() != declaration.parameters.keys():
+            raise ShapeError(
+                f"{self.name}: parameters must be {list(declaration.parameters)}; "
+                f"got {list(parameters)}"
+            )
+        for name, parameter in declaration.parameters.items():
+            expect_shape(self.name, name, parameters[name].shape, seeds + parameter.shape)
+        y = workspace.take(seeds + declaration.output, x.dtype)
+        saved = {k: workspace.take(seeds + s, x.dtype) for k, s in declaration.saved.items()}
+        values = [parameters[name] for name in declaration.parameters]
+        self.forward_kernel.run(x, *values, y, *saved.values(), *declaration.constants)
+        return y, {"x": x, "y": y, **parameters, **saved}
+
+    def pullback(self, dy, tape, workspace, watch=None):
+        x = tape["x"]
+        declaration = self.declare(x.shape[1:])
+        expect_shape(self.name, "dy", dy.shape, tape["y"].shape)
+        dx = workspace.take(x.shape, x.dtype)
+        gradients = {
+            name: workspace.take(x.shape[:1] + parameter.shape, x.dtype)
+            for name, parameter in declaration.parameters.items()
+            if parameter.role != "target"
+        }
+        reads = [tape[name] for name in self.pullback_reads]
+        self.pullback_kernel.run(*reads, dy, dx, *gradients.values(), *declaration.constants)
+        if watch is not None:
+            watch(self, tape, dy, dx, gradients)
+            for gradient in gradients.values():
+                workspace.give(gradient)
+        return dx, gradients
+
+
+class Chain(Layer):
+    """Layers one after another: a network is a chain, and a chain is a layer."""
+
+    def __init__(self, layers, name: str = "chain"):
+        self.layers = self.children = tuple(layers)
+        self.name = name
+        self.couples_examples = any(layer.couples_examples for layer in self.layers)
+        self.homogeneous = all(layer.homogeneous for layer in self.layers)
+        self._declared: dict[Shape, Declaration] = {}
+
+    def declare(self, shape):
+        if shape not in self._declared:
+            at, parameters, elements = shape, [], 0
+            for index, layer in enumerate(self.layers, 1):
+                try:
+                    declaration = layer.declare(at)
+                except ShapeError as error:
+                    raise ShapeError(f"{self.name}, layer {index}: {error}") from None
+                at = declaration.output
+                parameters.append(declaration.parameters)
+                elements += declaration.elements
+            self._declared[shape] = Declaration(at, tuple(parameters), elements=elements)
+        return self._declared[shape]
+
+    def forward(self, x, parameters, workspace):
+        self.declare(x.shape[1:])
+        tape = []
+        for layer, own in zip(self.layers, parameters, strict=True):
+            x, entry = layer.forward(x, own, workspace)
+            tape.append(entry)
+        return x, tape
+
+    def pullback(self, dy, tape, workspace, watch=None):
+        gradients = []
+        received = dy
+        for layer, entry in zip(reversed(self.layers), reversed(tape), strict=True):
+            dx, own = layer.pullback(dy, entry, workspace, watch)
+            if dy is not received:
+                workspace.give(dy)
+            dy = dx
+            gradients.append(own)
+        return dy, tuple(reversed(gradients))
+
+
+def expect_shape(layer: str, what: str, received: Shape, expected: Shape) -> None:
+    """Raise ShapeError naming layer, axis, expected and received length."""
+    if received == expected:
+        return
+    if len(received) != len(expected):
+        raise ShapeError(
+            f"{layer}: {what} must have {len(expected)} axes {expected}; "
+            f"got {len(received)} axes {received}"
+        )
+    axis = next(k for k, (a, b) in enumerate(zip(received, expected, strict=True)) if a != b)
+    raise ShapeError(
+        f"{layer}: axis {axis} of {what} must be {expected[axis]}; got {received[axis]} "
+        f"(shape {received}, expected {expected})"
+    )
+
+
+def primitives(layer: Layer) -> Iterator[Primitive]:
+    """The primitives that a layer is made of, in forward order."""
+    if not layer.children:
+        yield layer
+    for child in layer.children:
+        yield from primitives(child)
+
+
+def leaves(tree, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of nested parameters, in order: ``("1.W", array)`` and so on."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        here = f"{path}.{key}" if path else str(key)
+        if isinstance(value, (dict, tuple, list)):
+            yield from leaves(value, here)
+        else:
+            yield here, value
+
+
+def map_leaves(function, tree):
+    """The same nest with ``function`` applied to every leaf."""
+    if isinstance(tree, dict):
+        return {key: map_leaves(function, value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(map_leaves(function, value) for value in tree)
+    return function(tree)

@@ -1,0 +1,288 @@
+"""Measurement: an ensemble of networks, a batch forward, a cotangent backward, one table.
+
+Exponents (see :mod:`flowlab.scale`): the cotangent is brought back to about 1 after every block and
+its power of two is carried beside it; the same forward where the chain is positively homogeneous.
+So the rows of any depth are true, and ``status`` says where they cannot be.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import pandas as pd
+import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads can be limited
+from threadpoolctl import threadpool_limits
+
+from flowlab import data, random
+from flowlab.initializers import Initializer
+from flowlab.layer import Shape, Workspace, leaves, map_leaves, primitives
+from flowlab.layers.loss import LOSSES
+from flowlab.networks import Network, build
+from flowlab.scale import LOG10_2, log2_norm, renormalise, shift
+from flowlab.settings import Settings
+from flowlab.tables import NORMS
+
+# The stream of the upstream cotangent, beyond every layer.
+_UPSTREAM_LAYER = 2**32 - 1
+ACTIVATION, DELTA, DX, DW, DB = range(len(NORMS))
+# Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
+_LOST = {"float32": -100.0, "float64": -960.0}
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a block: the operation's name and its fans."""
+
+    op: str
+    fan_in: int
+    fan_out: int
+
+
+class Batches:
+    """The inputs of a run: one batch for each seed, drawn with that seed."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        first = self._load(settings.seed)
+        first.batch(settings.batch_size, settings.seed)
+        self._shared = None if first.independent else first
+        self.features, self.classes = first.x.shape[1], first.n_classes
+
+    def _load(self, seed: int) -> data.Dataset:
+        settings = self.settings
+        return data.load(settings.data, settings.width, settings.batch_size, seed)
+
+    def __call__(self, seeds) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (S, batch, features) in the run's dtype and labels (S, batch)."""
+        size = self.settings.batch_size
+        drawn = [(self._shared or self._load(seed)).batch(size, seed) for seed in seeds]
+        x = np.stack([x for x, _ in drawn]).astype(self.settings.dtype)
+        return x, np.stack([labels for _, labels in drawn])
+
+
+def measure(settings: Settings, progress: Progress | None = None) -> pd.DataFrame:
+    """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
+
+    Seeds are processed in chunks that fit ``settings.memory_gib``; neither the chunks nor the
+    number of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
+    Raises InputError for settings that break a rule.
+    """
+    settings.validate()
+    batches = Batches(settings)
+    outputs = batches.classes if settings.upstream == "loss" else None
+    network = build(settings, outputs)
+    shape = (settings.batch_size, batches.features)
+    rows = layout(network, shape)
+    seeds = np.arange(settings.seed, settings.seed + settings.seeds)
+    chunk = _seeds_per_chunk(settings, network, shape)
+    chunks = [seeds[i : i + chunk] for i in range(0, len(seeds), chunk)]
+    total = 2 * settings.depth * len(chunks)
+    workspace = Workspace()
+    norms, status = [], []
+    with threadpool_limits(1, user_api="blas"), _threads(min(chunk, len(seeds))):
+        for index, part in enumerate(chunks):
+            ensemble = _Ensemble(settings, network, rows, part, workspace)
+            x, labels = batches(part)
+            done = 2 * settings.depth * index
+            values, lost = ensemble.measure(
+                x, labels, lambda step, done=done: progress and progress(done + step, total)
+            )
+            workspace.reset()
+            norms.append(values)
+            status.append(lost)
+    return _tidy(settings, rows, seeds, np.concatenate(norms), np.concatenate(status))
+
+
+@contextmanager
+def _threads(useful: int):
+    """At most as many threads as there are seeds in a chunk: idle ones would only be waited for."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(before, useful))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def layout(network: Network, shape: Shape) -> list[list[Row]]:
+    """The rows of every block: its operations with parameters, in forward order.
+
+    The last row of a block carries what belongs to the block: the norm of its output, and for a
+    residual block the gradient of the sum rather than of the branch.
+    """
+    rows = []
+    for block in network.blocks:
+        declaration = block.declare(shape)
+        layers = [layer for layer in primitives(block) if layer.trainable]
+        names = [layer.name for layer in layers]
+        rows.append([])
+        for k, (layer, fans) in enumerate(zip(layers, _fans(declaration.parameters), strict=True)):
+            repeated = names.count(layer.name) > 1
+            number = f"_{names[: k + 1].count(layer.name)}" if repeated else ""
+            rows[-1].append(Row(layer.name + number, *fans))
+        shape = declaration.output
+    return rows
+
+
+def _fans(parameters) -> Iterator[tuple[int, int]]:
+    """(fan_in, fan_out) of each operation with parameters, in forward order."""
+    if isinstance(parameters, dict):
+        if parameters:
+            first = next(iter(parameters.values()))
+            yield first.fan_in, first.fan_out
+    else:
+        for inner in parameters:
+            yield from _fans(inner)
+
+
+def _seeds_per_chunk(settings: Settings, network: Network, shape: Shape) -> int:
+    elements = network.chain.declare(shape).elements
+    one_seed = elements * np.dtype(settings.dtype).itemsize
+    return max(1, int(settings.memory_gib * 2**30 // one_seed))
+
+
+class _Ensemble:
+    """One chunk of seeds on its way forward and back; every array has a leading seed axis."""
+
+    def __init__(self, settings, network, rows, seeds, workspace):
+        self.settings, self.network = settings, network
+        self.seeds, self.workspace = seeds, workspace
+        self.initializer = Initializer(settings.init)
+        self.dtype = np.dtype(settings.dtype)
+        self.homogeneous = network.chain.homogeneous
+        self.first_row = np.cumsum([0] + [len(r) for r in rows])
+        self.values = np.full((len(seeds), self.first_row[-1], len(NORMS)), np.nan)
+        self.lost = np.zeros((len(seeds), self.first_row[-1]), bool)
+
+    def measure(self, x, labels, progress):
+        tapes, exponents, y = self.forward(x, progress)
+        dy, exponent = self.upstream(y, labels, exponents[-1])
+        self.backward(dy, exponent, tapes, exponents, progress)
+        return self.values * LOG10_2, self.lost
+
+    def forward(self, x, progress):
+        """Tapes and the exponents (depth + 1, S) of each block's input, and the output."""
+        exponent = np.zeros(len(self.seeds), np.int64)
+        exponents, tapes = [exponent], []
+        out_of_range = np.zeros(len(self.seeds), bool)
+        for index, block in enumerate(self.network.blocks):
+            parameters = self.draw(block.declare(x.shape[1:]), index + 1, exponent)
+            x, tape = block.forward(x, parameters, self.workspace)
+            norms = log2_norm(x)
+            last = self.first_row[index + 1] - 1
+            self.values[:, last, ACTIVATION] = norms + exponent
+            if self.homogeneous:
+                exponent = exponent + renormalise(x, norms)
+            else:
+                rms = norms - 0.5 * math.log2(x[0].size)
+                out_of_range |= np.isfinite(rms) & (rms < _LOST[self.settings.dtype])
+                out_of_range |= ~np.isfinite(norms) & ~np.isneginf(norms)
+                self.values[out_of_range, last, ACTIVATION] = np.nan
+                self.lost[out_of_range, self.first_row[index] : last + 1] = True
+            tapes.append(tape)
+            exponents.append(exponent)
+            progress(index + 1)
+        return tapes, exponents, x
+
+    def draw(self, declaration, layer: int, exponent):
+        """A block's parameters; biases in the units of its input, 2^exponent."""
+        drawn = []
+        for role, (_, parameter) in enumerate(leaves(declaration.parameters)):
+            shape = (len(self.seeds), *parameter.shape)
+            array = self.workspace.take(shape, self.dtype)
+            self.initializer.draw(parameter, self.seeds, layer, role, array)
+            if parameter.role == "bias":
+                shift(array, -exponent)
+            drawn.append(array)
+        remaining = iter(drawn)
+        return map_leaves(lambda _: next(remaining), declaration.parameters)
+
+    def upstream(self, y, labels, exponent):
+        """The cotangent of the output and its exponent."""
+        settings, zero = self.settings, np.zeros_like(exponent)
+        if settings.upstream == "loss":
+            loss = LOSSES[settings.loss](settings.reduction)
+            targets = {"label": labels}
+            if settings.loss == "squared_error":
+                targets = {"target": np.eye(y.shape[2], dtype=self.dtype)[labels]}
+            targets["exponent"] = exponent
+            _, tape = loss.forward(y, targets, self.workspace)
+            dy, _ = loss.pullback(np.ones(len(y), self.dtype), tape, self.workspace)
+            return dy, loss.exponent_of_cotangent(exponent)
+        dy = self.workspace.take(y.shape, self.dtype)
+        weight = 1.0 / settings.batch_size if settings.reduction == "mean" else 1.0
+        if settings.upstream == "ones":
+            dy.fill(weight)
+        else:
+            keys = random.keys(self.seeds, _UPSTREAM_LAYER, 0)
+            random.fill_normal.run(keys, dy.reshape(len(dy), -1), weight)
+        return dy, zero
+
+    def backward(self, dy, exponent, tapes, exponents, progress):
+        depth = len(self.network.blocks)
+        norms = log2_norm(dy)
+        underflowed = np.zeros(len(self.seeds), bool)
+        for index in reversed(range(depth)):
+            first, last = self.first_row[index], self.first_row[index + 1] - 1
+            watch = self.recorder(last, exponent, exponents[index])
+            dx, _ = self.network.blocks[index].pullback(dy, tapes[index], self.workspace, watch)
+            if self.network.residual[index]:
+                self.values[:, last, DELTA] = norms + exponent
+            if not self.homogeneous:
+                # The slope of saturated units can leave the float range: not an exact zero.
+                underflowed |= np.isneginf(self.values[:, last, DELTA]) & ~np.isneginf(norms)
+                self.values[underflowed, first : last + 1, DELTA:] = np.nan
+                self.lost[underflowed, first : last + 1] = True
+            self.workspace.give(dy)
+            dy, norms = dx, log2_norm(dx)
+            moved = renormalise(dy, norms)
+            exponent, norms = exponent + moved, norms - moved
+            progress(2 * depth - index)
+
+    def recorder(self, row: int, exponent, input_exponent):
+        """A watch that writes the norms of a block's operations into its rows, last one first."""
+        rows = iter(range(row, -1, -1))
+
+        def watch(layer, tape, dy, dx, gradients):
+            if not gradients:
+                return
+            values = self.values[:, next(rows)]
+            weight, *bias = gradients.values()
+            values[:, DELTA] = log2_norm(dy) + exponent
+            values[:, DX] = log2_norm(dx) + exponent
+            values[:, DW] = log2_norm(weight) + exponent + input_exponent
+            if bias:
+                values[:, DB] = log2_norm(bias[0]) + exponent
+
+        return watch
+
+
+def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
+    """Arrays (seeds, rows, norms) as the table that DESIGN promises, one row per (seed, row)."""
+    flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
+    n = len(flat)
+    status = np.where(np.isneginf(values).any(axis=2), "zero", "ok").astype("U9")
+    status[lost | np.isposinf(values).any(axis=2)] = "nonfinite"
+    columns = {
+        "run": settings.run(),
+        "experiment": settings.experiment,
+        "network": settings.network.name,
+        "init": settings.init.name,
+        "data": settings.data.name,
+    }
+    for axis in ("depth", "width", "activation", "skip", "batch_size", "upstream", "reduction"):
+        columns[axis] = getattr(settings, axis)
+    columns |= {"dtype": settings.dtype, "seeds": settings.seeds}
+    columns |= {axis: getattr(settings.init, axis) for axis in ("gain", "sigma_w", "sigma_b")}
+    columns["seed"] = np.repeat(seeds, n)
+    columns["layer"] = np.tile([layer for layer, _ in flat], len(seeds))
+    for field in ("op", "fan_in", "fan_out"):
+        columns[field] = np.tile([getattr(row, field) for _, row in flat], len(seeds))
+    columns |= dict(zip(NORMS, values.reshape(-1, len(NORMS)).T, strict=True))
+    columns["status"] = status.ravel()
+    return pd.DataFrame(columns)

@@ -1,0 +1,84 @@
+"""Norms and arrays beside a power of two: what survives any depth.
+
+Backpropagation is linear in the cotangent, so multiplying it by a power of two changes no bit of
+its mantissa. Each network of an ensemble carries an integer exponent beside its cotangent (and
+beside its activations where the chain is positively homogeneous), and norms are kept as logarithms.
+"""
+
+import math
+
+import numpy as np
+
+from flowlab.kernel import kernel
+
+LOG10_2 = math.log10(2.0)
+# Rescale once the root mean square leaves 2^±16: float32 keeps entries 2^-110 below it.
+_COMFORT = 16
+
+
+@kernel("(...)->()", reassociate=True)
+def _log2_norm(x, out):
+    x = x.reshape(x.size)
+    total = 0.0
+    for i in range(x.size):
+        v = np.float64(x[i])
+        total += v * v
+    if 1e-280 < total < 1e280:
+        out[0] = 0.5 * np.log2(total)
+        return
+    # Squares left float64's range, or the array is zero or not finite: scale by the largest entry.
+    top = 0.0
+    for i in range(x.size):
+        v = abs(np.float64(x[i]))
+        if np.isnan(v):
+            out[0] = np.nan
+            return
+        top = max(top, v)
+    if top == 0.0 or np.isinf(top):
+        out[0] = np.log2(top)
+        return
+    shift = math.frexp(top)[1]
+    total = 0.0
+    for i in range(x.size):
+        v = math.ldexp(np.float64(x[i]), -shift)
+        total += v * v
+    out[0] = 0.5 * np.log2(total) + shift
+
+
+def log2_norm(x: np.ndarray) -> np.ndarray:
+    """log2 of the Frobenius norm of each network's array: (seeds, ...) -> (seeds,), float64.
+
+    Accumulated in float64 and scaled where squares would leave its range: -inf is an exact zero,
+    +inf and NaN mean that the array holds such values.
+    """
+    out = np.empty(x.shape[0])
+    _log2_norm.run(x if x.ndim > 1 else x.reshape(-1, 1), out)
+    return out
+
+
+@kernel("()->(...)")
+def _shift(exponent, x):
+    x = x.reshape(x.size)
+    if exponent != 0:
+        factor = math.ldexp(1.0, exponent)
+        for i in range(x.size):
+            x[i] = factor * x[i]
+
+
+def shift(x: np.ndarray, exponent: np.ndarray) -> None:
+    """Multiply each network's array by 2^exponent, in place; exponents beyond ±1000 saturate."""
+    if exponent.any():
+        _shift.run(np.clip(exponent, -1000, 1000), x if x.ndim > 1 else x.reshape(-1, 1))
+
+
+def renormalise(x: np.ndarray, log2_norms: np.ndarray) -> np.ndarray:
+    """Bring arrays whose root mean square left 2^±16 back to about 1, in place.
+
+    Returns the integer exponents (seeds,) such that old x = new x times 2^exponent; zero and
+    non-finite arrays are left alone.
+    """
+    rms = log2_norms - 0.5 * math.log2(x[0].size)
+    far = np.isfinite(rms) & (np.abs(rms) > _COMFORT)
+    exponent = np.where(far, np.floor(np.where(far, rms, 0.0)), 0.0).astype(np.int64)
+    shift(x, -exponent)
+    return exponent
