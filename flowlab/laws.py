@@ -1,0 +1,435 @@
+"""The laws that every layer obeys, callable on a layer of your own.
+
+``flowlab.laws.check(Linear(5), (4, 3))`` raises :class:`LawBroken`, which names the law and the
+layer, or returns the names of the laws that hold. A law is a function that yields complaints;
+``LAWS`` holds them in the order in which they are tried, so that what a later law takes for granted
+(that a pass can be repeated, say) has been checked by an earlier one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from flowlab.errors import InputError
+from flowlab.kernel import ShapeError
+from flowlab.layer import Layer, Primitive, Workspace, leaves, map_leaves
+
+# Relative to ‖dy‖‖Jv‖. The differences below are good to about 1e-12; a relative error of 1e-6 in
+# a single entry of a small gradient is still a few 1e-8 of the product of norms.
+ADJOINT_TOLERANCE = 1e-9
+SINGLE_TOLERANCE = 2.0**-14  # float32 against float64, relative to the norm: 2^9 roundings
+COTANGENT_SCALES = (1.0, 1e-15, 1e-200)
+POWERS_OF_TWO = (-20, 7)
+# Central differences of eighth order: Fornberg 1988, "Generation of finite difference formulas on
+# arbitrarily spaced grids", table 1.
+_STENCIL = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
+_STEPS = 2.0 ** -np.arange(5, 21, 2)
+
+
+class LawBroken(AssertionError):
+    """A layer broke a law: ``law`` and ``layer`` are their names."""
+
+    def __init__(self, law: str, layer: str, complaint: str):
+        super().__init__(f"{layer} breaks the law '{law}': {complaint}")
+        self.law, self.layer = law, layer
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a layer is tried: input, parameters by path, and the cotangent of the output."""
+
+    x: np.ndarray
+    parameters: dict[str, np.ndarray]
+    dy: np.ndarray
+
+    def map(self, function) -> "Point":
+        """The point with ``function`` applied to every array."""
+        parameters = {path: function(array) for path, array in self.parameters.items()}
+        return Point(function(self.x), parameters, function(self.dy))
+
+    def astype(self, dtype) -> "Point":
+        """The point in another float type; integer data stay integers."""
+        return self.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a)
+
+    def moved(self, path: str | None, function) -> "Point":
+        """The point with one array (the input, where ``path`` is None) replaced."""
+        if path is None:
+            return replace(self, x=function(self.x))
+        return replace(self, parameters={**self.parameters, path: function(self.parameters[path])})
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass and one pullback gave."""
+
+    y: np.ndarray
+    dx: np.ndarray
+    gradients: dict[str, np.ndarray]
+
+    def named(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every array with a name for messages."""
+        yield "y", self.y
+        yield "dx", self.dx
+        for path, gradient in self.gradients.items():
+            yield f"the cotangent of {path}", gradient
+
+
+class Trial:
+    """A layer with points to try it at, the same numbers in every dtype."""
+
+    def __init__(self, layer: Layer, shape, parameters, inputs, seeds: int, seed: int, dtypes):
+        self.layer, self.shape, self.seeds = layer, tuple(shape), seeds
+        self.dtypes = tuple(np.dtype(dtype).type for dtype in dtypes)
+        self.random = np.random.default_rng(seed)
+        self.declaration = layer.declare(self.shape)
+        self.declared = dict(leaves(self.declaration.parameters))
+        self.differentiable = [p for p, d in self.declared.items() if d.role != "target"]
+        given = dict(parameters or {})
+        if wrong := given.keys() - self.declared.keys():
+            raise InputError(f"parameters must be among {list(self.declared)}; got {min(wrong)}")
+        x = self.normal(self.shape) if inputs is None else np.asarray(inputs, float)
+        values = {}
+        for path, declared in self.declared.items():
+            if path in given:
+                values[path] = np.ascontiguousarray(given[path])
+            elif declared.role == "target":
+                raise InputError(f"parameters must hold the target {path}; got {list(given)}")
+            else:
+                values[path] = self.normal(declared.shape) / declared.fan_in**0.5
+        for name, array, expected in [("inputs", x, self.shape)] + [
+            (path, values[path], declared.shape) for path, declared in self.declared.items()
+        ]:
+            if array.shape != (seeds, *expected):
+                raise InputError(f"{name} must have shape {(seeds, *expected)}; got {array.shape}")
+        self._point = Point(x, values, self.normal(self.declaration.output))
+        self.point = cache(self._point.astype)
+        self.reference = cache(lambda dtype: self.run(self.point(dtype)))
+
+    def normal(self, shape) -> np.ndarray:
+        """Standard normals for each seed."""
+        return self.random.standard_normal((self.seeds, *shape))
+
+    def nest(self, parameters: dict[str, np.ndarray]):
+        """Parameters by path, in the nest that the layer declares."""
+        values = iter(parameters.values())
+        return map_leaves(lambda _: next(values), self.declaration.parameters)
+
+    def forward(self, point: Point, workspace: Workspace):
+        """Output and tape at a point."""
+        return self.layer.forward(point.x, self.nest(point.parameters), workspace)
+
+    def run(self, point: Point, fill: float = np.nan) -> Pass:
+        """Forward pass and pullback on copies of the point, in buffers full of ``fill``."""
+        point, workspace = point.map(np.copy), Workspace(fill)
+        y, tape = self.forward(point, workspace)
+        y = y.copy()
+        dx, gradients = self.layer.pullback(point.dy, tape, workspace)
+        return Pass(y, dx, dict(leaves(gradients)))
+
+    def derivative(self, path: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A random direction v of one array, J v by central differences, and its rounding error.
+
+        All steps of the stencil are one ensemble. Each element takes the step at which it agrees
+        best with the next: a large step where the map is smooth, a small one beside a kink.
+        """
+        point = self.point(np.float64)
+        at = point.x if path is None else point.parameters[path]
+        size = np.sqrt(np.mean(at**2))
+        v = self.random.standard_normal(at.shape) * (size if size > 0 else 1.0)
+        offsets = np.array([[m, -m] for m in _STENCIL], float).ravel()
+        shifts = (_STEPS[:, None] * offsets).ravel()
+        copies = point.map(lambda a: np.concatenate([a] * len(shifts)))
+        moved = copies.moved(path, lambda _: np.concatenate([at + t * v for t in shifts]))
+        y = self.forward(moved, Workspace())[0]
+        y = y.reshape(len(_STEPS), len(_STENCIL), 2, *self.point(np.float64).dy.shape)
+        steps = _STEPS.reshape(-1, *[1] * (y.ndim - 3))
+        slopes = np.tensordot(list(_STENCIL.values()), y[:, :, 0] - y[:, :, 1], (0, 1)) / steps
+        best = np.abs(np.diff(slopes, axis=0)).argmin(axis=0)[None]
+        Jv = np.take_along_axis(slopes, best, 0)[0]
+        rounding = np.finfo(float).eps * np.abs(y[0, 0, 0]) / _STEPS[best[0]]
+        return v, Jv, rounding
+
+
+LAWS: dict[str, Callable[[Trial], Iterator[str]]] = {}
+
+
+def law(function):
+    """Add a law to ``LAWS`` under its function's name."""
+    LAWS[function.__name__] = function
+    return function
+
+
+def check(
+    layer: Layer,
+    shape,
+    *,
+    parameters: dict[str, np.ndarray] | None = None,
+    inputs: np.ndarray | None = None,
+    seeds: int = 3,
+    seed: int = 0,
+    dtypes=("float64", "float32"),
+) -> list[str]:
+    """Try every law on a layer for the input shape ``(batch, ...)``; return the laws' names.
+
+    ``inputs`` (seeds, batch, ...) and every parameter that is not in ``parameters`` are drawn from
+    N(0, 1), parameters divided by sqrt(fan_in). ``parameters`` maps paths (``W``, or ``2.W`` in a
+    chain) to arrays (seeds, ...); parameters of role ``target`` must be there. Small shapes do:
+    derivatives are taken by differences of some sixty copies of the ensemble.
+
+    Where a law makes no sense it is silent: a loss has no batch axis, so of the independence of
+    examples only dx is asked; a layer that declares ``couples_examples`` may couple them or not;
+    only a layer that declares ``homogeneous`` must be so; without float64 among ``dtypes`` the
+    adjoint is not tried, and without both types they are not compared.
+
+    Raises LawBroken for the first law broken, InputError for parameters that do not fit.
+    """
+    trial = Trial(layer, shape, parameters, inputs, seeds, seed, dtypes)
+    for name, complaints in LAWS.items():
+        for complaint in complaints(trial):
+            raise LawBroken(name, layer.name, complaint)
+    return list(LAWS)
+
+
+@law
+def shapes(trial):
+    """Kernels fit the declaration, and arrays have the declared shapes, dtype and order."""
+    if isinstance(trial.layer, Primitive):
+        try:
+            _check_kernels(trial)
+        except ShapeError as error:
+            yield str(error)
+    expected = {"y": trial.declaration.output, "dx": trial.shape}
+    for path in trial.differentiable:
+        expected[f"the cotangent of {path}"] = trial.declared[path].shape
+    for dtype in trial.dtypes:
+        received = dict(trial.reference(dtype).named())
+        if list(received) != list(expected):
+            yield f"a pass must give {list(expected)}; got {list(received)}"
+        for name, array in received.items():
+            shape = (trial.seeds, *expected[name])
+            if array.shape != shape:
+                yield f"{name} must have the declared shape {shape}; got {array.shape}"
+            if array.dtype != dtype:
+                yield f"{name} must be {dtype.__name__} like the input; got {array.dtype}"
+            if not array.flags.c_contiguous:
+                yield f"{name} must be C-contiguous; got strided data"
+
+
+@law
+def unchanged(trial):
+    """Forward leaves x and parameters as they are, pullback also y, dy and the tape."""
+    for dtype in trial.dtypes:
+        point = trial.point(dtype).map(np.copy)
+        workspace = Workspace(np.nan)
+        own = {"x": point.x, "dy": point.dy, **point.parameters}
+        before = {name: array.tobytes() for name, array in own.items()}
+        y, tape = trial.forward(point, workspace)
+        for name, array in own.items():
+            if array.tobytes() != before[name]:
+                yield f"forward changed {name}"
+        tape_arrays = dict(_arrays(tape, "the tape's "))
+        own |= {"y": y, **tape_arrays}
+        before = {name: array.tobytes() for name, array in own.items()}
+        trial.layer.pullback(point.dy, tape, workspace)
+        for name, array in own.items():
+            if array.tobytes() != before[name]:
+                yield f"pullback changed {name}"
+
+
+@law
+def repeatable(trial):
+    """Every call gives the same bits: a new pass, and a second pullback from one tape."""
+    for dtype in trial.dtypes:
+        first, second = trial.reference(dtype), trial.run(trial.point(dtype))
+        yield from _differences(first, second, "differs between two passes")
+        point, workspace = trial.point(dtype).map(np.copy), Workspace(np.nan)
+        y, tape = trial.forward(point, workspace)
+        for _ in range(2):
+            dx, gradients = trial.layer.pullback(point.dy, tape, Workspace(np.nan))
+            third = Pass(y, dx, dict(leaves(gradients)))
+            yield from _differences(first, third, "differs between two pullbacks of one tape")
+
+
+@law
+def written(trial):
+    """Every element is written, whatever the buffers held before."""
+    for dtype in trial.dtypes:
+        for name, array in trial.reference(dtype).named():
+            if np.isnan(array).any():
+                where = tuple(int(k) for k in np.argwhere(np.isnan(array))[0])
+                yield f"{name} is not written, or not a number, at {where}"
+        other = trial.run(trial.point(dtype), fill=1.0)
+        yield from _differences(trial.reference(dtype), other, "depends on what its buffer held")
+
+
+@law
+def ensemble(trial):
+    """An ensemble gives the same bits as its networks one by one."""
+    for dtype in trial.dtypes:
+        whole = trial.reference(dtype)
+        for s in range(trial.seeds):
+            one = slice(s, s + 1)
+            part = Pass(
+                whole.y[one], whole.dx[one], {k: g[one] for k, g in whole.gradients.items()}
+            )
+            alone = trial.run(trial.point(dtype).map(lambda a, one=one: a[one]))
+            yield from _differences(part, alone, f"of network {s} differs when it runs alone")
+
+
+@law
+def examples(trial):
+    """An example's y and dx do not depend on another's input or cotangent, unless declared."""
+    batch = trial.shape[0]
+    if trial.layer.couples_examples or batch < 2:
+        return
+    batched = trial.declaration.output[:1] == (batch,)
+    k = batch // 2
+    others = np.arange(batch) != k
+
+    def perturbed(array):
+        array = array.copy()
+        array[:, k] = 1 - 3 * array[:, k]
+        return array
+
+    for dtype in trial.dtypes:
+        point = trial.point(dtype)
+        before = trial.reference(dtype)
+        after = trial.run(
+            replace(point, x=perturbed(point.x), dy=perturbed(point.dy) if batched else point.dy)
+        )
+        pairs = {"dx": (before.dx, after.dx), "y": (before.y, after.y)}
+        if not batched:
+            del pairs["y"]
+        for name, (a, b) in pairs.items():
+            if a[:, others].tobytes() != b[:, others].tobytes():
+                yield f"{name} of others changes with example {k}, and couples_examples is False"
+
+
+@law
+def scaling(trial):
+    """pullback(2^k dy) is 2^k pullback(dy), bit for bit."""
+    for dtype in trial.dtypes:
+        point, base = trial.point(dtype), trial.reference(dtype)
+        for k in POWERS_OF_TWO:
+            expected = Pass(
+                base.y,
+                np.ldexp(base.dx, k),
+                {path: np.ldexp(g, k) for path, g in base.gradients.items()},
+            )
+            scaled = trial.run(replace(point, dy=np.ldexp(point.dy, k)))
+            yield from _differences(expected, scaled, f"does not scale exactly with 2^{k} dy")
+
+
+@law
+def homogeneous(trial):
+    """If declared, f(2^k x; W, 2^k b) is 2^k f(x; W, b) bit for bit.
+
+    Then ∂f/∂x and ∂f/∂b stay as they are, and ∂f/∂W gains the factor 2^k.
+    """
+    if not trial.layer.homogeneous:
+        return
+    biases = [path for path in trial.differentiable if trial.declared[path].role == "bias"]
+    for dtype in trial.dtypes:
+        base = trial.reference(dtype)
+        for k in POWERS_OF_TWO:
+            point = trial.point(dtype)
+            for path in (None, *biases):
+                point = point.moved(path, lambda a, k=k: np.ldexp(a, k))
+            expected = Pass(
+                np.ldexp(base.y, k),
+                base.dx,
+                {p: g if p in biases else np.ldexp(g, k) for p, g in base.gradients.items()},
+            )
+            yield from _differences(expected, trial.run(point), f"is not homogeneous at 2^{k} x")
+
+
+@law
+def adjoint(trial):
+    """⟨dy, Jv⟩ = ⟨Jᵀdy, v⟩ for the input and each parameter, relative to ‖dy‖‖Jv‖ (float64).
+
+    Cotangents are tried at 1, 1e-15 and 1e-200, and the scale divided out of what comes back.
+    """
+    if np.float64 not in trial.dtypes:
+        return
+    point = trial.point(np.float64)
+    scaled = {s: trial.run(replace(point, dy=s * point.dy)) for s in COTANGENT_SCALES}
+    for path in (None, *trial.differentiable):
+        v, Jv, rounding = trial.derivative(path)
+        left = _inner(point.dy, Jv)
+        size = _norm(point.dy) * _norm(Jv)
+        tolerance = ADJOINT_TOLERANCE * size + 4 * _norm(point.dy) * _norm(rounding)
+        for scale, result in scaled.items():
+            gradient = result.dx if path is None else result.gradients[path]
+            right = _inner(gradient / scale, v)
+            if not np.all(np.abs(left - right) <= tolerance):
+                s = int(np.argmax(np.abs(left - right) - tolerance))
+                yield (
+                    f"of {path or 'the input'}: <dy, Jv> = {left[s]:.12g} but <J'dy, v> = "
+                    f"{right[s]:.12g}, at |dy||Jv| = {size[s]:.3g} and cotangents times {scale:g}"
+                )
+
+
+@law
+def precision(trial):
+    """float32 agrees with float64 to float32's rounding, in norm."""
+    if not {np.float32, np.float64} <= set(trial.dtypes):
+        return
+    single = trial.reference(np.float32)
+    double = trial.run(trial.point(np.float32).astype(np.float64))
+    for (name, a), (_, b) in zip(single.named(), double.named(), strict=True):
+        error, size = _norm(a - b), _norm(b)
+        if not np.all(error <= SINGLE_TOLERANCE * size):
+            yield f"{name} in float32 is {error.max():.3g} off, of a norm of {size.min():.3g}"
+
+
+@law
+def watched(trial):
+    """A watch is told every gradient, with the bits that an unwatched pullback returns."""
+    for dtype in trial.dtypes:
+        point, workspace = trial.point(dtype).map(np.copy), Workspace(np.nan)
+        _, tape = trial.forward(point, workspace)
+        told = []
+
+        def watch(layer, tape, dy, dx, gradients, told=told):
+            told.extend(gradient.tobytes() for gradient in gradients.values())
+
+        dx, _ = trial.layer.pullback(point.dy, tape, workspace, watch)
+        base = trial.reference(dtype)
+        if dx.tobytes() != base.dx.tobytes():
+            yield "dx differs under a watch"
+        if sorted(told) != sorted(gradient.tobytes() for gradient in base.gradients.values()):
+            yield "the gradients told to a watch are not those returned without one"
+
+
+def _check_kernels(trial: Trial) -> None:
+    """Refuse a primitive's declaration that its kernels' signatures do not fit."""
+    layer, declaration = trial.layer, trial.declaration
+    parameters = {name: p.shape for name, p in declaration.parameters.items()}
+    known = {"x": trial.shape, "y": declaration.output, **parameters, **declaration.saved}
+    forward = ["x", *parameters, "y", *declaration.saved]
+    pullback = [*layer.pullback_reads, "y", "x", *trial.differentiable]
+    for kernel, names in ((layer.forward_kernel, forward), (layer.pullback_kernel, pullback)):
+        kernel.check([np.empty((trial.seeds, *known[name])) for name in names])
+
+
+def _differences(expected: Pass, received: Pass, complaint: str) -> Iterator[str]:
+    for (name, a), (_, b) in zip(expected.named(), received.named(), strict=True):
+        if a.tobytes() != b.tobytes():
+            yield f"{name} {complaint}"
+
+
+def _arrays(tree, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(tree, np.ndarray):
+        yield prefix, tree
+    elif isinstance(tree, (dict, tuple, list)):
+        yield from ((prefix + path, a) for path, a in leaves(tree) if isinstance(a, np.ndarray))
+
+
+def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.sum((a * b).reshape(len(a), -1), axis=1)
+
+
+def _norm(a: np.ndarray) -> np.ndarray:
+    return np.sqrt(_inner(a.astype(np.float64), a.astype(np.float64)))
