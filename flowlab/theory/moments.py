@@ -27,7 +27,20 @@ WEIGHTS /= WEIGHTS.sum()
 _TERMS = 48
 _ORDERS = np.arange(_TERMS)
 _LOWEST, _HIGHEST = np.log(1e-40), np.log(1e16)
-_CHUNK = 512
+_CHUNK = 128
+ONE_POINT = (
+    "log_phi2",
+    "phi2_slope",
+    "phi2_curvature",
+    "phi2_tilt",
+    "mu1",
+    "mu1_slope",
+    "mu1_curvature",
+    "mu1_tilt",
+    "f1",
+    "m1",
+    "x1",
+)
 
 
 def _hermite(terms: int) -> np.ndarray:
@@ -40,12 +53,13 @@ def _hermite(terms: int) -> np.ndarray:
 
 
 _HERMITE = _hermite(_TERMS) * WEIGHTS[:, None]
-# f -> E f, and the first and second derivative of E f with respect to log q.
+# f -> E f, its first and second derivative with respect to log q, and E z f.
 _DERIVATIVES = np.stack(
     [
         WEIGHTS,
         WEIGHTS * (NODES**2 - 1) / 2,
         WEIGHTS * ((NODES**2 - 1) ** 2 / 4 - NODES**2 / 2),
+        WEIGHTS * NODES,
     ],
     axis=1,
 )
@@ -121,6 +135,7 @@ class Sites:
     log_q: (sites,) log of the variance of u. Attributes, each (sites,):
     ``log_phi2`` log E phi^2 with ``phi2_slope``, ``phi2_curvature`` its first two derivatives with
     respect to log q; ``mu1`` E phi'^2 with ``mu1_slope``, ``mu1_curvature`` those of its log;
+    ``phi2_tilt`` E z phi^2 / E phi^2 and ``mu1_tilt`` E z phi'^2 / E phi'^2, z = u/sqrt(q);
     ``f1`` E phi^4 / (E phi^2)^2; ``m1`` E phi'^4 / (E phi'^2)^2; ``x1`` E phi^2 phi'^2 over both
     means. `phi_correlation` and `pairs` are the two-point versions.
     """
@@ -138,6 +153,8 @@ class Sites:
             self.mu1_slope, self.mu1_curvature = zero, zero
             self.m1 = one * 2 * (1 + self.slope**4) / (1 + self.slope**2) ** 2
             self.f1, self.x1 = 3 * self.m1, self.m1
+            self.mu1_tilt = one * 2 * (1 - self.slope**2) / (1 + self.slope**2) / np.sqrt(2 * np.pi)
+            self.phi2_tilt = 2 * self.mu1_tilt
 
     def _integrate(self, activation, log_q):
         unique, self._row = np.unique(clip_log_q(log_q), return_inverse=True)
@@ -155,6 +172,7 @@ class Sites:
         self.phi2_slope, self.mu1_slope = phi2[1] / phi2[0], mu1[1] / mu1[0]
         self.phi2_curvature = phi2[2] / phi2[0] - self.phi2_slope**2
         self.mu1_curvature = mu1[2] / mu1[0] - self.mu1_slope**2
+        self.phi2_tilt, self.mu1_tilt = phi2[3] / phi2[0], mu1[3] / mu1[0]
         self.f1, self.m1, self.x1 = ratios
         self._phi_squares = self._series[:, 0] ** 2
 

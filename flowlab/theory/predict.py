@@ -14,17 +14,19 @@ Everything else is first order in 1/width, with the weights of the backward pass
 of the forward pass, and with all examples of the batch of equal norm and equal correlation.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.special import digamma, polygamma, softmax
 
 from flowlab.errors import InputError, unknown
 from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.finite_width import BackwardMap, batch_step, chi_square_step, exact_step
-from flowlab.theory.moments import Sites, log_phi2
+from flowlab.theory.moments import ONE_POINT, Sites, log_phi2
 
 SKIPS = ("none", "identity", "scaled", "mix", "rezero", "fixup")
 UPSTREAMS = ("loss", "gaussian", "ones")
@@ -211,7 +213,61 @@ def _cotangent(upstream, batch, width, classes, log_q, c, reduction):
 
 
 def _rms(c, extra):
-    return float(np.copysign(min(np.sqrt(c * c + extra), 1.0), c))
+    return math.copysign(min(math.sqrt(c * c + extra), 1.0), c)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Mean, variance and covariance over seeds of x and u (see `_Flow._fluctuations`)."""
+
+    mean: float
+    u_mean: float
+    variance: float
+    covariance: float
+    u_variance: float
+
+    def spread(self, x, u):
+        """Variance of the combination of slopes x and u."""
+        return x * x * self.variance + 2 * x * u * self.covariance + u * u * self.u_variance
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One block forward: x' = x x + u u + noise, u' = keep u + u_noise."""
+
+    x: float
+    u: float
+    keep: float
+    noise: float
+    u_noise: float
+
+    def apply(self, state, mean, u_mean):
+        return _State(
+            mean,
+            u_mean,
+            state.spread(self.x, self.u) + self.noise,
+            self.keep * (self.x * state.covariance + self.u * state.u_variance),
+            self.keep**2 * state.u_variance + self.u_noise,
+        )
+
+
+class _Back(NamedTuple):
+    """One block backward: rate, its log's mean and variance given (x, u), and slopes in those."""
+
+    log_rate: float
+    mean: float
+    variance: float
+    x: float
+    u: float
+    cross: float
+    alpha: float
+    r: float
+
+
+def _log_sum(a, b):
+    """log(e^a + e^b) of two numbers, either of which may be -inf."""
+    high, low = (a, b) if a > b else (b, a)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 class _Flow:
@@ -233,7 +289,7 @@ class _Flow:
 
     def _variances(self, log_w, log_b2):
         log_q = float(np.logaddexp(log_w, log_b2))
-        self.log_q, sites, self.log_f, self.share = [log_q], [], [], []
+        self.log_q, sites, weights, self.share = [log_q], [], [], []
         memo: dict[int, tuple[float, float]] = {}
         for block in self.blocks:
             log_f = log_q
@@ -246,14 +302,16 @@ class _Flow:
                     value = log_phi2(self.act, log_f)
                     memo[index] = (log_f, value)
                 sites.append(log_f)
-                log_f = float(np.logaddexp(map_.log_sigma_w2 + value, map_.log_sigma_b2))
+                log_w, log_b = map_.log_sigma_w2 + value, map_.log_sigma_b2
+                log_f = _log_sum(log_w, log_b)
+                weights.append(math.exp(log_w - log_f) if log_f > -math.inf else 1.0)
             log_branch = block.log_branch2 + log_f
-            total = float(np.logaddexp(log_q, log_branch)) if block.identity else log_branch
-            self.log_f.append(log_f)
-            self.share.append(float(np.exp(log_branch - total)) if total > -np.inf else 1.0)
+            total = _log_sum(log_q, log_branch) if block.identity else log_branch
+            self.share.append(math.exp(log_branch - total) if total > -np.inf else 1.0)
             log_q = block.log_scale2 + total
             self.log_q.append(log_q)
         self.sites = Sites(self.act, np.array(sites))
+        self.weight = weights
 
     def _correlations(self, c, suppressed):
         """Correlations c_l, and their r.m.s. over seeds, which finite width keeps above zero.
@@ -265,8 +323,9 @@ class _Flow:
         def spread(c, n, suppressed):
             return (1 - suppressed) * (1 - c * c) * (1 + 2 * c * c) / n
 
-        sites, extra = self.sites, spread(c, self.fan_out[0], suppressed)
-        self.c, self.rms, self.rms_f = [c], [_rms(c, extra)], []
+        sites = self.sites
+        extra = spread(c, self.fan_out[0], suppressed)
+        self.c, self.c_f, self.rms, self.rms_f = [c], [], [_rms(c, extra)], []
         at_sites, self.phi_c = [], []
         for index, (block, share) in enumerate(zip(self.blocks, self.share, strict=True)):
             c_f, extra_f, slope = c, extra, 1.0
@@ -277,10 +336,11 @@ class _Flow:
                 gap = 1e-3 if c_f < 0 else -1e-3
                 steepness = (sites.phi_correlation(site, c_f + gap) - overlap) / gap
                 self.phi_c.append(overlap)
-                w = self._weight(map_)
+                w = self.weight[site]
                 c_f = w * overlap + 1 - w
                 slope *= w * steepness
                 extra_f = slope**2 * extra + spread(c_f, self.fan_out[index + 1], map_.orthogonal)
+            self.c_f.append(c_f)
             self.rms_f.append(_rms(c_f, extra_f))
             c = min(max((1 - share) * c + share * c_f, -1.0), 1.0)
             fresh = extra_f - slope**2 * extra
@@ -289,103 +349,112 @@ class _Flow:
             self.c.append(c)
             self.rms.append(_rms(c, extra))
         batch = self.batch
-        self.c_sites = np.array(at_sites)
-        self.h, self.m, p2, cross = sites.pairs(self.c_sites)
-        self.f = (sites.f1 + (batch - 1) * p2) / batch - 1
-        self.x = (sites.x1 + (batch - 1) * cross) / batch - 1
+        h, m, p2, cross = sites.pairs(np.array(at_sites))
+        self.c_sites, self.h, self.m = at_sites, h.tolist(), m.tolist()
+        self.f = ((sites.f1 + (batch - 1) * p2) / batch - 1).tolist()
+        self.x = ((sites.x1 + (batch - 1) * cross) / batch - 1).tolist()
+        self.log_mu1 = np.log(sites.mu1).tolist()
+        # Single numbers are read below, one layer after another: lists are faster than arrays.
+        for name in ONE_POINT:
+            setattr(sites, name, getattr(sites, name).tolist())
 
-    def _weight(self, map_):
-        """Share of the weights in sigma_w2 E phi^2 + sigma_b2."""
-        log_ratio = map_.log_sigma_b2 - map_.log_sigma_w2 - self.sites.log_phi2[map_.site]
-        return float(1 / (1 + np.exp(log_ratio))) if not np.isnan(log_ratio) else 1.0
+    def _linear(self, c, n):
+        """Variance of the unit mean of z_l/sqrt(q_l), averaged over a batch of correlation c."""
+        return (1 + (self.batch - 1) * max(c, 0.0)) / (self.batch * n)
 
     def _fluctuations(self, suppressed):
-        """Mean and variance of x_l = log ||z_l||^2 - log(B n q_l), and of y = the same of phi(z).
+        """Two deviations of z_l: x = log ||z_l||^2 - log(B n q_l) and u, the mean of z_l/sqrt(q_l).
 
-        Per block: Lambda (slope of x), the noise added, and the branch's slopes at its sites.
+        A block maps (x, u) linearly and adds noise to both. Across a skip u persists, and with it
+        the share of units on either side of a kink, which is why u is followed at all.
         """
         sites = self.sites
         mean, variance = chi_square_step(self.fan_out[0])
         averaged = self.averaged(self.rms[0]) * (1 - suppressed)
-        self.mean, self.variance = [mean * averaged], [variance * averaged]
-        self.slope, self.noise, self.chain = [], [], []
+        state = _State(
+            mean * averaged, 0.0, variance * averaged, 0.0, self._linear(self.c[0], self.fan_out[0])
+        )
+        self.states, self.steps, self.chain = [state], [], []
         self.y_mean, self.y_variance, self.y_log = [], [], []
         for index, block in enumerate(self.blocks):
-            x_mean, x_variance = self.mean[-1], self.variance[-1]
-            width_out = self.fan_out[index + 1]
-            f_mean, f_slope, f_noise, chain = x_mean, 1.0, 0.0, []
+            width_out, share = self.fan_out[index + 1], self.share[index]
+            step_mean, step_variance = chi_square_step(width_out)
+            f_mean, f_x, f_u, f_noise, chain = state.mean, 1.0, 0.0, 0.0, []
             for position, map_ in enumerate(block.maps):
                 i, n = map_.site, map_.width_in
                 slope, curvature = sites.phi2_slope[i], sites.phi2_curvature[i]
-                rest_mean, rest_noise = self._rest(
-                    self.f[i], sites.f1[i] - 1, n, self.c_sites[i], slope, curvature
-                )
-                chain.append((i, f_slope, f_mean, f_slope**2 * x_variance + f_noise))
-                spread = f_slope**2 * x_variance + f_noise
+                rest_mean, rest_noise = self._rest(i, n)
+                spread = state.spread(f_x, f_u) + f_noise
+                chain.append((f_x, f_u, f_mean, spread))
                 y_mean = slope * f_mean + curvature * spread / 2 + rest_mean
-                y_slope, y_noise = slope * f_slope, slope**2 * f_noise + rest_noise
-                w = self._weight(map_)
-                y_variance = y_slope**2 * x_variance + y_noise
+                y_x, y_u = slope * f_x, slope * f_u
+                if position == 0:
+                    tilt = sites.phi2_tilt[i]
+                    y_u += tilt
+                    y_mean += tilt * state.u_mean
+                    rest_noise -= tilt**2 * self._linear(self.c[index], n)
+                y_noise = slope**2 * f_noise + max(rest_noise, 0.0)
+                y_variance = state.spread(y_x, y_u) + y_noise
+                w = self.weight[i]
                 last = position == len(block.maps) - 1
                 c_next = self.rms_f[index] if last else self.c_sites[i + 1]
-                step_mean, step_variance = chi_square_step(width_out)
                 fresh = self.averaged(c_next) * (1 - map_.orthogonal)
                 f_mean = w * y_mean + w * (1 - w) * y_variance / 2 + step_mean * fresh
-                f_slope, f_noise = w * y_slope, w * w * y_noise + step_variance * fresh
+                f_x, f_u = w * y_x, w * y_u
+                f_noise = w * w * y_noise + step_variance * fresh
             self.y_mean.append(y_mean)
             self.y_variance.append(y_variance)
-            self.y_log.append(float(sites.log_phi2[i]))
+            self.y_log.append(sites.log_phi2[i])
             self.chain.append(chain)
 
-            share = self.share[index]
             mixed = share * (1 - share)
             # <z, f> has mean zero: its square's mean is q q_f / n, and f's noise is independent.
-            cross = (1 + (self.batch - 1) * self.rms[index] * self.rms_f[index]) / self.batch
-            product = 4 * mixed * cross / width_out if mixed else 0.0
-            difference = (1 - f_slope) ** 2 * x_variance + f_noise
-            slope = (1 - share) + share * f_slope
-            noise = share**2 * f_noise + product
-            self.slope.append(slope)
-            self.noise.append(noise)
-            self.mean.append(
-                (1 - share) * x_mean + share * f_mean + mixed * difference / 2 - product / 2
+            overlap = (1 + (self.batch - 1) * self.rms[index] * self.rms_f[index]) / self.batch
+            product = 4 * mixed * overlap / width_out
+            gap = state.spread(f_x - 1, f_u) + f_noise
+            step = _Step(
+                (1 - share) + share * f_x,
+                share * f_u,
+                math.sqrt(max(1 - share, 0.0)),
+                share**2 * f_noise + product,
+                share * self._linear(self.c_f[index], width_out),
             )
-            self.variance.append(slope**2 * x_variance + noise)
+            # The branch grows with u and so dilutes it: a drift of second order.
+            drift = share * ((f_x - 1) * state.covariance + f_u * state.u_variance) / 2
+            mean = (1 - share) * state.mean + share * f_mean + (mixed * gap - product) / 2
+            state = step.apply(state, mean, step.keep * (state.u_mean - drift))
+            self.steps.append(step)
+            self.states.append(state)
 
-    def _rest(self, batch_relative, relative, n, c, slope, curvature):
-        """Mean and variance of a log average over n units, given the norm of what they read.
-
-        relative: an example's relative variance per unit; batch_relative: the batch's.
-        """
-        if relative <= 0:
+    def _rest(self, site, n):
+        """Mean and variance of log of phi^2 averaged over n units, given the norm they read."""
+        single = self.sites.f1[site] - 1
+        if single <= 0:
             return 0.0, 0.0
-        mean, variance = exact_step(self.act, n, relative, False)
-        ratio = batch_relative / relative
-        norm_mean, norm_variance = (step * self.averaged(c) for step in chi_square_step(n))
-        rest_mean = mean * ratio - slope * norm_mean - curvature * norm_variance / 2
-        return rest_mean, max(variance * ratio - slope**2 * norm_variance, 0.0)
+        mean, variance = exact_step(self.act, n, single, False)
+        ratio = self.f[site] / single
+        averaged = self.averaged(self.c_sites[site])
+        norm_mean, norm_variance = chi_square_step(n)
+        slope, curvature = self.sites.phi2_slope[site], self.sites.phi2_curvature[site]
+        taken = (slope * norm_mean + curvature * norm_variance / 2) * averaged
+        return mean * ratio - taken, variance * ratio - slope**2 * norm_variance * averaged
 
     def backward(self, log_level, mean, variance, alpha, r):
         """log E ||delta_l||^2, mean and variance of its log about that, alpha_l, r_l, from z_L."""
-        top_variance, total, sensitivity = variance, 0.0, 0.0
-        self.log_delta, self.delta_mean, self.delta_variance = [log_level], [mean], [variance]
-        self.alpha, self.r, self.log_chi, self.sensitivity = [alpha], [r], [np.nan], [0.0]
+        total, t_x, t_u = variance, 0.0, 0.0
+        rows = [(np.nan, log_level, mean, variance, alpha, r, t_x)]
         for index in reversed(range(len(self.blocks))):
-            log_rate, step_mean, step_variance, slope, cross, alpha, r = self._step(index, alpha, r)
-            total += step_variance + 2 * sensitivity * cross + sensitivity**2 * self.noise[index]
-            mean += step_mean
-            sensitivity = slope + self.slope[index] * sensitivity
-            log_level += log_rate
-            self.log_chi.append(log_rate)
-            self.log_delta.append(log_level)
-            self.delta_mean.append(mean)
-            self.delta_variance.append(
-                max(top_variance + total, 0.0) + sensitivity**2 * self.variance[index]
-            )
-            self.alpha.append(alpha)
-            self.r.append(r)
-            self.sensitivity.append(sensitivity)
-        for column in (
+            back = self._backward_step(index, alpha, r)
+            step, state = self.steps[index], self.states[index]
+            total += back.variance + 2 * t_x * back.cross
+            total += t_x**2 * step.noise + t_u**2 * step.u_noise
+            t_x, t_u = back.x + step.x * t_x, back.u + step.u * t_x + step.keep * t_u
+            mean += back.mean
+            log_level += back.log_rate
+            alpha, r = back.alpha, back.r
+            spread = max(total, 0.0) + state.spread(t_x, t_u)
+            rows.append((back.log_rate, log_level, mean, spread, alpha, r, t_x))
+        (
             self.log_chi,
             self.log_delta,
             self.delta_mean,
@@ -393,64 +462,62 @@ class _Flow:
             self.alpha,
             self.r,
             self.sensitivity,
-        ):
-            column.reverse()
+        ) = np.array(rows[::-1]).T
 
-    def _step(self, index, alpha, r):
+    def _backward_step(self, index, alpha, r):
         block, sites = self.blocks[index], self.sites
         log_branch = block.log_branch2 + sum(
-            m.log_sigma_w2 + float(np.log(sites.mu1[m.site])) for m in block.maps
+            m.log_sigma_w2 + self.log_mu1[m.site] for m in block.maps
         )
-        total = float(np.logaddexp(0.0, log_branch)) if block.identity else log_branch
-        share = float(np.exp(log_branch - total)) if total > -np.inf else 1.0
+        total = _log_sum(0.0, log_branch) if block.identity else log_branch
+        share = math.exp(log_branch - total) if total > -np.inf else 1.0
         maps = [
-            BackwardMap(
-                float(self.h[m.site]), float(self.m[m.site]), float(sites.m1[m.site]), m.orthogonal
-            )
+            BackwardMap(self.h[m.site], self.m[m.site], sites.m1[m.site], m.orthogonal)
             for m in reversed(block.maps)
         ]
         width = block.maps[0].width_in
-        relative, new_alpha = batch_step(maps, share, width, self.batch, alpha)
-        if block.identity or len(maps) > 1:
-            mean, variance = -relative / 2, relative
-        else:
-            single = 3 * maps[0].m1 - 1 - 2 * maps[0].orthogonal
-            mean, variance = (
-                exact_step(self.act, width, single, maps[0].orthogonal > 0)
-                if single > 1e-12
-                else (0.0, 0.0)
-            )
-            ratio = relative * width / single if single > 1e-12 else 0.0
-            mean, variance = mean * ratio, variance * ratio
+        relative, alpha = batch_step(maps, share, width, self.batch, alpha)
+        mean, variance = -relative / 2, relative
+        single = 3 * maps[0].m1 - 1 - 2 * maps[0].orthogonal
+        if not block.identity and single > 1e-12:
+            exact = exact_step(self.act, width, single, maps[0].orthogonal > 0)
+            mean, variance = (step * relative * width / single for step in exact)
 
-        slope, cross = 0.0, 0.0
-        for (i, site_slope, site_mean, site_variance), map_ in zip(
-            self.chain[index], block.maps, strict=True
-        ):
-            s, curvature = sites.mu1_slope[i], sites.mu1_curvature[i]
-            norm_mean, norm_variance = (
-                step * self.averaged(self.c_sites[i]) for step in chi_square_step(map_.width_in)
-            )
-            mean += share * (
-                s * (site_mean - norm_mean) + curvature * (site_variance - norm_variance) / 2
-            )
-            variance -= share**2 * s**2 * norm_variance
-            slope += share * s * site_slope
-            if s:
-                phi_slope = sites.phi2_slope[i]
-                shared = self.x[i] / map_.width_in - s * phi_slope * norm_variance
-                cross += share * self.share[index] * self._weight(map_) * shared
-        h = np.prod([m.h for m in maps])
-        r = r * ((1 - share) + share * h)
-        return block.log_scale2 + total, mean, variance, slope, cross, new_alpha, r
+        norm_mean, norm_variance = chi_square_step(width)
+        s_x, s_u, cross = 0.0, 0.0, 0.0
+        chain = zip(self.chain[index], block.maps, strict=True)
+        for position, ((f_x, f_u, f_mean, spread), map_) in enumerate(chain):
+            i = map_.site
+            averaged = self.averaged(self.c_sites[i])
+            slope, curvature = sites.mu1_slope[i], sites.mu1_curvature[i]
+            taken = slope**2 * norm_variance * averaged
+            common = self.x[i] / width - slope * sites.phi2_slope[i] * norm_variance * averaged
+            mean += share * slope * (f_mean - norm_mean * averaged)
+            mean += share * curvature * (spread - norm_variance * averaged) / 2
+            s_x += share * slope * f_x
+            s_u += share * slope * f_u
+            if position == 0:
+                tilt, free = sites.mu1_tilt[i], self._linear(self.c[index], width)
+                s_u += share * tilt
+                mean += share * tilt * self.states[index].u_mean
+                taken += tilt**2 * free
+                common -= tilt * sites.phi2_tilt[i] * free
+            variance -= share**2 * taken
+            cross += share * self.share[index] * self.weight[i] * common
+        r *= (1 - share) + share * math.prod(map_.h for map_ in maps)
+        return _Back(block.log_scale2 + total, mean, variance, s_x, s_u, cross, alpha, r)
 
     def table(self, log_w2, fan_in, suppressed, log_input, input_c, upstream, skip):
         depth, batch = len(self.log_q), self.batch
         log_q = np.array(self.log_q)
-        alpha, r = np.array(self.alpha), np.array(self.r)
+        alpha, r = self.alpha, self.r
         log, var = {}, {}
-        log["activation"] = log_q + np.log(batch * np.array(self.fan_out)) + np.array(self.mean)
-        var["activation"] = np.array(self.variance)
+        log["activation"] = (
+            log_q
+            + np.log(batch * np.array(self.fan_out))
+            + np.array([state.mean for state in self.states])
+        )
+        var["activation"] = np.array([state.variance for state in self.states])
 
         # The input of the last linear map of each layer: its log norm squared, law and overlap.
         x_log = np.r_[log_input, self.y_log] + np.log(batch * np.asarray(fan_in))
@@ -461,9 +528,9 @@ class _Flow:
         if skip == "none" and depth > 1:
             log["activation"][:-1], var["activation"][:-1] = x_log[1:], x_variance[1:]
 
-        infinite = np.array(self.log_delta)
-        log["delta"] = infinite + np.array(self.delta_mean)
-        var["delta"] = np.array(self.delta_variance)
+        infinite = self.log_delta
+        log["delta"] = infinite + self.delta_mean
+        var["delta"] = self.delta_variance
 
         # Cotangent at the output of that linear map: s a delta.
         output = np.r_[0.0, [b.log_scale2 + b.log_branch2 for b in self.blocks]] + log["delta"]
@@ -474,8 +541,8 @@ class _Flow:
         var["dX"] = var["delta"] + step[:, 1] * averaged
 
         pull = (
-            np.array(self.sensitivity)
-            * np.r_[0.0, [s * self._weight(m) for s, m in zip(self.share, last, strict=True)]]
+            self.sensitivity
+            * np.r_[0.0, [s * self.weight[m.site] for s, m in zip(self.share, last, strict=True)]]
         )
         for name, base, law, overlap in (
             ("dW", x_log - np.log(batch), x_variance * (1 + 2 * pull), x_c),
@@ -493,7 +560,7 @@ class _Flow:
             columns[f"{name}_log10_norm"] = log[name] * to_log10
             columns[f"{name}_log10_norm_sd"] = np.sqrt(var[name]) * to_log10
         columns["q"] = np.exp(log_q)
-        columns["chi"] = np.exp(np.array(self.log_chi))
+        columns["chi"] = np.exp(self.log_chi)
         columns["delta_log10_norm_infinite"] = infinite * to_log10
         return pd.DataFrame(columns)
 
@@ -502,10 +569,16 @@ def _summed(batch, alpha, r, overlap):
     """From sum_b ||g_b||^2 to ||sum_b g_b||^2, g_b = x_b delta_b^T: gain, log mean, log variance.
 
     The expectation is (1 + (B-1) r c_X). Off-diagonal products fluctuate with variance
-    alpha - r^2 about r; the sum is matched to a chi-square of that relative variance.
+    alpha - r^2 about r; the sum is matched to a chi-square of that relative variance. Alpha, a
+    ratio of means, weighs the seeds of large norm: in a linear net it obeys, per layer 1/n,
+    alpha' = (1 - alpha)(1 + 2 alpha), and the plain mean squared cosine (1 - a)(1 - 2 a) (drop
+    its spread over seeds). Eliminating the depth from the two gives the latter.
     """
     gain = np.maximum(1 + (batch - 1) * r * overlap, 1e-12)
-    relative = 2 * (1 - 1 / batch) * np.maximum(alpha - r * r, 0.0) * overlap**2 / gain**2
+    free = np.maximum(1 - r * r, 1e-12)
+    excess = np.clip((alpha - r * r) / free, 0.0, 1 - 1e-9)
+    growth = np.cbrt((1 + 2 * excess) / (1 - excess))
+    cosine2 = (growth - 1) / (2 * growth - 1) * free
+    relative = 2 * (1 - 1 / batch) * cosine2 * overlap**2 / gain**2
     freedom = 2 / np.maximum(relative, 1e-9)
-    mean, variance = np.array([chi_square_step(float(n)) for n in freedom]).T
-    return gain, mean, variance
+    return gain, digamma(freedom / 2) + np.log(2 / freedom), polygamma(1, freedom / 2)
