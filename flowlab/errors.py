@@ -13,4 +13,7 @@ def unknown(what: str, received: str, known: Iterable[str]) -> InputError:
     known = list(known)
     near = get_close_matches(str(received), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
+    if len(known) > 20:
+        some = hint or f" among {len(known)}, such as {', '.join(known[:5])}"
+        return InputError(f"{what} must be a known name; got {received}{some}")
     return InputError(f"{what} must be one of {', '.join(known)}; got {received}{hint}")

@@ -73,7 +73,9 @@ class InitSettings:
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"init.{name} must be a finite number above 0; got {value}")
         if not (math.isfinite(self.sigma_b) and self.sigma_b >= 0):
-            raise InputError(f"init.sigma_b must be a finite number, at least 0; got {self.sigma_b}")
+            raise InputError(
+                f"init.sigma_b must be a finite number, at least 0; got {self.sigma_b}"
+            )
         if self.sigma_w != 1.0 and self.name != "normal":
             raise InputError(f"init.sigma_w belongs to init=normal; got init={self.name}")
         if self.sigma_b != 0.0 and self.name == "torch_default":

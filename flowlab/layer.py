@@ -206,7 +206,7 @@ class Chain(Layer):
         received = dy
         for layer, entry in zip(reversed(self.layers), reversed(tape), strict=True):
             dx, own = layer.pullback(dy, entry, workspace, watch)
-            if dy is not received:
+            if dy is not received and dy is not dx:
                 workspace.give(dy)
             dy = dx
             gradients.append(own)

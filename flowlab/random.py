@@ -126,15 +126,6 @@ def fill_uniform(key, out, scale):
             out[half + i] = (np.float64(np.int32(b)) + 0.5) * unit
 
 
-@kernel("(two)->(n)")
-def fill_integers(key, out, below):
-    """Fill with integers uniform on 0 .. below-1 (below far less than 2^32)."""
-    k0, k1 = uint32(key[0]), uint32(key[1])
-    for i in range(out.size):
-        a, b = threefry(k0, k1, uint32(i), uint32(0))
-        out[i] = (np.uint64(a) * np.uint64(below)) >> np.uint64(32)
-
-
 @kernel("(four)->(two)")
 def derive_key(words, key):
     """The stream's key from (seed low word, seed high word, layer, role)."""

@@ -53,21 +53,24 @@ class Residual(Layer):
         dx = workspace.take(dy.shape, dy.dtype)
         weighted_sum.run(dy, through, dx, s, dy.dtype.type(1))
         workspace.give(df)
-        workspace.give(through)
+        if through is not df:  # an empty chain hands its cotangent on
+            workspace.give(through)
         return dx, gradients
 
 
 @kernel("(...),()->(...)")
 def scale_forward(x, alpha, y):
-    y.reshape(y.size)[:] = alpha * x.reshape(x.size)
+    x, y = x.reshape(x.size), y.reshape(y.size)
+    for i in range(x.size):
+        y[i] = alpha * x[i]
 
 
 @kernel("(...),(),(...)->(...),()", reassociate=True)
 def scale_pullback(x, alpha, dy, dx, dalpha):
-    x, dy = x.reshape(x.size), dy.reshape(dy.size)
-    dx.reshape(dx.size)[:] = alpha * dy
+    x, dy, dx = x.reshape(x.size), dy.reshape(dy.size), dx.reshape(dx.size)
     total = 0.0
     for i in range(x.size):
+        dx[i] = alpha * dy[i]
         total += x[i] * dy[i]
     dalpha[0] = total
 

@@ -1,0 +1,1 @@
+"""Commands: compose a configuration, call flowlab, say what happened."""

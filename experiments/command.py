@@ -1,0 +1,131 @@
+"""What every command shares: configuration by Hydra, and bad input told in one line."""
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flowlab.errors import InputError, unknown
+from flowlab.settings import Settings
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """The validated settings of a composed configuration."""
+    return OmegaConf.to_object(config).validate()
+
+
+def main(task: Callable[[Settings], None]) -> int:
+    """Run ``task`` on every composed configuration of the command line; the exit code."""
+    ConfigStore.instance().store(name="schema", node=Settings)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that exceptions arrive here
+    return guarded(lambda: _hydra(task))
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Run an action; bad input becomes one line on stderr and exit code 2."""
+    try:
+        action()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing unfinished was kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _hydra(task) -> None:
+    check_overrides(sys.argv[1:])
+    refused = []
+
+    def job(config: DictConfig) -> None:
+        # Kept until the end: a sweep goes on after a condition that cannot run.
+        try:
+            task(settings_of(config))
+        except InputError as error:
+            refused.append((HydraConfig.get().overrides.task, error))
+
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    if len(refused) == 1:
+        raise refused[0][1]
+    if refused:
+        told = "; ".join(f"{' '.join(overrides)}: {error}" for overrides, error in refused)
+        raise InputError(f"{len(refused)} conditions could not run: {told}")
+
+
+def groups() -> dict[str, list[str]]:
+    """The choices of each configuration group."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir()
+    }
+
+
+def keys(schema=Settings, prefix: str = "") -> list[str]:
+    """Every dotted key of the settings."""
+    names = []
+    for field in dataclasses.fields(schema):
+        inner = field.default_factory
+        if dataclasses.is_dataclass(inner):
+            names += keys(inner, f"{prefix}{field.name}.")
+        else:
+            names.append(prefix + field.name)
+    return names
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Raise InputError for an unknown key or choice, suggesting the nearest."""
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    choices, known, parser = groups(), keys(), OverridesParser.create()
+    sweeping = bool({"-m", "--multirun"} & set(arguments))
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            raise InputError(f"settings are written key=value; got {text}") from None
+        if override.is_sweep_override() and not sweeping:
+            raise InputError(f"several values need a sweep, -m; got {text}")
+        key = override.key_or_group
+        if key.startswith("hydra"):
+            continue
+        if key in choices:
+            values = override.value()
+            picked = getattr(values, "list", None) if override.is_sweep_override() else [values]
+            for value in picked or []:
+                if str(value) not in choices[key]:
+                    raise unknown(key, str(value), choices[key])
+        elif key not in known:
+            raise unknown("setting", key, [*choices, *known])
+    strays = [a for a in arguments if "=" not in a and not a.startswith("-")]
+    if strays:
+        raise InputError(f"settings are written key=value; got {strays[0]}")
+
+
+def _explain(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    bad_type = re.match(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)", text)
+    key = re.search(r"full_key: (\S+)", text)
+    if bad_type and key:
+        kind = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+        wanted = kind.get(bad_type[2], bad_type[2])
+        return f"{key[1]} must be {wanted}; got {bad_type[1]}"
+    return " ".join(text.split())

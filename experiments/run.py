@@ -1,0 +1,69 @@
+"""Measure gradient flow: ``python -m experiments.run init=he depth=50``; ``-m`` sweeps."""
+
+import platform
+import shlex
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from experiments.command import main
+from flowlab import tables
+from flowlab.measure import measure
+from flowlab.prediction import predict
+from flowlab.settings import Settings
+from flowlab.summary import summarise
+from flowlab.verdicts import judge
+
+PACKAGES = ("flowlab", "numpy", "scipy", "numba", "pandas", "pyarrow")
+
+
+def run(settings: Settings) -> None:
+    """Measure one configuration, write its table and prediction, say what happened."""
+    folder = Path(settings.results_dir) / settings.experiment
+    tables.writable(folder)
+    begun = time.perf_counter()
+    with _Bar() as bar:
+        table = measure(settings, bar)
+    prediction = predict(settings)
+    metadata = {
+        "settings": settings.resolved(),
+        "experiment": settings.experiment,
+        "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+    }
+    name = f"{settings.run()}.parquet"
+    tables.write(prediction, folder / "theory" / name, metadata)
+    path = tables.write(table, folder / "runs" / name, metadata)
+    print(
+        f"{settings.seeds} {settings.activation} nets, init={settings.init.name} "
+        f"depth={settings.depth} width={settings.width} skip={settings.skip}, "
+        f"batch {settings.batch_size} of {settings.data.name}, upstream={settings.upstream}: "
+        f"{time.perf_counter() - begun:.1f} s\n"
+    )
+    print(summarise(table, judge(table, prediction)))
+    print(f"\nTable:  {path}  ({len(table)} rows; pandas.read_parquet opens it)")
+    print(f"Draw:   python -m experiments.plots results_dir={settings.results_dir}\n")
+
+
+class _Bar:
+    """A progress bar on a terminal, for runs that take more than two seconds."""
+
+    def __enter__(self):
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc="layers", unit="layer", delay=2, leave=False, disable=not sys.stderr.isatty()
+        )
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *exception):
+        self._bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))

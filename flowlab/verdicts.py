@@ -1,0 +1,37 @@
+"""The verdict on a run: its slope against its interval and against theory."""
+
+import pandas as pd
+
+from flowlab.statistics import (
+    DELTA,
+    FLOAT32_RESOLUTION,
+    Verdict,
+    backward_slope,
+    predicted_slope,
+    slope_of,
+    slope_sd,
+    verdict,
+)
+
+
+def judge(table: pd.DataFrame, prediction: pd.DataFrame) -> Verdict:
+    """The verdict on one run from its table and its prediction.
+
+    A critical net of this width drifts by the finite-width correction, predicted slope minus
+    infinite-width slope; theory is granted 0.6 times that drift, 0.3 κL/N in end-to-end ln‖δ‖².
+    """
+    curve = prediction.dropna(subset=[DELTA])
+    layers = curve["layer"].to_numpy()
+    if len(layers) < 2:
+        return verdict(backward_slope(table))
+    predicted = predicted_slope(curve)
+    drift = predicted - slope_of(curve[f"{DELTA}_infinite"], layers)
+    single = table["dtype"].iat[0] == "float32"
+    return verdict(
+        backward_slope(table),
+        predicted_slope=predicted,
+        predicted_sd_one_seed=slope_sd(layers, curve[f"{DELTA}_sd"].to_numpy()),
+        critical_slope=drift,
+        allowance=0.6 * abs(drift),
+        resolution=FLOAT32_RESOLUTION if single else FLOAT32_RESOLUTION * 2.0**-29,
+    )
