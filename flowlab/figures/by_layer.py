@@ -1,0 +1,267 @@
+"""Log-norms against layer: measured over seeds, and predicted."""
+
+from collections.abc import Sequence
+from functools import partial
+from math import isfinite, sqrt
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from flowlab.errors import InputError, unknown
+from flowlab.figures import style
+from flowlab.figures.runs import Run, describe
+from flowlab.statistics import DELTA, backward_slope, predicted_slope, profile
+
+SYMBOLS = {
+    "activation_log10_norm": "‖h‖",
+    "delta_log10_norm": "‖δ‖",
+    "dX_log10_norm": "‖dX‖",
+    "dW_log10_norm": "‖dW‖",
+    "db_log10_norm": "‖db‖",
+}
+PANEL = 2.2  # inches, the height of a panel without its labels
+LINE = 0.19  # inches, the height of a line of legend
+MARKS = 8  # markers along a curve
+PLACES = 500  # points along the edge of a band, finer than any page shows
+SLOTS = 24  # edge marks along an axis
+ROW = 0.05  # height of a row of edge marks, as a fraction of the axis
+
+INTERVAL = {"alpha": 0.35, "linewidth": 0}
+SPREAD = {"alpha": 0.14, "linewidth": 0}
+THEORY = {"linestyle": (0, (3, 1.6)), "linewidth": 1.2}
+THEORY_BAND = {"facecolor": "none", "hatch": "//////", "linewidth": 0.5, "alpha": 0.6}
+ZERO = {"marker": "v", "linestyle": "none", "markersize": 4.5}
+NONFINITE = {"marker": "x", "linestyle": "none", "markersize": 4.5}
+
+GREY = "0.35"
+
+
+def profiles(
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    columns: Sequence[str] = (DELTA, "dW_log10_norm", "db_log10_norm"),
+) -> Figure:
+    """Norms against layer, a panel for each of ``columns``, the runs of ``table`` overlaid.
+
+    ``table`` is tidy, one row per (run, seed, layer). A curve is the mean over seeds of the log10
+    norm; its bands are the mean's 95 % Student interval and ±1 sd of single seeds. ``prediction``
+    has one row per (run, layer), with for each column c theory's mean c and the sd ``c_sd`` of
+    one seed (NaN where theory is silent); its band ±1.96 sd/√n holds 95 % of the means of n seeds.
+    Zero and nonfinite norms, which have no place on the axis, are marked at its lower and upper
+    edge. A y axis spans a decade at least, lest rounding look like a trend.
+
+    Raises InputError for an empty table, a missing column, more than 8 runs or several steps.
+    """
+    if len(columns) == 0:
+        raise InputError("columns must name at least one norm; got none")
+    runs, shared = describe(table)
+    _check_prediction(prediction, columns)
+    summaries = [profile(table, column) for column in columns]
+    first, last = int(table["layer"].min()), int(table["layer"].max())
+    width = max(style.WIDTH, style.WIDTH / 3 * len(columns))
+
+    with style.context():
+        figure = Figure(figsize=(width, PANEL))
+        axes = figure.subplots(1, len(columns), squeeze=False)[0]
+        drawn = set()
+        for ax, column, summary in zip(axes, columns, summaries, strict=True):
+            style.layers(ax, first, last)
+            ax.set_title(SYMBOLS.get(column, column))
+            drawn |= _panel(ax, column, summary, runs, prediction, last - first)
+
+        title = fill(shared, int(13 * width))
+        lines = [
+            Line2D([], [], color=color, marker=marker, label=fill(run.label, int(12 * width)))
+            for run, color, marker in zip(runs, style.COLORS, style.MARKERS, strict=False)
+        ]
+        keys = [handle for name, handle in _key().items() if name in drawn]
+        height = title.count("\n") + 1 + _legend(figure, lines, "upper", title=title)
+        height += _legend(figure, keys, "lower") if keys else 0
+        figure.set_figheight(PANEL + 0.7 + LINE * height)
+    return figure
+
+
+def caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+    """The finding in words: by how much log10‖δ‖ changes per layer in each run, and in theory.
+
+    Tables as in ``profiles``; slopes are least-squares fits over all layers, with the Student
+    interval of their mean over seeds. Raises InputError as ``profiles`` does.
+    """
+    runs, shared = describe(table)
+    _check_prediction(prediction, [DELTA])
+    findings = []
+    for run in runs:
+        rows = table[table["run"] == run.id]
+        slope = backward_slope(rows)
+        text = f"{slope}" if len(runs) == 1 else f"{run.name} {slope}"
+        if slope.excluded and slope.n:
+            text += f", {slope.excluded} of {run.seeds} seeds left out as zero or nonfinite"
+        if prediction is not None:
+            told = prediction[prediction["run"] == run.id]
+            predicted = predicted_slope(
+                told[told["layer"].isin(rows["layer"][rows[DELTA].notna()])]
+            )
+            text += f", theory {predicted:.3g}" if isfinite(predicted) else ", theory silent"
+        findings.append(text)
+    text = "Change of log10‖δ‖ per layer going backward, mean over seeds [95 % interval]: "
+    text += "; ".join(findings) + "."
+    return f"{text} {'All runs' if len(runs) > 1 else 'Run'}: {shared}." if shared else text
+
+
+def _panel(
+    ax: Axes,
+    column: str,
+    summary: pd.DataFrame,
+    runs: list[Run],
+    prediction: pd.DataFrame | None,
+    span: int,
+) -> set[str]:
+    """Draw one norm of all runs; the names in _key of what was drawn."""
+    drawn = set()
+    edges = {"zero": 0, "nonfinite": 0}
+    for place, run in enumerate(runs):
+        rows = summary[summary["run"] == run.id]
+        if rows.empty:
+            continue
+        color, marker = style.COLORS[place], style.MARKERS[place]
+        # Where all runs have one layer they stand side by side.
+        shift = 0 if span else 0.12 * (place - (len(runs) - 1) / 2)
+        x = rows["layer"].to_numpy(dtype=np.float64) + shift
+        half = 0.02 * span or 0.04
+        mean = rows["mean"].to_numpy()
+
+        spread = rows["sd"].to_numpy()
+        bands = {
+            "spread": (mean - spread, mean + spread, {"color": color, **SPREAD}),
+            "interval": (*rows[["low", "high"]].to_numpy().T, {"color": color, **INTERVAL}),
+        }
+        theory = _theory(rows, prediction, column, run)
+        if theory is not None:
+            level, margin = theory
+            look = {"edgecolor": color, **THEORY_BAND}
+            bands["theory interval"] = level - margin, level + margin, look
+        for name, (low, high, look) in bands.items():
+            if np.isfinite(high).any():
+                ax.fill_between(*_band(x, low, high, half), label=f"{name}: {run.label}", **look)
+                drawn.add(name)
+        if np.isfinite(mean).any():
+            marks = {"marker": marker, "markevery": _marked(mean, place, len(runs))}
+            ax.plot(x, mean, color=color, label=f"mean: {run.label}", **marks)
+            drawn.add("mean")
+        if theory is not None and np.isfinite(level).any():
+            line = _wide(x, half), np.repeat(level, 2) if len(x) == 1 else level
+            ax.plot(*line, color=style.shade(color), **THEORY, label=f"theory: {run.label}")
+            drawn.add("theory")
+        for name, look in (("zero", ZERO), ("nonfinite", NONFINITE)):
+            out = x[rows[f"n_{name}"].to_numpy() > 0]
+            if len(out):
+                height = ROW * (edges[name] + 0.4)
+                y = np.full(len(out), height if name == "zero" else 1 - height)
+                where = {"transform": ax.get_xaxis_transform(), "markevery": _slots(out, span)}
+                ax.plot(out, y, color=color, label=f"{name}: {run.label}", **where, **look)
+                edges[name] += 1
+                drawn.add(name)
+    if summary.empty:
+        ax.text(0.5, 0.5, "none in these runs", transform=ax.transAxes, ha="center", color=GREY)
+    _frame(ax, edges)
+    return drawn
+
+
+def _key() -> dict[str, Artist]:
+    """What the kinds of artists mean, whatever their colour."""
+    line, patch = partial(Line2D, [], [], color=GREY), partial(Patch, edgecolor=GREY)
+    return {
+        "mean": line(label="mean over seeds"),
+        "interval": patch(facecolor=GREY, **INTERVAL, label="95 % interval of the mean"),
+        "spread": patch(facecolor=GREY, **SPREAD, label="±1 sd of single seeds"),
+        "theory": Line2D([], [], color="black", **THEORY, label="theory"),
+        "theory interval": patch(**THEORY_BAND, label="theory: 95 % band of the mean"),
+        "nonfinite": line(**NONFINITE, label="nonfinite seeds, not in the mean"),
+        "zero": line(**ZERO, label="zero seeds, not in the mean"),
+    }
+
+
+def _theory(rows, prediction, column, run) -> tuple[np.ndarray, np.ndarray] | None:
+    """Theory's mean and the half-width of its band in the layers of ``rows``, NaN where silent."""
+    if prediction is None:
+        return None
+    told = prediction[prediction["run"] == run.id].dropna(subset=column)
+    told = told.drop_duplicates("layer", keep="last").set_index("layer")
+    told = told[[column, f"{column}_sd"]].reindex(rows["layer"]).to_numpy(dtype=np.float64)
+    return told[:, 0], 1.96 * told[:, 1] / sqrt(run.seeds)
+
+
+def _band(x, low, high, half):
+    """The outline of a band, thinned to its envelope where it has more points than a page shows."""
+    if len(x) == 1:
+        return _wide(x, half), np.repeat(low, 2), np.repeat(high, 2)
+    if len(x) > PLACES:
+        starts = _evenly(len(x) + 1, PLACES + 1)[:-1]
+        low, high = np.fmin.reduceat(low, starts), np.fmax.reduceat(high, starts)
+        x = np.linspace(x[0], x[-1], PLACES)
+    return x, low, high
+
+
+def _wide(x: np.ndarray, half: float) -> np.ndarray:
+    """A single layer as a short stretch: a line through one point would not show."""
+    return np.add(x, [-half, half]) if len(x) == 1 else x
+
+
+def _marked(mean: np.ndarray, place: int, runs: int) -> list[int]:
+    """Where a curve has markers: evenly, runs staggered, and where a point has no neighbour."""
+    step = max(1, len(mean) // MARKS)
+    at = np.arange(len(mean)) % step == place * step // runs
+    gap = np.pad(~np.isfinite(mean), 1, constant_values=True)
+    return np.flatnonzero(at | (gap[:-2] & gap[2:])).tolist()
+
+
+def _slots(x: np.ndarray, span: int) -> list[int]:
+    """One of ``x`` for each stretch of the axis, so that edge marks stay apart."""
+    stretch = max(1, -(-span // SLOTS))
+    return np.unique((x - x[0]) // stretch, return_index=True)[1].tolist()
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _frame(ax: Axes, edges: dict[str, int]) -> None:
+    """Limits that hold all data between the rows of edge marks."""
+    low, high = ax.dataLim.intervaly
+    if not (isfinite(low) and isfinite(high)):
+        ax.set(ylim=(-1, 1), yticks=[])
+        return
+    middle, span = (low + high) / 2, max(high - low, 1)
+    below, above = (0.05 + ROW * edges[name] for name in ("zero", "nonfinite"))
+    unit = span / (1 - below - above)
+    style.decades(ax, middle - span / 2 - below * unit, middle + span / 2 + above * unit)
+
+
+def _legend(figure: Figure, handles: list, side: str, title: str | None = None) -> int:
+    """A legend above or below the panels, in as many columns as fit; its number of rows."""
+    longest = max(len(line) for handle in handles for line in handle.get_label().split("\n"))
+    entry = (0.6 * longest + 4.5) * style.TEXT / 72
+    columns = int(np.clip(figure.get_figwidth() // entry, 1, len(handles)))
+    figure.legend(
+        handles=handles,
+        loc=f"outside {side} left",
+        ncols=columns,
+        title=title,
+        alignment="left",
+    )
+    rows = -(-len(handles) // columns)
+    return rows * (1 + max(handle.get_label().count("\n") for handle in handles))
+
+
+def _check_prediction(prediction: pd.DataFrame | None, columns: Sequence[str]) -> None:
+    if prediction is None:
+        return
+    for name in ("run", "layer", *columns, *(f"{column}_sd" for column in columns)):
+        if name not in prediction:
+            raise unknown("column of prediction", name, prediction.columns)

@@ -1,0 +1,76 @@
+"""Which runs a table holds, and the words that tell them apart."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from flowlab.errors import InputError, unknown
+
+MOST = 8  # more curves than this cannot be told apart
+
+# Columns that describe a row or an ensemble, not the configuration of a run.
+NOT_AXES = {
+    *("run", "seed", "seeds", "layer", "op", "fan_in", "fan_out", "status", "step", "time"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, named by what sets it apart; the label adds the number of seeds where that differs."""
+
+    id: object
+    name: str
+    label: str
+    seeds: int
+
+
+def describe(table: pd.DataFrame) -> tuple[list[Run], str]:
+    """The runs of ``table`` (tidy: run, seed, configuration axes, ...) and what they share.
+
+    Runs are sorted by the axes in which they differ, so that the order of rows does not matter.
+    Runs that agree in every axis are named by their id. Raises InputError for an empty table, for
+    one without ``run`` or ``seed``, and for more than 8 runs.
+    """
+    for name in ("run", "seed"):
+        if name not in table:
+            raise unknown("column", name, table.columns)
+    ids = table["run"].unique()
+    if len(ids) == 0:
+        raise InputError("table must hold at least one row; got none")
+    if len(ids) > MOST:
+        raise InputError(
+            f"table must hold at most {MOST} runs in one figure; got {len(ids)}: "
+            "filter it first, as in table.query('depth == 50')"
+        )
+    groups = table.groupby("run", observed=True)
+    axes = [c for c in table if c not in NOT_AXES and not str(c).endswith("_log10_norm")]
+    varying = groups[axes].nunique().gt(1).any() if axes else {}
+    axes = [axis for axis in axes if not varying[axis]]
+    values = groups[axes].first() if axes else pd.DataFrame(index=groups.size().index)
+    seeds = groups["seed"].nunique()
+
+    differing = [axis for axis in axes if values[axis].nunique(dropna=False) > 1]
+    values = values.sort_values(differing) if differing else values
+    labels = [_settings(values.loc[run], differing) for run in values.index]
+    shared = _settings(values.iloc[0], [axis for axis in axes if axis not in differing])
+    if seeds.nunique() == 1 and seeds.iloc[0] > 1:
+        shared = ", ".join(filter(None, [shared, f"{seeds.iloc[0]} seeds"]))
+        counts = dict.fromkeys(values.index, "")
+    else:
+        counts = {
+            run: "one seed: no interval" if n == 1 else f"{n} seeds" for run, n in seeds.items()
+        }
+
+    runs = []
+    for run, label in zip(values.index, labels, strict=True):
+        name = (
+            label if label and labels.count(label) == 1 else f"{label} run={str(run)[:8]}".strip()
+        )
+        text = f"{name} ({counts[run]})" if counts[run] else name
+        runs.append(Run(run, name, text, int(seeds[run])))
+    return runs, shared
+
+
+def _settings(values: pd.Series, axes: list[str]) -> str:
+    present = [(axis, values[axis]) for axis in axes if pd.notna(values[axis])]
+    return ", ".join(f"{a}={v:g}" if isinstance(v, float) else f"{a}={v}" for a, v in present)
