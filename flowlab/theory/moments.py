@@ -8,6 +8,7 @@ kernels); the others have two forms, an accurate quadrature in polar coordinates
 expansion in Hermite polynomials (Mehler).
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -79,6 +80,9 @@ def log_phi2(activation: Activation, log_q: float) -> float:
     """log E phi(u)^2; any log q, however far from zero."""
     if activation.homogeneous:
         return log_q + np.log((1 + activation.negative_slope**2) / 2)
+    if _LOWEST <= log_q <= _HIGHEST:
+        values = activation.phi(math.exp(log_q / 2) * NODES)
+        return math.log(np.dot(values * values, WEIGHTS))
     values = activation.phi(np.exp(clip_log_q(log_q) / 2) * NODES)
     return float(np.log((values * values) @ WEIGHTS) + _power(activation, *_beyond(log_q)))
 
@@ -179,7 +183,10 @@ class Sites:
     def phi_correlation(self, site: int, c: float) -> float:
         """E phi(u) phi(v) / E phi^2 at one site, for u, v of correlation c."""
         if self.slope is not None:
-            return homogeneous_correlation(self.slope, c)
+            # The same as `homogeneous_correlation`, which is slow on single numbers.
+            kernel = math.sqrt((1 - c) * (1 + c)) + c * (math.pi - math.acos(c))
+            top = 2 * self.slope * c + (1 - self.slope) ** 2 * kernel / math.pi
+            return top / (1 + self.slope**2)
         squares = self._phi_squares[self._row[site]]
         return float(squares @ c**_ORDERS + (1 - squares.sum()) * c**_TERMS)
 
