@@ -77,7 +77,7 @@ def erf_forward(z):
 
 @kernel("...,...->...")
 def erf_pullback(z, dy):
-    return _TWO_OVER_SQRT_PI * exp(-z * z) * dy
+    return _TWO_OVER_SQRT_PI * exp(-1.0 * z * z) * dy  # the square too in float64
 
 
 @kernel("...->...")
