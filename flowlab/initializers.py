@@ -107,7 +107,10 @@ class Initializer:
         return 1.0 / (3.0 * fan_in) if self.scheme.bias else self.settings.sigma_b**2
 
     def draw(self, parameter: Parameter, seeds, layer: int, role: int, out: np.ndarray) -> None:
-        """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role)."""
+        """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role).
+
+        ``seeds`` is an int64 array of integers at least 0.
+        """
         if parameter.role == "bias":
             variance = self.bias_variance(parameter.fan_in)
         elif parameter.role == "weight":
@@ -119,22 +122,21 @@ class Initializer:
         if deviation == 0.0:
             flat.fill(0)
             return
-        keys = random.keys(seeds, layer, role)
         if self.scheme.distribution == "uniform" and (
             parameter.role == "weight" or self.scheme.bias
         ):
-            random.fill_uniform.run(keys, flat, math.sqrt(3.0) * deviation)
+            random.fill_uniform.run(seeds, flat, math.sqrt(3.0) * deviation, layer, role)
         elif self.orthogonal and parameter.role == "weight":
-            _fill_orthogonal(keys, out, parameter.factor * self.settings.gain)
+            _fill_orthogonal(seeds, layer, role, out, parameter.factor * self.settings.gain)
         else:
-            random.fill_normal.run(keys, flat, deviation)
+            random.fill_normal.run(seeds, flat, deviation, layer, role)
 
 
-def _fill_orthogonal(keys: np.ndarray, out: np.ndarray, gain: float) -> None:
+def _fill_orthogonal(seeds, layer: int, role: int, out: np.ndarray, gain: float) -> None:
     """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007)."""
     rows, columns = out.shape[-2:]
     gaussian = np.empty((len(out), max(rows, columns), min(rows, columns)))
-    random.fill_normal.run(keys, gaussian.reshape(len(out), -1), 1.0)
+    random.fill_normal.run(seeds, gaussian.reshape(len(out), -1), 1.0, layer, role)
     for one, target in zip(gaussian, out, strict=True):
         q, r = np.linalg.qr(one)
         q *= gain * np.sign(np.diagonal(r))

@@ -7,11 +7,11 @@ A kernel is written for one network, with its shapes in NumPy's generalized-ufun
         np.dot(x, W, y)
         y += b
 
-It is *called* on an ensemble: every array has a leading axis with one entry per seed, over which
-the kernel runs in parallel. Arrays left of the arrow are read, arrays right of it are written, and
-trailing arguments beyond the signature are constants shared by the ensemble. ``(...)`` stands for
-any axes, the same wherever it occurs; the signature ``"...,...->..."`` declares a scalar function
-that is mapped over arrays of one common shape.
+It is *called* on an ensemble: every array has a leading axis with one entry per seed. Kernels hold
+no lock while they run, so threads work on parts of an ensemble side by side. Arrays left of the
+arrow are read, arrays right of it are written, and trailing arguments beyond the signature are
+constants shared by the ensemble. ``(...)`` stands for any axes, the same wherever it occurs; the
+signature ``"...,...->..."`` declares a scalar function that is mapped over arrays of one shape.
 """
 
 import inspect
@@ -20,7 +20,7 @@ import re
 from functools import cached_property
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from flowlab.errors import InputError
 
@@ -84,13 +84,13 @@ class Kernel:
         name = f"{self.name}_ensemble"
         source = (
             f"def {name}({', '.join(names + list(constants))}):\n"
-            f"    for s in prange(a0.shape[0]):\n{body}"
+            f"    for s in range(a0.shape[0]):\n{body}"
         )
-        namespace = {"single": self.single, "prange": prange, "__name__": self._function.__module__}
+        namespace = {"single": self.single, "__name__": self._function.__module__}
         exec(compile(source, self._function.__code__.co_filename, "exec"), namespace)
         return njit(
             namespace[name],
-            parallel=True,
+            nogil=True,
             error_model="numpy",
             cache=_has_file(self._function),
         )

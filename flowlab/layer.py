@@ -113,8 +113,9 @@ class Primitive(Layer):
     """A layer given by two kernels.
 
     ``forward_kernel`` reads x and the parameters and writes y and the saved values.
-    ``pullback_kernel`` reads what ``pullback_reads`` names (``x``, ``y``, parameters, saved values),
-    then dy, and writes dx and the parameters' cotangents. The declaration's constants follow.
+    ``pullback_kernel`` reads what ``pullback_reads`` names (``x``, ``y``, parameters, saved
+    values), then dy, and writes dx and the parameters' cotangents. The declaration's constants
+    follow.
     """
 
     forward_kernel: Kernel

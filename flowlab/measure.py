@@ -6,11 +6,12 @@ So the rows of any depth are true, and ``status`` says where they cannot be.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
-import numba
 import numpy as np
 import pandas as pd
 import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads can be limited
@@ -21,7 +22,7 @@ from flowlab.initializers import Initializer
 from flowlab.layer import Shape, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.loss import LOSSES
 from flowlab.networks import Network, build
-from flowlab.scale import LOG10_2, log2_norm, renormalise, shift
+from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
 from flowlab.settings import Settings
 from flowlab.tables import NORMS
 
@@ -29,6 +30,8 @@ from flowlab.tables import NORMS
 _UPSTREAM_LAYER = 2**32 - 1
 ACTIVATION, DELTA, DX, DW, DB = range(len(NORMS))
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
+# More seeds at once would fall out of the caches without saving any overhead.
+_MOST_SEEDS = 32
 _LOST = {"float32": -100.0, "float64": -960.0}
 
 Progress = Callable[[int, int], None]
@@ -68,8 +71,8 @@ class Batches:
 def measure(settings: Settings, progress: Progress | None = None) -> pd.DataFrame:
     """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
 
-    Seeds are processed in chunks that fit ``settings.memory_gib``; neither the chunks nor the
-    number of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
+    Seeds are processed in parts that fit ``settings.memory_gib``; neither the parts nor the number
+    of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
     Raises InputError for settings that break a rule.
     """
     settings.validate()
@@ -79,34 +82,44 @@ def measure(settings: Settings, progress: Progress | None = None) -> pd.DataFram
     shape = (settings.batch_size, batches.features)
     rows = layout(network, shape)
     seeds = np.arange(settings.seed, settings.seed + settings.seeds)
-    chunk = _seeds_per_chunk(settings, network, shape)
-    chunks = [seeds[i : i + chunk] for i in range(0, len(seeds), chunk)]
-    total = 2 * settings.depth * len(chunks)
-    workspace = Workspace()
-    norms, status = [], []
-    with threadpool_limits(1, user_api="blas"), _threads(min(chunk, len(seeds))):
-        for index, part in enumerate(chunks):
-            ensemble = _Ensemble(settings, network, rows, part, workspace)
-            x, labels = batches(part)
-            done = 2 * settings.depth * index
-            values, lost = ensemble.measure(
-                x, labels, lambda step, done=done: progress and progress(done + step, total)
-            )
-            workspace.reset()
-            norms.append(values)
-            status.append(lost)
-    return _tidy(settings, rows, seeds, np.concatenate(norms), np.concatenate(status))
+    parts = _parts(seeds, settings, network, shape)
+    steps = _Steps(progress, 2 * settings.depth * len(parts))
+
+    def one(part):
+        return _Ensemble(settings, network, rows, part).measure(*batches(part), steps)
+
+    # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads(settings)) as pool:
+        measured = list(pool.map(one, parts))
+    values, lost = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
+    return _tidy(settings, rows, seeds, values, lost)
 
 
-@contextmanager
-def _threads(useful: int):
-    """At most as many threads as there are seeds in a chunk: idle ones would only be waited for."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(before, useful))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
+class _Steps:
+    """Counts block passes over all threads and reports them."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.total, self.done = progress, total, 0
+        self.lock = Lock()
+
+    def __call__(self) -> None:
+        if self.progress is not None:
+            with self.lock:
+                self.done += 1
+                self.progress(self.done, self.total)
+
+
+def _threads(settings: Settings) -> int:
+    return settings.threads or len(os.sched_getaffinity(0))
+
+
+def _parts(seeds, settings: Settings, network: Network, shape: Shape) -> list[np.ndarray]:
+    """Seeds in parts that keep every thread busy and together fit the memory budget."""
+    threads = min(_threads(settings), len(seeds))
+    one_seed = network.chain.declare(shape).elements * np.dtype(settings.dtype).itemsize
+    fit = int(settings.memory_gib * 2**30 // one_seed) // threads
+    rounds = -(-len(seeds) // (threads * min(max(fit, 1), _MOST_SEEDS)))
+    return np.array_split(seeds, min(threads * rounds, len(seeds)))
 
 
 def layout(network: Network, shape: Shape) -> list[list[Row]]:
@@ -140,18 +153,12 @@ def _fans(parameters) -> Iterator[tuple[int, int]]:
             yield from _fans(inner)
 
 
-def _seeds_per_chunk(settings: Settings, network: Network, shape: Shape) -> int:
-    elements = network.chain.declare(shape).elements
-    one_seed = elements * np.dtype(settings.dtype).itemsize
-    return max(1, int(settings.memory_gib * 2**30 // one_seed))
-
-
 class _Ensemble:
-    """One chunk of seeds on its way forward and back; every array has a leading seed axis."""
+    """A part of the ensemble on its way forward and back; arrays have a leading seed axis."""
 
-    def __init__(self, settings, network, rows, seeds, workspace):
-        self.settings, self.network = settings, network
-        self.seeds, self.workspace = seeds, workspace
+    def __init__(self, settings, network, rows, seeds):
+        self.settings, self.network, self.seeds = settings, network, seeds
+        self.workspace = Workspace()
         self.initializer = Initializer(settings.init)
         self.dtype = np.dtype(settings.dtype)
         self.homogeneous = network.chain.homogeneous
@@ -186,7 +193,7 @@ class _Ensemble:
                 self.lost[out_of_range, self.first_row[index] : last + 1] = True
             tapes.append(tape)
             exponents.append(exponent)
-            progress(index + 1)
+            progress()
         return tapes, exponents, x
 
     def draw(self, declaration, layer: int, exponent):
@@ -219,8 +226,8 @@ class _Ensemble:
         if settings.upstream == "ones":
             dy.fill(weight)
         else:
-            keys = random.keys(self.seeds, _UPSTREAM_LAYER, 0)
-            random.fill_normal.run(keys, dy.reshape(len(dy), -1), weight)
+            flat = dy.reshape(len(dy), -1)
+            random.fill_normal.run(self.seeds, flat, weight, _UPSTREAM_LAYER, 0)
         return dy, zero
 
     def backward(self, dy, exponent, tapes, exponents, progress):
@@ -229,7 +236,7 @@ class _Ensemble:
         underflowed = np.zeros(len(self.seeds), bool)
         for index in reversed(range(depth)):
             first, last = self.first_row[index], self.first_row[index + 1] - 1
-            watch = self.recorder(last, exponent, exponents[index])
+            watch = _Recorder(self.values, last, exponent, exponents[index])
             dx, _ = self.network.blocks[index].pullback(dy, tapes[index], self.workspace, watch)
             if self.network.residual[index]:
                 self.values[:, last, DELTA] = norms + exponent
@@ -239,27 +246,39 @@ class _Ensemble:
                 self.values[underflowed, first : last + 1, DELTA:] = np.nan
                 self.lost[underflowed, first : last + 1] = True
             self.workspace.give(dy)
-            dy, norms = dx, log2_norm(dx)
+            dy, norms = dx, watch.norms_of(dx)
             moved = renormalise(dy, norms)
             exponent, norms = exponent + moved, norms - moved
-            progress(2 * depth - index)
+            progress()
 
-    def recorder(self, row: int, exponent, input_exponent):
-        """A watch that writes the norms of a block's operations into its rows, last one first."""
-        rows = iter(range(row, -1, -1))
 
-        def watch(layer, tape, dy, dx, gradients):
-            if not gradients:
-                return
-            values = self.values[:, next(rows)]
-            weight, *bias = gradients.values()
-            values[:, DELTA] = log2_norm(dy) + exponent
-            values[:, DX] = log2_norm(dx) + exponent
-            values[:, DW] = log2_norm(weight) + exponent + input_exponent
-            if bias:
-                values[:, DB] = log2_norm(bias[0]) + exponent
+class _Recorder:
+    """A watch that writes the norms of a block's operations into its rows, the last one first."""
 
-        return watch
+    def __init__(self, values, row, exponent, input_exponent):
+        self.values, self.row = values, row
+        self.exponent, self.input_exponent = exponent, input_exponent
+        self.seen = self.seen_norms = None
+
+    def __call__(self, layer, tape, dy, dx, gradients):
+        if not gradients:
+            return
+        row = self.values[:, self.row]
+        self.row -= 1
+        weight, *bias = gradients.values()
+        if bias:
+            norms = log2_norms(dy, dx, weight, bias[0])
+            row[:, DB] = norms[:, 3] + self.exponent
+        else:
+            norms = np.stack([log2_norm(array) for array in (dy, dx, weight)], axis=1)
+        row[:, DELTA] = norms[:, 0] + self.exponent
+        row[:, DX] = norms[:, 1] + self.exponent
+        row[:, DW] = norms[:, 2] + self.exponent + self.input_exponent
+        self.seen, self.seen_norms = dx, norms[:, 1]
+
+    def norms_of(self, dx):
+        """log2 norms of the block's input cotangent, measured already if an operation made it."""
+        return self.seen_norms if dx is self.seen else log2_norm(dx)
 
 
 def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Counter-based random numbers, drawn inside kernels and in parallel over seeds.
+"""Counter-based random numbers, drawn inside kernels.
 
 Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
 maps (key, counter) to two 32-bit words with additions, rotations and exclusive-ors alone. A stream
@@ -95,11 +95,18 @@ def _gaussian_pair(a, b):
     return radius * x, radius * y
 
 
-@kernel("(two)->(n)")
-def fill_normal(key, out, scale):
-    """Fill with ``scale`` times standard normals of float32 resolution."""
+@jit
+def _stream_key(seed, layer, role):
+    """A stream's key from the seed's two words, the layer and the role."""
+    low, high = uint32(seed & 0xFFFFFFFF), uint32(seed >> 32)
+    return threefry(low, high, uint32(layer), uint32(role))
+
+
+@kernel("()->(n)")
+def fill_normal(seed, out, scale, layer, role):
+    """Fill with ``scale`` times standard normals of float32 resolution from one stream."""
+    k0, k1 = _stream_key(seed, layer, role)
     half = (out.size + 1) // 2
-    k0, k1 = uint32(key[0]), uint32(key[1])
     low, high = out[:half], out[half:]
     factor = out.dtype.type(scale)
     for i in range(high.size):
@@ -113,37 +120,14 @@ def fill_normal(key, out, scale):
         low[half - 1] = factor * x
 
 
-@kernel("(two)->(n)")
-def fill_uniform(key, out, scale):
-    """Fill with numbers uniform on (-scale, scale)."""
+@kernel("()->(n)")
+def fill_uniform(seed, out, scale, layer, role):
+    """Fill with numbers uniform on (-scale, scale) from one stream."""
+    k0, k1 = _stream_key(seed, layer, role)
     half = (out.size + 1) // 2
-    k0, k1 = uint32(key[0]), uint32(key[1])
     unit = scale * 2.0**-31
     for i in range(half):
         a, b = threefry(k0, k1, uint32(i), uint32(0))
         out[i] = (np.float64(np.int32(a)) + 0.5) * unit
         if half + i < out.size:
             out[half + i] = (np.float64(np.int32(b)) + 0.5) * unit
-
-
-@kernel("(four)->(two)")
-def derive_key(words, key):
-    """The stream's key from (seed low word, seed high word, layer, role)."""
-    key[0], key[1] = threefry(
-        uint32(words[0]), uint32(words[1]), uint32(words[2]), uint32(words[3])
-    )
-
-
-def keys(seeds, layer: int, role: int) -> np.ndarray:
-    """Stream keys of one parameter, shape (S, 2): a function of (seed, layer, role) alone.
-
-    ``seeds`` are integers 0 <= s < 2^64; ``layer`` and ``role`` fit 32 bits.
-    """
-    seeds = np.asarray(seeds, np.uint64)
-    words = np.empty((len(seeds), 4), np.uint32)
-    words[:, 0] = seeds & np.uint64(0xFFFFFFFF)
-    words[:, 1] = seeds >> np.uint64(32)
-    words[:, 2], words[:, 3] = layer, role
-    out = np.empty((len(seeds), 2), np.uint32)
-    derive_key.run(words, out)
-    return out

@@ -45,6 +45,17 @@ def _log2_norm(x, out):
     out[0] = 0.5 * np.log2(total) + shift
 
 
+_log2_norm_single = _log2_norm.single
+
+
+@kernel("(a),(b),(c),(d)->(four)")
+def _log2_norms(a, b, c, d, out):
+    _log2_norm_single(a, out[0:1])
+    _log2_norm_single(b, out[1:2])
+    _log2_norm_single(c, out[2:3])
+    _log2_norm_single(d, out[3:4])
+
+
 def log2_norm(x: np.ndarray) -> np.ndarray:
     """log2 of the Frobenius norm of each network's array: (seeds, ...) -> (seeds,), float64.
 
@@ -53,6 +64,13 @@ def log2_norm(x: np.ndarray) -> np.ndarray:
     """
     out = np.empty(x.shape[0])
     _log2_norm.run(x if x.ndim > 1 else x.reshape(-1, 1), out)
+    return out
+
+
+def log2_norms(a, b, c, d) -> np.ndarray:
+    """``log2_norm`` of four arrays with a seed and other axes, in one pass: (seeds, 4)."""
+    out = np.empty((len(a), 4))
+    _log2_norms.run(a, b, c, d, out)
     return out
 
 

@@ -66,6 +66,7 @@ class Settings:
     experiment: str = "single"
     results_dir: str = "results"
     memory_gib: float = 2.0
+    threads: int | None = None
 
     def validate(self) -> "Settings":
         """Check every rule and return self."""
@@ -84,6 +85,8 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads must be at least 1; got {self.threads}")
         if not self.memory_gib > 0:
             raise InputError(f"memory_gib must be above 0; got {self.memory_gib}")
         if not self.experiment or set(self.experiment) & set('/\\:*?"<>|\n'):
@@ -103,7 +106,7 @@ class Settings:
     def resolved(self) -> dict:
         """Everything that determines the numbers, as plain data: no folders, no memory budget."""
         plain = dataclasses.asdict(self)
-        for name in ("experiment", "results_dir", "memory_gib"):
+        for name in ("experiment", "results_dir", "memory_gib", "threads"):
             del plain[name]
         return plain
 
