@@ -22,7 +22,8 @@ def save(figure: Figure, stem: str | os.PathLike) -> tuple[Path, Path]:
     paths = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # it moves a little at every draw, and the bytes with it
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flowlab"}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "flowlab"}
+    with style.context(), matplotlib.rc_context(settings):
         _replace(paths[0], _bytes(figure, "png"))
         _replace(paths[1], _bytes(figure, "svg", metadata={"Date": None}))
     return paths
