@@ -1,0 +1,70 @@
+# `make` lists the commands. They need GNU make and Python 3.11 or later; the rest comes by itself.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint results plots report claims bench clean
+.NOTPARALLEL:
+.SILENT:
+
+help: ## List these commands
+	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	echo
+	echo '  ARGS passes settings on:   make run ARGS="init=xavier depth=100"'
+	echo '  PYTHON picks the Python:   make run PYTHON=python3.12   (before .venv exists)'
+
+run: $(VENV)/run.stamp ## Measure gradient flow; ARGS="init=xavier depth=100"
+	$(BIN)/python -m experiments.run $(ARGS)
+
+test: $(VENV)/test.stamp ## Run the tests; ARGS="-k theory"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/test.stamp ## Check style and formatting
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format --check -q .
+
+results: $(VENV)/run.stamp ## Run every sweep of conf/experiment
+	for file in conf/experiment/*.yaml; do \
+		name=$$(basename "$$file" .yaml); \
+		echo "experiment=$$name"; \
+		$(BIN)/python -m experiments.run -m "experiment=$$name" $(ARGS) || exit 1; \
+	done
+
+plots: $(VENV)/run.stamp ## Draw the tables under results
+	$(BIN)/python -m experiments.plots $(ARGS)
+
+report: $(VENV)/run.stamp ## Write the report from tables and figures
+	$(BIN)/python -m experiments.report $(ARGS)
+
+claims: $(VENV)/run.stamp ## Test the field's claims against measurements
+	$(BIN)/python -m experiments.claims $(ARGS)
+
+bench: $(VENV)/test.stamp ## Time a measurement against other ways to make it
+	$(BIN)/python -m experiments.benchmark $(ARGS)
+
+clean: ## Remove caches and build leftovers; results and .venv stay
+	find . \( -name $(VENV) -o -name .git -o -name results \) -prune \
+		-o -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf build dist outputs multirun .pytest_cache .ruff_cache *.egg-info
+
+# pip is what venv installs last: an interrupted creation is begun again.
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "flowlab needs Python 3.11 or later; $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>&1 || true). Name another: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	echo "Creating $(VENV) (once)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/pip
+	echo "Installing into $(VENV)"
+	$(PIP) install -e . -c constraints.txt
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/pip
+	echo "Installing into $(VENV), tools for tests included"
+	$(PIP) install -e '.[test]' -c constraints.txt
+	touch $(VENV)/run.stamp $@
