@@ -4,10 +4,12 @@ import dataclasses
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -60,7 +62,9 @@ def _hydra(task) -> None:
         except InputError as error:
             refused.append((HydraConfig.get().overrides.task, error))
 
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["FLOWLAB_SCRATCH"] = scratch  # where Hydra keeps the file of a sweep
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     if len(refused) == 1:
         raise refused[0][1]
     if refused:
@@ -91,15 +95,18 @@ def keys(schema=Settings, prefix: str = "") -> list[str]:
 
 def check_overrides(arguments: list[str]) -> None:
     """Raise InputError for an unknown key or choice, suggesting the nearest."""
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    options = get_args_parser()
+    options.error = _refuse
+    received = options.parse_args(arguments)
     choices, known, parser = groups(), keys(), OverridesParser.create()
-    sweeping = bool({"-m", "--multirun"} & set(arguments))
-    for text in overrides:
+    for text in received.overrides:
         try:
             override = parser.parse_override(text)
         except HydraException:
-            raise InputError(f"settings are written key=value; got {text}") from None
-        if override.is_sweep_override() and not sweeping:
+            override = None
+        if override is None or override.is_delete():
+            raise InputError(f"settings are written key=value; got {text}")
+        if override.is_sweep_override() and not received.multirun:
             raise InputError(f"several values need a sweep, -m; got {text}")
         key = override.key_or_group
         if key.startswith("hydra"):
@@ -112,9 +119,11 @@ def check_overrides(arguments: list[str]) -> None:
                     raise unknown(key, str(value), choices[key])
         elif key not in known:
             raise unknown("setting", key, [*choices, *known])
-    strays = [a for a in arguments if "=" not in a and not a.startswith("-")]
-    if strays:
-        raise InputError(f"settings are written key=value; got {strays[0]}")
+
+
+def _refuse(message: str) -> None:
+    """The option parser's complaint in one line."""
+    raise InputError(f"options stand before settings, as in -m depth=5,10; {message}")
 
 
 def _explain(error: BaseException) -> str:
