@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, local
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,8 @@ from flowlab.tables import NORMS
 _UPSTREAM_LAYER = 2**32 - 1
 ACTIVATION, DELTA, DX, DW, DB = range(len(NORMS))
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
-# More seeds at once would fall out of the caches without saving any overhead.
-_MOST_SEEDS = 32
+# Elements of a layer, all seeds of a part together.
+_PART_ELEMENTS = 2**19
 _LOST = {"float32": -100.0, "float64": -960.0}
 
 Progress = Callable[[int, int], None]
@@ -85,8 +85,14 @@ def measure(settings: Settings, progress: Progress | None = None) -> pd.DataFram
     parts = _parts(seeds, settings, network, shape)
     steps = _Steps(progress, 2 * settings.depth * len(parts))
 
+    mine = local()  # each thread keeps one workspace, from part to part
+
     def one(part):
-        return _Ensemble(settings, network, rows, part).measure(*batches(part), steps)
+        mine.workspace = getattr(mine, "workspace", None) or Workspace()
+        ensemble = _Ensemble(settings, network, rows, part, mine.workspace)
+        measured = ensemble.measure(*batches(part), steps)
+        mine.workspace.reset()
+        return measured
 
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads(settings)) as pool:
@@ -114,11 +120,16 @@ def _threads(settings: Settings) -> int:
 
 
 def _parts(seeds, settings: Settings, network: Network, shape: Shape) -> list[np.ndarray]:
-    """Seeds in parts that keep every thread busy and together fit the memory budget."""
+    """Seeds in parts that keep every thread busy and together fit the memory budget.
+
+    Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory.
+    """
     threads = min(_threads(settings), len(seeds))
-    one_seed = network.chain.declare(shape).elements * np.dtype(settings.dtype).itemsize
-    fit = int(settings.memory_gib * 2**30 // one_seed) // threads
-    rounds = -(-len(seeds) // (threads * min(max(fit, 1), _MOST_SEEDS)))
+    elements = network.chain.declare(shape).elements
+    one_seed = elements * np.dtype(settings.dtype).itemsize
+    fit = int(settings.memory_gib * 2**30 // (one_seed * threads))
+    warm = _PART_ELEMENTS * settings.depth // elements
+    rounds = -(-len(seeds) // (threads * max(1, min(fit, warm))))
     return np.array_split(seeds, min(threads * rounds, len(seeds)))
 
 
@@ -156,9 +167,9 @@ def _fans(parameters) -> Iterator[tuple[int, int]]:
 class _Ensemble:
     """A part of the ensemble on its way forward and back; arrays have a leading seed axis."""
 
-    def __init__(self, settings, network, rows, seeds):
+    def __init__(self, settings, network, rows, seeds, workspace):
         self.settings, self.network, self.seeds = settings, network, seeds
-        self.workspace = Workspace()
+        self.workspace = workspace
         self.initializer = Initializer(settings.init)
         self.dtype = np.dtype(settings.dtype)
         self.homogeneous = network.chain.homogeneous
