@@ -57,6 +57,15 @@ def test_a_stream_is_threefry_under_the_key_of_seed_layer_and_role():
     np.testing.assert_array_equal(uniform((seed, layer, role), n)[0], expected)
 
 
+def test_normals_are_box_muller_of_the_words():
+    key, n = threefry(5, 0, 1, 0), 2000
+    a, b = np.array([threefry(*key, i, 0) for i in range(n // 2)], np.float64).T
+    radius = np.sqrt(-2 * np.log((np.floor(a / 2) + 0.5) * 2.0**-31))
+    angle = 2 * np.pi * b / 2**32
+    expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    np.testing.assert_allclose(normal((5, 1, 0), n)[0], expected, rtol=2e-5, atol=2e-6)
+
+
 def test_all_streams_differ():
     first = [uniform((range(50), l, r), 2) for l in range(40) for r in range(3)]
     assert len(np.unique(np.concatenate(first), axis=0)) == 50 * 40 * 3
