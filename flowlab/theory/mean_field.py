@@ -8,7 +8,6 @@ q = E z^2 of a coordinate, c the correlation of two examples' preactivations.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import expit
 
 from flowlab.errors import InputError
@@ -112,7 +111,7 @@ def q_fixed_point(
     while abs(here) < 70:
         there = here + 0.1 * direction
         if growth(there) * direction < -_AT_CRITICALITY:
-            return _exp(brentq(growth, here, there, xtol=1e-15, rtol=1e-14))
+            return _exp(_root(growth, here, there, xtol=1e-15, rtol=1e-14))
         here = there
     return np.inf if direction > 0 else 0.0
 
@@ -162,7 +161,7 @@ def c_fixed_point(activation: str | Activation, sigma_w2: float, sigma_b2: float
         gap /= 4
         if gap < 1e-9:
             return 1.0
-    return brentq(drift, 0.0, 1 - gap, xtol=1e-15)
+    return _root(drift, 0.0, 1 - gap, xtol=1e-15)
 
 
 class DepthScales(NamedTuple):
@@ -228,5 +227,12 @@ def critical_sigma_w2(activation: str | Activation, sigma_b2: float = 0.0) -> fl
     turns = np.flatnonzero(signs[:-1] * signs[1:] < 0)
     if turns.size == 0:
         return np.nan
-    log_q = brentq(excess, grid[turns[0]], grid[turns[0] + 1], xtol=1e-14)
+    log_q = _root(excess, grid[turns[0]], grid[turns[0] + 1], xtol=1e-14)
     return 1 / mean_derivative_power(act, log_q)
+
+
+def _root(function, low, high, **tolerances) -> float:
+    # Imported at first use: it would be a fifth of the start-up of runs that never need it.
+    from scipy.optimize import brentq
+
+    return brentq(function, low, high, **tolerances)
