@@ -116,11 +116,16 @@ class Primitive(Layer):
     ``pullback_kernel`` reads what ``pullback_reads`` names (``x``, ``y``, parameters, saved
     values), then dy, and writes dx and the parameters' cotangents. The declaration's constants
     follow.
+
+    ``example_norms``, where a layer has it, reads (x, dy) and writes for each parameter
+    log2 √Σ_n ‖g_n‖², with g_n the gradient that example n alone would give: its own sum over
+    positions where a weight is shared by several.
     """
 
     forward_kernel: Kernel
     pullback_kernel: Kernel
     pullback_reads: tuple[str, ...] = ("x",)
+    example_norms: Kernel | None = None
 
     def shapes(self, shape: Shape) -> Declaration:
         """The declaration for an input shape, computed once for each shape by ``declare``."""

@@ -19,22 +19,44 @@ from threadpoolctl import threadpool_limits
 
 from flowlab import data, random
 from flowlab.initializers import Initializer
-from flowlab.layer import Shape, Workspace, leaves, map_leaves, primitives
+from flowlab.layer import Primitive, Shape, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.loss import LOSSES
 from flowlab.networks import Network, build
 from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
 from flowlab.settings import Settings
-from flowlab.tables import NORMS
+from flowlab.tables import EXAMPLES, NORMS
 
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
-ACTIVATION, DELTA, DX, DW, DB = range(len(NORMS))
+COLUMNS = (*NORMS, *EXAMPLES)
+ACTIVATION, DELTA, DX, DW, DB, DW_EXAMPLES, DB_EXAMPLES = range(len(COLUMNS))
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
 # Elements of a layer, all seeds of a part together.
 _PART_ELEMENTS = 2**19
 _LOST = {"float32": -100.0, "float64": -960.0}
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation with parameters as the backward pass meets it, for ``seeds`` (S,).
+
+    True values are ``x`` 2^x_exponent and ``dy`` 2^dy_exponent, exponents (S,); the arrays are
+    overwritten later. ``layer`` counts from 1 and ``op`` is its name, as in the table.
+    """
+
+    seeds: np.ndarray
+    layer: int
+    op: str
+    primitive: Primitive
+    x: np.ndarray
+    dy: np.ndarray
+    x_exponent: np.ndarray
+    dy_exponent: np.ndarray
+
+
+Observer = Callable[[Operation], None]
 
 
 @dataclass(frozen=True)
@@ -68,15 +90,22 @@ class Batches:
         return x, np.stack([labels for _, labels in drawn])
 
 
-def measure(settings: Settings, progress: Progress | None = None) -> pd.DataFrame:
+def measure(
+    settings: Settings,
+    progress: Progress | None = None,
+    batches: Batches | None = None,
+    observe: Observer | None = None,
+) -> pd.DataFrame:
     """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
 
     Seeds are processed in parts that fit ``settings.memory_gib``; neither the parts nor the number
     of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
+    ``batches`` replaces the inputs that the settings name; ``observe`` is shown every operation
+    with parameters on the way back, by several threads.
     Raises InputError for settings that break a rule.
     """
     settings.validate()
-    batches = Batches(settings)
+    batches = batches or Batches(settings)
     outputs = batches.classes if settings.upstream == "loss" else None
     network = build(settings, outputs)
     shape = (settings.batch_size, batches.features)
@@ -89,7 +118,7 @@ def measure(settings: Settings, progress: Progress | None = None) -> pd.DataFram
 
     def one(part):
         mine.workspace = getattr(mine, "workspace", None) or Workspace()
-        ensemble = _Ensemble(settings, network, rows, part, mine.workspace)
+        ensemble = _Ensemble(settings, network, rows, part, mine.workspace, observe)
         measured = ensemble.measure(*batches(part), steps)
         mine.workspace.reset()
         return measured
@@ -167,20 +196,22 @@ def _fans(parameters) -> Iterator[tuple[int, int]]:
 class _Ensemble:
     """A part of the ensemble on its way forward and back; arrays have a leading seed axis."""
 
-    def __init__(self, settings, network, rows, seeds, workspace):
+    def __init__(self, settings, network, rows, seeds, workspace, observe=None):
         self.settings, self.network, self.seeds = settings, network, seeds
-        self.workspace = workspace
+        self.rows, self.workspace, self.observe = rows, workspace, observe
         self.initializer = Initializer(settings.init)
         self.dtype = np.dtype(settings.dtype)
         self.homogeneous = network.chain.homogeneous
+        self.independent = not network.chain.couples_examples
         self.first_row = np.cumsum([0] + [len(r) for r in rows])
-        self.values = np.full((len(seeds), self.first_row[-1], len(NORMS)), np.nan)
+        self.values = np.full((len(seeds), self.first_row[-1], len(COLUMNS)), np.nan)
         self.lost = np.zeros((len(seeds), self.first_row[-1]), bool)
 
     def measure(self, x, labels, progress):
         tapes, exponents, y = self.forward(x, progress)
         dy, exponent = self.upstream(y, labels, exponents[-1])
         self.backward(dy, exponent, tapes, exponents, progress)
+        self.values[self.lost, DW] = np.nan  # made from activations that are not known
         return self.values * LOG10_2, self.lost
 
     def forward(self, x, progress):
@@ -247,7 +278,7 @@ class _Ensemble:
         underflowed = np.zeros(len(self.seeds), bool)
         for index in reversed(range(depth)):
             first, last = self.first_row[index], self.first_row[index + 1] - 1
-            watch = _Recorder(self.values, last, exponent, exponents[index])
+            watch = _Recorder(self, index, exponent, exponents[index])
             dx, _ = self.network.blocks[index].pullback(dy, tapes[index], self.workspace, watch)
             if self.network.residual[index]:
                 self.values[:, last, DELTA] = norms + exponent
@@ -257,7 +288,7 @@ class _Ensemble:
                 self.values[underflowed, first : last + 1, DELTA:] = np.nan
                 self.lost[underflowed, first : last + 1] = True
             self.workspace.give(dy)
-            dy, norms = dx, watch.norms_of(dx)
+            dy, norms = dx, watch.norms_of(dx, self.network.residual[index])
             moved = renormalise(dy, norms)
             exponent, norms = exponent + moved, norms - moved
             progress()
@@ -266,16 +297,17 @@ class _Ensemble:
 class _Recorder:
     """A watch that writes the norms of a block's operations into its rows, the last one first."""
 
-    def __init__(self, values, row, exponent, input_exponent):
-        self.values, self.row = values, row
+    def __init__(self, ensemble: _Ensemble, block: int, exponent, input_exponent):
+        self.ensemble, self.block = ensemble, block
+        self.rows = list(ensemble.rows[block])
         self.exponent, self.input_exponent = exponent, input_exponent
         self.seen = self.seen_norms = None
 
     def __call__(self, layer, tape, dy, dx, gradients):
         if not gradients:
             return
-        row = self.values[:, self.row]
-        self.row -= 1
+        operation = self.rows.pop()
+        row = self.ensemble.values[:, self.ensemble.first_row[self.block] + len(self.rows)]
         weight, *bias = gradients.values()
         if bias:
             norms = log2_norms(dy, dx, weight, bias[0])
@@ -285,11 +317,30 @@ class _Recorder:
         row[:, DELTA] = norms[:, 0] + self.exponent
         row[:, DX] = norms[:, 1] + self.exponent
         row[:, DW] = norms[:, 2] + self.exponent + self.input_exponent
+        if layer.example_norms is not None and self.ensemble.independent:
+            examples = np.empty((len(dy), len(gradients)))
+            layer.example_norms.run(tape["x"], dy, examples)
+            row[:, DW_EXAMPLES] = examples[:, 0] + self.exponent + self.input_exponent
+            if bias:
+                row[:, DB_EXAMPLES] = examples[:, 1] + self.exponent
+        if self.ensemble.observe is not None:
+            self.ensemble.observe(
+                Operation(
+                    self.ensemble.seeds,
+                    self.block + 1,
+                    operation.op,
+                    layer,
+                    tape["x"],
+                    dy,
+                    self.input_exponent,
+                    self.exponent,
+                )
+            )
         self.seen, self.seen_norms = dx, norms[:, 1]
 
-    def norms_of(self, dx):
-        """log2 norms of the block's input cotangent, measured already if an operation made it."""
-        return self.seen_norms if dx is self.seen else log2_norm(dx)
+    def norms_of(self, dx, summed: bool):
+        """log2 norms of the block's input cotangent, measured already unless it is a sum."""
+        return self.seen_norms if dx is self.seen and not summed else log2_norm(dx)
 
 
 def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
@@ -313,6 +364,6 @@ def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
     columns["layer"] = np.tile([layer for layer, _ in flat], len(seeds))
     for field in ("op", "fan_in", "fan_out"):
         columns[field] = np.tile([getattr(row, field) for _, row in flat], len(seeds))
-    columns |= dict(zip(NORMS, values.reshape(-1, len(NORMS)).T, strict=True))
+    columns |= dict(zip(COLUMNS, values.reshape(-1, len(COLUMNS)).T, strict=True))
     columns["status"] = status.ravel()
     return pd.DataFrame(columns)

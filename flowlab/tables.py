@@ -22,6 +22,8 @@ NORMS = (
     "dW_log10_norm",
     "db_log10_norm",
 )
+# log10 √Σ_n ‖g_n‖² over the examples' own gradients; null where examples are not independent.
+EXAMPLES = ("dW_examples_log10_norm", "db_examples_log10_norm")
 KEYS = ("run", "experiment", "network", "init", "data", "depth", "width", "activation", "skip")
 KEYS += ("batch_size", "upstream", "reduction", "dtype", "gain", "sigma_w", "sigma_b", "seeds")
 REQUIRED = ("run", "experiment", "seed", "layer", "op", *NORMS, "status")

@@ -1,5 +1,7 @@
 """The linear layer Y = XW + b and its adjoint, the transpose."""
 
+import math
+
 import numpy as np
 
 from flowlab.errors import InputError
@@ -26,6 +28,38 @@ def linear_pullback(x, W, dy, dx, dW, db):
             db[o] += dy[n, o]
 
 
+@kernel("(n,i),(n,o)->(two)", reassociate=True)
+def _example_squares(x, dy, out, scale_x, scale_dy):
+    weight = bias = 0.0
+    for n in range(x.shape[0]):
+        xx = dd = 0.0
+        for i in range(x.shape[1]):
+            v = scale_x * x[n, i]
+            xx += v * v
+        for o in range(dy.shape[1]):
+            v = scale_dy * dy[n, o]
+            dd += v * v
+        weight += xx * dd
+        bias += dd
+    out[0], out[1] = weight, bias
+
+
+_squares = _example_squares.single
+
+
+@kernel("(n,i),(n,o)->(two)")
+def linear_example_norms(x, dy, out):
+    _squares(x, dy, out, 1.0, 1.0)
+    e_x = e_dy = 0
+    if not (1e-280 < out[0] < 1e280 and 1e-280 < out[1] < 1e280):
+        # Squares left float64's range, or the arrays are zero or not finite.
+        e_x = min(max(math.frexp(np.abs(x).max())[1], -1000), 1000)
+        e_dy = min(max(math.frexp(np.abs(dy).max())[1], -1000), 1000)
+        _squares(x, dy, out, math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy))
+    out[0] = 0.5 * np.log2(out[0]) + e_x + e_dy
+    out[1] = 0.5 * np.log2(out[1]) + e_dy
+
+
 class Linear(Primitive):
     """Y = XW + b with X (n, i), W (i, o), b (o); dX = dY Wᵀ, dW = Xᵀ dY, db = Σ_n dY.
 
@@ -38,6 +72,7 @@ class Linear(Primitive):
     trainable = True
     forward_kernel, pullback_kernel = linear_forward, linear_pullback
     pullback_reads = ("x", "W")
+    example_norms = linear_example_norms  # of x_n dy_nᵀ and of dy_n
 
     def __init__(self, features: int, factor: float = 1.0):
         if features < 1:

@@ -1,0 +1,38 @@
+"""Settings: rules in one line, and a name for a run that its folders do not change."""
+
+import pytest
+
+import flowlab
+from flowlab.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"depth": 0}, "depth must be at least 1; got 0"),
+        ({"depth": 2.5}, "depth must be an integer; got 2.5"),
+        ({"width": -1}, "width must be at least 1; got -1"),
+        ({"seeds": 0}, "seeds must be at least 1; got 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"init": "hee"}, "init must be one of .*; got hee; did you mean he?"),
+        ({"activation": "rleu"}, "got rleu; did you mean relu?"),
+        ({"dtype": "int8"}, "dtype must be one of float32, float64; got int8"),
+        ({"dpeth": 5}, "got dpeth; did you mean depth?"),
+        ({"skip": "fixup", "network": {"branch_maps": 1}}, "branch_maps must be 2 for skip=fixup"),
+        ({"init": {"gain": float("nan")}}, "init.gain must be a finite number above 0; got nan"),
+        ({"experiment": "a/b"}, "experiment must be a plain folder name"),
+        ({"threads": 0}, "threads must be at least 1; got 0"),
+    ],
+)
+def test_bad_settings_are_told_in_one_line(axes, message):
+    with pytest.raises(InputError, match=message) as error:
+        flowlab.make(**axes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_is_named_by_what_determines_its_numbers():
+    run = flowlab.make(depth=3).run()
+    same = flowlab.make(depth=3, results_dir="elsewhere", memory_gib=1.0, threads=1, experiment="x")
+    assert same.run() == run
+    for axes in ({"depth": 4}, {"seeds": 3}, {"init": {"gain": 2.0}}, {"data": "gaussian"}):
+        assert flowlab.make(**{"depth": 3, **axes}).run() != run

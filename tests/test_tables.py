@@ -1,0 +1,60 @@
+"""Tables: written whole or not at all, read with one call, refused in one line."""
+
+import os
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import flowlab
+from flowlab import tables
+from flowlab.errors import InputError
+
+
+@pytest.fixture
+def table():
+    return flowlab.measure(flowlab.make(depth=2, width=4, batch_size=4, seeds=2))
+
+
+def test_a_folder_reads_as_one_frame(tmp_path, table):
+    for name in "ab":
+        tables.write(table.assign(run=name), tmp_path / "runs" / f"{name}.parquet", {"x": 1})
+    (tmp_path / "runs" / ".left-over.tmp").write_bytes(b"half a fi")
+    whole = pd.read_parquet(tmp_path / "runs")
+    assert sorted(whole["run"].unique()) == ["a", "b"]
+    assert len(whole) == 2 * len(table)
+    assert tables.metadata(tmp_path / "runs" / "a.parquet") == {"schema": tables.SCHEMA, "x": 1}
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "pyarrow.parquet.write_table"])
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, table, monkeypatch, step):
+    path = tables.write(table, tmp_path / "run.parquet", {})
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(step, full)
+    with pytest.raises(InputError, match=r"cannot write .*run\.parquet: No space left on device"):
+        tables.write(table.head(1), path, {})
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["run.parquet"]
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path, table):
+    good = tables.write(table, tmp_path / "good.parquet", {})
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(good.read_bytes()[:-100])
+    foreign = tmp_path / "foreign.parquet"
+    pq.write_table(pa.table({"a": [1]}), foreign)
+    frame, problems = tables.read_all([good, bad, foreign, tmp_path / "none.parquet"])
+    pd.testing.assert_frame_equal(frame, table)
+    assert [p.split()[0] for p in problems] == [str(bad), str(foreign), "no"]
+    assert all("\n" not in p for p in problems)
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(InputError, match="results_dir must be a folder"):
+        tables.writable(tmp_path / "results" / "single")
