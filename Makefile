@@ -54,7 +54,7 @@ clean: ## Remove caches and build leftovers; results and .venv stay
 $(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "flowlab needs Python 3.11 or later; $(PYTHON) is" \
-			"$$($(PYTHON) --version 2>&1 || true). Name another: make PYTHON=python3.12" >&2; \
+			"$$($(PYTHON) --version 2>/dev/null || echo missing). Name another: make PYTHON=python3.12" >&2; \
 		exit 1; }
 	echo "Creating $(VENV) (once)"
 	$(PYTHON) -m venv $(VENV)
