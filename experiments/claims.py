@@ -1,0 +1,122 @@
+"""Measure every claim: ``python -m experiments.claims``; exit code 1 if one turns out otherwise.
+
+``seed=100`` draws other networks, ``seeds=128`` more of them; ``only=S7,M1``
+measures a part and writes no table; ``results_dir=`` is where ``claims/claims.parquet`` and ``.csv`` go.
+"""
+
+import os
+import platform
+import shlex
+import sys
+import textwrap
+import time
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.command import guarded
+from experiments.run import PACKAGES
+from flowlab import claims, tables
+from flowlab.errors import InputError, unknown
+
+OPTIONS = {"seed": 0, "seeds": 64, "only": None, "results_dir": "results"}
+WIDTH = 120
+
+
+def options(arguments: list[str]) -> dict:
+    """The options of a command line, ``key=value`` each; raises InputError for what is none."""
+    given = dict(OPTIONS)
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"options are written key=value; got {text}")
+        if key not in OPTIONS:
+            raise unknown("option", key, OPTIONS)
+        if key in ("seed", "seeds"):
+            try:
+                given[key] = int(value)
+            except ValueError:
+                raise InputError(f"{key} must be an integer; got {value}") from None
+        else:
+            given[key] = value
+    return given
+
+
+def show(row: dict, index: int, total: int) -> None:
+    """Print one row: counter, id, verdict and numbers on a line, then the sentence."""
+    flag = "" if row["as_expected"] else f"  EXPECTED: {row['expected']}"
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.4g}, {row['high']:.4g}]"
+    numbers = f"{row['measured']:.4g}{interval}, predicted {row['predicted']:.4g}"
+    head = f"{index:>3}/{total}  {row['id']:<23} {row['verdict']:<22} {numbers}"
+    print(f"{head} ± {row['tolerance']:.2g}{flag}")
+    for text in (row["statement"], row["sentence"]):
+        indent = " " * 8 if text is row["statement"] else " " * 10
+        print(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent))
+    sys.stdout.flush()
+
+
+def conclude(table: pd.DataFrame, seconds: float) -> int:
+    """Print how many claims turned out how; the exit code."""
+    counts = Counter(table["verdict"])
+    told = ", ".join(f"{verdict}: {count}" for verdict, count in counts.most_common())
+    print(f"\n{len(table)} claims in {seconds:.0f} s; {told}.")
+    wrong = table[~table["as_expected"]]
+    for row in wrong.itertuples():
+        print(f"{row.id} was expected to read '{row.expected}' and reads '{row.verdict}'.")
+    if wrong.empty:
+        print("Every verdict is as expected.")
+    return int(len(wrong) > 0)
+
+
+def write(table: pd.DataFrame, folder: Path, settings: dict) -> Path:
+    """Write ``claims.parquet`` and ``claims.csv``, each whole or not at all."""
+    metadata = {
+        "settings": settings,
+        "command": shlex.join(["python", "-m", "experiments.claims", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()} | _versions(),
+    }
+    path = tables.write(table, folder / "claims.parquet", metadata)
+    part = folder / f".claims.{os.getpid()}.csv"
+    try:
+        table.to_csv(part, index=False)
+        os.replace(part, folder / "claims.csv")
+    except OSError as error:
+        raise InputError(f"cannot write {folder / 'claims.csv'}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in (*PACKAGES, "jax", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print and write; 0 if every verdict is as expected, 1 if not, 2 for bad input."""
+    codes = []
+
+    def action() -> None:
+        given = options(arguments)
+        folder = Path(given.pop("results_dir")) / "claims"
+        claims.select(given["only"])
+        tables.writable(folder)
+        begun = time.perf_counter()
+        table = claims.run(**given, told=show)
+        codes.append(conclude(table, time.perf_counter() - begun))
+        if given["only"] is None:
+            path = write(table, folder, given)
+            print(f"Table:  {path}  (and claims.csv beside it)")
+
+    return guarded(action) or codes[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

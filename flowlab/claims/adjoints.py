@@ -1,0 +1,44 @@
+"""S2: the pullback is the adjoint of the Jacobian, for every layer."""
+
+import numpy as np
+
+from flowlab import laws
+from flowlab.claims import compare
+from flowlab.claims.claim import claim
+from flowlab.claims.examples import EXAMPLES, SEEDS, Example
+from flowlab.claims.trial import inner, square
+
+
+@claim(
+    "S2",
+    "The adjoint of a linear map is its transpose, ⟨Tx, y⟩ = ⟨x, Tᵀy⟩: backpropagation at work.",
+    "the text",
+)
+def adjoint_of_every_layer(trial):
+    """Against derivatives by differences, for the input and every parameter."""
+    errors = {name: defect(example, trial.seed) for name, example in EXAMPLES.items()}
+    name = max(errors, key=errors.get)
+    result = compare.identity(
+        "|⟨dy, Jv⟩ − ⟨Jᵀdy, v⟩| / ‖dy‖‖Jv‖", errors[name], laws.ADJOINT_TOLERANCE
+    )
+    return result.finding(
+        f"In each of {len(errors)} layers the pullback is the adjoint of the Jacobian, for the "
+        f"input and every parameter; the furthest from it is {name}, by {result.measured:.0e}."
+        if result.error <= 1
+        else f"The pullback of {name} is not the adjoint of its Jacobian: off by "
+        f"{result.measured:.0e}."
+    )
+
+
+def defect(example: Example, seed: int) -> float:
+    """The worst relative defect of one layer's pullback, for its input and every parameter."""
+    trial = laws.Trial(example.layer, example.shape, example.data, None, SEEDS, seed, (np.float64,))
+    point = trial.point(np.float64)
+    result = trial.run(point)
+    worst = []
+    for path in (None, *trial.differentiable):
+        v, Jv, _ = trial.derivative(path)
+        gradient = result.dx if path is None else result.gradients[path]
+        off = np.abs(inner(point.dy, Jv) - inner(gradient, v))
+        worst.append(np.max(off / np.sqrt(square(point.dy) * square(Jv))))
+    return float(max(worst))

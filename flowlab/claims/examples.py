@@ -1,0 +1,111 @@
+"""Small instances of every layer, with the same map in JAX and in PyTorch: what S2 and S15 try.
+
+A layer joins by ``example(...)`` in any module of this folder.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flowlab.layer import Chain, Layer, Shape
+from flowlab.layers import (
+    ACTIVATIONS,
+    Activation,
+    Linear,
+    Residual,
+    Scale,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
+
+SEEDS = 2
+_BATCH, _FEATURES = 4, 3
+
+
+@dataclass(frozen=True)
+class Example:
+    """A layer at an input shape; ``data`` holds its targets, (SEEDS, ...), by path.
+
+    ``jax(jax, x, p)`` and ``torch(torch, x, p)`` are the same map of one network, written in the
+    framework's own functions; ``p`` holds the parameters by path.
+    """
+
+    name: str
+    layer: Layer
+    shape: Shape
+    jax: Callable[[Any, Any, dict], Any]
+    torch: Callable[[Any, Any, dict], Any]
+    data: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+EXAMPLES: dict[str, Example] = {}
+
+
+def example(name: str, layer: Layer, shape: Shape, *, jax, torch, data=None) -> None:
+    """Register an example; see :class:`Example`."""
+    EXAMPLES[name] = Example(name, layer, shape, jax, torch, data or {})
+
+
+def _activation(name: str) -> None:
+    def in_jax(jax, x, p):
+        if name == "identity":
+            return x
+        if name in ("tanh", "erf"):
+            return {"tanh": jax.numpy.tanh, "erf": jax.scipy.special.erf}[name](x)
+        return jax.nn.gelu(x, approximate=False) if name == "gelu" else getattr(jax.nn, name)(x)
+
+    def in_torch(torch, x, p):
+        if name in ("tanh", "erf", "sigmoid"):
+            return getattr(torch, name)(x)
+        return x if name == "identity" else getattr(torch.nn.functional, name)(x)
+
+    example(name, Activation(name), (_BATCH, _FEATURES), jax=in_jax, torch=in_torch)
+
+
+for _name in ACTIVATIONS:
+    _activation(_name)
+
+example(
+    "linear",
+    Linear(5),
+    (_BATCH, _FEATURES),
+    jax=lambda jax, x, p: x @ p["W"] + p["b"],
+    torch=lambda torch, x, p: torch.nn.functional.linear(x, p["W"].T, p["b"]),
+)
+example(
+    "scale",
+    Scale(),
+    (_BATCH, _FEATURES),
+    jax=lambda jax, x, p: p["alpha"] * x,
+    torch=lambda torch, x, p: p["alpha"] * x,
+)
+example(
+    "residual",
+    Residual(Chain([Activation("silu"), Linear(_FEATURES)]), 0.3, 0.9),
+    (_BATCH, _FEATURES),
+    jax=lambda jax, x, p: 0.9 * (x + 0.3 * (jax.nn.silu(x) @ p["1.W"] + p["1.b"])),
+    torch=lambda torch, x, p: 0.9 * (x + 0.3 * (torch.nn.functional.silu(x) @ p["1.W"] + p["1.b"])),
+)
+example(
+    "softmax_cross_entropy",
+    SoftmaxCrossEntropy(),
+    (_BATCH, _FEATURES),
+    data={"label": np.arange(8).reshape(SEEDS, _BATCH) % _FEATURES, "exponent": np.zeros(2, int)},
+    jax=lambda jax, x, p: (
+        -jax.numpy.take_along_axis(jax.nn.log_softmax(x), p["label"][:, None], 1).mean()
+    ),
+    torch=lambda torch, x, p: torch.nn.functional.cross_entropy(x, p["label"]),
+)
+example(
+    "squared_error",
+    SquaredError(),
+    (_BATCH, _FEATURES),
+    data={
+        "target": np.linspace(-1, 1, 24).reshape(SEEDS, _BATCH, _FEATURES),
+        "exponent": np.zeros(2, int),
+    },
+    jax=lambda jax, x, p: ((x - p["target"]) ** 2).mean(),
+    torch=lambda torch, x, p: torch.nn.functional.mse_loss(x, p["target"]),
+)
