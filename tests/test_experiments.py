@@ -1,0 +1,98 @@
+"""Every sweep kept in conf/experiment works by its own command, at a size that takes no time."""
+
+import sys
+from itertools import product
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from experiments import command
+from experiments.run import run
+from flowlab.settings import Settings
+
+NAMES = command.groups()["experiment"]
+TINY = {"depth": (3, 4), "width": (8, 9), "batch_size": (4, 5), "seeds": (2, 3)}
+
+
+def sweep(name):
+    """The values that a file sweeps, as text, by setting."""
+    params = OmegaConf.load(command.CONF / "experiment" / f"{name}.yaml").get("hydra")
+    params = params.sweeper.params if params else {}
+    return {key: str(values).split(",") for key, values in params.items()}
+
+
+@pytest.fixture
+def composed():
+    """Settings from overrides, by Hydra's own compose."""
+    ConfigStore.instance().store(name="schema", node=Settings)
+    with initialize_config_dir(str(command.CONF), version_base="1.3"):
+        yield lambda *overrides: command.settings_of(compose("config", list(overrides)))
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run a command of conf in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HYDRA_FULL_ERROR", "FLOWLAB_SCRATCH"):
+        monkeypatch.setenv(name, "")
+
+    def run_command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        code = command.main(run)
+        return code, *capsys.readouterr()
+
+    return run_command
+
+
+def first_comment(name):
+    lines = (command.CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    comments = [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
+    return comments[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_comment_is_the_command_of_a_sweep_that_runs(name, call, tmp_path):
+    words = first_comment(name).split()
+    assert words[:3] == ["python", "-m", "experiments.run"]
+    # Each axis keeps its first and its last value, sizes become tiny.
+    axes = {key: [values[0], values[-1]] for key, values in sweep(name).items()}
+    axes |= {key: list(map(str, TINY[key])) for key in axes if key in TINY}
+    sizes = [f"{key}={small[0]}" for key, small in TINY.items() if key not in axes]
+    code, output, errors = call(*words[3:], *sizes, *(f"{k}={','.join(v)}" for k, v in axes.items()))
+    assert (code, errors) == (0, "")
+
+    (folder,) = (tmp_path / "results").iterdir()
+    table, theory = (pd.read_parquet(folder / part) for part in ("runs", "theory"))
+    conditions = len(list(product(*axes.values())))
+    assert table["run"].nunique() == theory["run"].nunique() == conditions
+    assert set(table["experiment"]) == {folder.name}
+    for key, values in axes.items():
+        column = table[key.removeprefix("init.")].unique()
+        if key != "init":  # two choices of init may share a name and differ in gain
+            assert sorted(map(str, column)) == sorted(values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_swept_value_makes_valid_settings(name, composed):
+    base = composed(f"experiment={name}")
+    assert base.experiment == name or name.startswith(f"{base.experiment}_")
+    seen = {base.run()}
+    for key, values in sweep(name).items():
+        assert len(values) == len(set(values))
+        runs = [composed(f"experiment={name}", f"{key}={value}").run() for value in values]
+        assert len(set(runs)) == len(runs), key
+        seen.update(runs)
+    assert len(seen) > 1 or not sweep(name)
+
+
+@pytest.mark.parametrize(
+    "received, nearest", [("dpeth", "depth"), ("inititalization", "initialization")]
+)
+def test_an_unknown_experiment_suggests_the_nearest(call, tmp_path, received, nearest):
+    code, output, errors = call("-m", f"experiment={received}")
+    assert code == 2 and output == "" and not list(tmp_path.iterdir())
+    assert len(errors.splitlines()) == 1
+    assert f"got {received}; did you mean {nearest}?" in errors
