@@ -359,6 +359,8 @@ def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
     for axis in ("depth", "width", "activation", "skip", "batch_size", "upstream", "reduction"):
         columns[axis] = getattr(settings, axis)
     columns |= {"dtype": settings.dtype, "seeds": settings.seeds}
+    scale = settings.network.branch_scale if settings.skip == "scaled" else None
+    columns["branch_scale"] = pd.array([scale] * len(seeds) * n, dtype="string")
     columns |= {axis: getattr(settings.init, axis) for axis in ("gain", "sigma_w", "sigma_b")}
     columns["seed"] = np.repeat(seeds, n)
     columns["layer"] = np.tile([layer for layer, _ in flat], len(seeds))
