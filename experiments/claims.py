@@ -1,7 +1,8 @@
 """Measure every claim: ``python -m experiments.claims``; exit code 1 if one turns out otherwise.
 
-``seed=100`` draws other networks, ``seeds=128`` more of them; ``only=S7,M1``
-measures a part and writes no table; ``results_dir=`` is where ``claims/claims.parquet`` and ``.csv`` go.
+``seed=100`` draws other networks, ``seeds=128`` more of them; ``only=S7,M1`` measures a part (a
+claim, a family, a letter) and writes no table; ``results_dir=`` is where ``claims/claims.parquet``
+and ``claims.csv`` go.
 """
 
 import os
@@ -45,12 +46,13 @@ def options(arguments: list[str]) -> dict:
 
 
 def show(row: dict, index: int, total: int) -> None:
-    """Print one row: counter, id, verdict and numbers on a line, then the sentence."""
-    flag = "" if row["as_expected"] else f"  EXPECTED: {row['expected']}"
+    """Print one row: counter, id, verdict and numbers on a line, then the statement and the sentence."""
     interval = "" if pd.isna(row["low"]) else f" [{row['low']:.4g}, {row['high']:.4g}]"
     numbers = f"{row['measured']:.4g}{interval}, predicted {row['predicted']:.4g}"
-    head = f"{index:>3}/{total}  {row['id']:<23} {row['verdict']:<22} {numbers}"
-    print(f"{head} ± {row['tolerance']:.2g}{flag}")
+    head = f"{index:>3}/{total}  {row['id']:<25} {row['verdict']:<22} {numbers}"
+    print(f"{head} ± {row['tolerance']:.2g}")
+    if not row["as_expected"]:
+        print(f"        EXPECTED: {row['expected']}")
     for text in (row["statement"], row["sentence"]):
         indent = " " * 8 if text is row["statement"] else " " * 10
         print(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent))

@@ -33,7 +33,8 @@ def _told(name, drift, spread, law, constant):
     return drift.finding(
         f"Over one {name} layer of width {WIDTH} ln‖δ‖² moves by {drift.measured:.4f} on average "
         f"(exactly {law[0]:.4f}, about −{constant}/N) with variance "
-        f"{spread.measured / STEPS:.4f} (exactly {law[1]:.4f}): the typical net of depth L loses {constant}·L/N.",
+        f"{spread.measured / STEPS:.4f} (exactly {law[1]:.4f}): the typical net of depth L "
+        f"loses {constant}·L/N.",
         compare.worst((drift, spread)).verdict,
     )
 
@@ -75,5 +76,5 @@ def orthogonal_relu(trial):
     gaussian, linear_step = he_relu_step(WIDTH), chi_square_step(WIDTH)
     law = (gaussian[0] - linear_step[0], gaussian[1] - linear_step[1])
     init = {"name": "orthogonal", "gain": 2**0.5}
-    drift, spread = _step(trial, "relu", init, law, (gaussian[0], nan), 4)
+    drift, spread = _step(trial, "relu", init, law, (gaussian[0], nan), 8)
     return _told("orthogonal ReLU", drift, spread, law, "1.5")

@@ -64,8 +64,8 @@ def _mean_field_rate(trial, activation, init):
         limit = f"{theory.chi(activation, 1.0, sigma_w2):.4f} at any q"
     return result.finding(
         f"Under {init} a net of {activation} and width {WIDTH} multiplies ‖δ‖² by "
-        f"{result.measured:.4f} per layer going backward; theory along the trajectory of q gives {result.predicted:.4f}, "
-        f"and in the limit of infinite width {limit}."
+        f"{result.measured:.4f} per layer going backward; theory along the trajectory of q gives "
+        f"{result.predicted:.4f}, and in the limit of infinite width {limit}."
     )
 
 

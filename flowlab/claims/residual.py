@@ -99,7 +99,7 @@ def variance_of_log(trial):
     parts = {}
     for scaling, a in (("scaled", blocks**-0.5), ("identity", 1.0)):
         table = trial.measure(
-            8, depth=blocks + 1, width=width, activation="identity", init="lecun", skip=scaling
+            16, depth=blocks + 1, width=width, activation="identity", init="lecun", skip=scaling
         )
         law = blocks * (4 * a**2 + 2 * a**4) / ((1 + a**2) ** 2 * width)
         plain = 2 * blocks / width

@@ -28,7 +28,7 @@ def load() -> dict[str, Claim]:
 
 
 def select(only: str | None) -> dict[str, Claim]:
-    """The claims that ``only`` names: ids or families (``M1`` is every ``M1-...``), by commas.
+    """The claims that ``only`` names, by commas: ids, families (``M1``) or letters (``S``).
 
     Raises InputError for an unknown name, suggesting the nearest.
     """
@@ -37,7 +37,7 @@ def select(only: str | None) -> dict[str, Claim]:
         return claims
     chosen = set()
     for name in only.split(","):
-        matching = {id for id in claims if id == name or id.startswith(f"{name}-")}
+        matching = {id for id in claims if name in (id, id.split("-")[0], id[0])}
         if not matching:
             raise unknown("claim", name, claims)
         chosen |= matching
