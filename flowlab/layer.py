@@ -78,7 +78,7 @@ class Workspace:
         self._free = defaultdict(list, {key: list(arrays) for key, arrays in self._all.items()})
 
 
-Watch = Callable[["Primitive", Arrays, np.ndarray, np.ndarray, Arrays], None]
+Watch = Callable[["Layer", Arrays, np.ndarray, np.ndarray, Arrays], None]
 
 
 class Layer:
@@ -104,7 +104,8 @@ class Layer:
         """The adjoint of the Jacobian at the tape's point, applied to ``dy``.
 
         Returns the cotangent of the input and of every parameter. With ``watch``, each primitive
-        reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once.
+        reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once; a
+        residual block reports after its branch, without gradients.
         """
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from flowlab import data, random
 from flowlab.initializers import Initializer
-from flowlab.layer import Primitive, Shape, Workspace, leaves, map_leaves, primitives
+from flowlab.layer import Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.loss import LOSSES
 from flowlab.networks import Network, build
 from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
@@ -95,6 +95,8 @@ def measure(
     progress: Progress | None = None,
     batches: Batches | None = None,
     observe: Observer | None = None,
+    network: Network | None = None,
+    watch: Callable[[np.ndarray, int], Watch] | None = None,
 ) -> pd.DataFrame:
     """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
 
@@ -102,12 +104,14 @@ def measure(
     of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
     ``batches`` replaces the inputs that the settings name; ``observe`` is shown every operation
     with parameters on the way back, by several threads.
+    ``network`` replaces the one that the settings describe, parameter for parameter;
+    ``watch(seeds, layer)``, called by several threads, gives a watch of that layer's pullback.
     Raises InputError for settings that break a rule.
     """
     settings.validate()
     batches = batches or Batches(settings)
     outputs = batches.classes if settings.upstream == "loss" else None
-    network = build(settings, outputs)
+    network = network or build(settings, outputs)
     shape = (settings.batch_size, batches.features)
     rows = layout(network, shape)
     seeds = np.arange(settings.seed, settings.seed + settings.seeds)
@@ -118,7 +122,7 @@ def measure(
 
     def one(part):
         mine.workspace = getattr(mine, "workspace", None) or Workspace()
-        ensemble = _Ensemble(settings, network, rows, part, mine.workspace, observe)
+        ensemble = _Ensemble(settings, network, rows, part, mine.workspace, observe, watch)
         measured = ensemble.measure(*batches(part), steps)
         mine.workspace.reset()
         return measured
@@ -196,9 +200,10 @@ def _fans(parameters) -> Iterator[tuple[int, int]]:
 class _Ensemble:
     """A part of the ensemble on its way forward and back; arrays have a leading seed axis."""
 
-    def __init__(self, settings, network, rows, seeds, workspace, observe=None):
+    def __init__(self, settings, network, rows, seeds, workspace, observe=None, watch=None):
         self.settings, self.network, self.seeds = settings, network, seeds
         self.rows, self.workspace, self.observe = rows, workspace, observe
+        self.watch = watch
         self.initializer = Initializer(settings.init)
         self.dtype = np.dtype(settings.dtype)
         self.homogeneous = network.chain.homogeneous
@@ -279,7 +284,8 @@ class _Ensemble:
         for index in reversed(range(depth)):
             first, last = self.first_row[index], self.first_row[index + 1] - 1
             watch = _Recorder(self, index, exponent, exponents[index])
-            dx, _ = self.network.blocks[index].pullback(dy, tapes[index], self.workspace, watch)
+            told = watch if self.watch is None else _both(self.watch(self.seeds, index + 1), watch)
+            dx, _ = self.network.blocks[index].pullback(dy, tapes[index], self.workspace, told)
             if self.network.residual[index]:
                 self.values[:, last, DELTA] = norms + exponent
             if not self.homogeneous:
@@ -292,6 +298,14 @@ class _Ensemble:
             moved = renormalise(dy, norms)
             exponent, norms = exponent + moved, norms - moved
             progress()
+
+
+def _both(first: Watch, second: Watch) -> Watch:
+    def watch(*report):
+        first(*report)
+        second(*report)
+
+    return watch
 
 
 class _Recorder:

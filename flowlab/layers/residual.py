@@ -55,6 +55,8 @@ class Residual(Layer):
         workspace.give(df)
         if through is not df:  # an empty chain hands its cotangent on
             workspace.give(through)
+        if watch is not None:
+            watch(self, tape, dy, dx, {})  # its parameters were told by the branch
         return dx, gradients
 
 
