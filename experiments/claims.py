@@ -46,7 +46,7 @@ def options(arguments: list[str]) -> dict:
 
 
 def show(row: dict, index: int, total: int) -> None:
-    """Print one row: counter, id, verdict and numbers on a line, then the statement and the sentence."""
+    """Print one row: counter, id, verdict and numbers, then the statement and the sentence."""
     interval = "" if pd.isna(row["low"]) else f" [{row['low']:.4g}, {row['high']:.4g}]"
     numbers = f"{row['measured']:.4g}{interval}, predicted {row['predicted']:.4g}"
     head = f"{index:>3}/{total}  {row['id']:<25} {row['verdict']:<22} {numbers}"

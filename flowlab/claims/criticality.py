@@ -76,7 +76,7 @@ for _sigma_b2, _sigma_w2 in CRITICAL_LINE.items():
     claim(
         f"M3-{_sigma_b2}",
         f"A tanh net with σ_b² = {_sigma_b2} is critical at σ_w² = {_sigma_w2}.",
-        "Poole et al. 2016; Schoenholz et al. 2017, fig. 1",
+        "Poole et al. 2016; Schoenholz et al. 2017",
     )(partial(_critical, sigma_b2=_sigma_b2))
 
 

@@ -84,7 +84,7 @@ for _scaling, _formula, _total in (
     claim(
         f"R1-{_scaling}",
         f"With χ_f = 1, L blocks {_formula} multiply ‖δ‖² by {_total.split(' =')[0]}.",
-        "Hanin & Rolnick 2018; De & Smith 2020",
+        "Hanin & Rolnick 2018; second moments of one block",
     )(partial(_residual_rate, scaling=_scaling, total=_total))
 
 
@@ -170,7 +170,7 @@ def one_step(trial, blocks: int, factor: float) -> np.ndarray:
 @claim(
     "R4",
     "Fixup (m = 2): one step changes the output equally at any depth; without L^−½, L times more.",
-    "Zhang et al. 2019, section 3",
+    "Zhang et al. 2019",
 )
 def fixup(trial):
     """The change over its law: 1 with the factor L^−½, L without; second order is below 1e-3."""

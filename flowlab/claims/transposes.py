@@ -104,7 +104,7 @@ def pairings(trial):
 @claim(
     "A2",
     "E‖dX‖² = n_in·Var(W)‖dY‖²; for iid dY of variance v E‖dW‖² = v·n_out‖X‖², E‖db‖² = v·n_out·B.",
-    "He et al. 2015, eq. 13; second moments",
+    "He et al. 2015; second moments",
 )
 def second_moments(trial):
     """All three as ratios of 1, over the ensemble; He, so fan_in·Var(W) = 2."""
