@@ -6,7 +6,7 @@ standard error and theory's, and the allowance is theory's own error (0 for an e
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import exp, isfinite, isnan, nan, sqrt
+from math import exp, inf, isfinite, isnan, nan, sqrt
 
 import numpy as np
 
@@ -35,7 +35,8 @@ class Comparison:
     @property
     def error(self) -> float:
         """Distance from the prediction in units of the tolerance."""
-        return abs(self.measured - self.predicted) / self.tolerance
+        gap = abs(self.measured - self.predicted)
+        return gap / self.tolerance if self.tolerance else (inf if gap else 0.0)
 
     @property
     def verdict(self) -> str:
@@ -97,8 +98,12 @@ def variance(quantity, values, predicted, allowance=0.0, against=nan) -> Compari
 
 
 def identity(quantity, errors, tolerance=ROUNDING) -> Comparison:
-    """The worst of relative ``errors`` (any shape), which an exact identity keeps at rounding."""
-    return Comparison(quantity, 0.0, float(np.max(np.abs(errors))), tolerance)
+    """The worst of relative ``errors`` (any shape), which an exact identity keeps at rounding.
+
+    NaN among them breaks the identity as infinity does.
+    """
+    error = np.nan_to_num(np.abs(errors), nan=inf, posinf=inf).max()
+    return Comparison(quantity, 0.0, float(error), tolerance)
 
 
 def relative(left, right, size=None) -> np.ndarray:
@@ -109,7 +114,7 @@ def relative(left, right, size=None) -> np.ndarray:
 def worst(comparisons: Iterable[Comparison]) -> Comparison:
     """The comparison that speaks loudest against the claim: failed, then open, then furthest."""
     rank = {FAILS: 2, OPEN: 1, HOLDS: 0}
-    return max(comparisons, key=lambda c: (rank[c.verdict], c.error if isfinite(c.error) else 0))
+    return max(comparisons, key=lambda c: (rank[c.verdict], 0 if isnan(c.error) else c.error))
 
 
 def _larger(se: float, sd: float, n: int) -> float:

@@ -70,7 +70,7 @@ def same_as_frameworks(trial):
         for framework in names
         for example in EXAMPLES.values()
     }
-    furthest = max(differences, key=differences.get)
+    furthest = max(differences, key=lambda pair: np.nan_to_num(differences[pair], nan=np.inf))
     result = compare.identity(quantity, differences[furthest])
     told = " and ".join(
         f"{ {'jax': 'JAX', 'torch': 'PyTorch'}[name] } {version(name)}" for name in names
@@ -100,4 +100,4 @@ def difference(trial: Trial, example: Example, framework) -> float:
         np.sqrt(square(ours[name] - expected) / square(expected)).max()
         for name, expected in theirs.items()
     ]
-    return float(max(errors))
+    return float(np.max(errors))
