@@ -73,16 +73,16 @@ def profiles(
         for ax, column, summary in zip(axes, columns, summaries, strict=True):
             style.layers(ax, first, last)
             ax.set_title(SYMBOLS.get(column, column))
-            drawn |= _panel(ax, column, summary, runs, prediction, last - first)
+            drawn |= panel(ax, column, summary, runs, prediction, last - first)
 
         title = fill(shared, int(13 * width))
         lines = [
             Line2D([], [], color=color, marker=marker, label=fill(run.label, int(12 * width)))
             for run, color, marker in zip(runs, style.COLORS, style.MARKERS, strict=False)
         ]
-        keys = [handle for name, handle in _key().items() if name in drawn]
-        height = title.count("\n") + 1 + _legend(figure, lines, "upper", title=title)
-        height += _legend(figure, keys, "lower") if keys else 0
+        keys = [handle for name, handle in key().items() if name in drawn]
+        height = title.count("\n") + 1 + legend(figure, lines, "upper", title=title)
+        height += legend(figure, keys, "lower") if keys else 0
         figure.set_figheight(PANEL + 0.7 + LINE * height)
     return figure
 
@@ -114,7 +114,7 @@ def caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
     return f"{text} {'All runs' if len(runs) > 1 else 'Run'}: {shared}." if shared else text
 
 
-def _panel(
+def panel(
     ax: Axes,
     column: str,
     summary: pd.DataFrame,
@@ -122,7 +122,7 @@ def _panel(
     prediction: pd.DataFrame | None,
     span: int,
 ) -> set[str]:
-    """Draw one norm of all runs; the names in _key of what was drawn."""
+    """Draw one norm of all runs; the names in key of what was drawn."""
     drawn = set()
     edges = {"zero": 0, "nonfinite": 0}
     for place, run in enumerate(runs):
@@ -173,7 +173,7 @@ def _panel(
     return drawn
 
 
-def _key() -> dict[str, Artist]:
+def key() -> dict[str, Artist]:
     """What the kinds of artists mean, whatever their colour."""
     line, patch = partial(Line2D, [], [], color=GREY), partial(Patch, edgecolor=GREY)
     return {
@@ -243,7 +243,7 @@ def _frame(ax: Axes, edges: dict[str, int]) -> None:
     style.decades(ax, middle - span / 2 - below * unit, middle + span / 2 + above * unit)
 
 
-def _legend(figure: Figure, handles: list, side: str, title: str | None = None) -> int:
+def legend(figure: Figure, handles: list, side: str, title: str | None = None) -> int:
     """A legend above or below the panels, in as many columns as fit; its number of rows."""
     longest = max(len(line) for handle in handles for line in handle.get_label().split("\n"))
     entry = (0.6 * longest + 4.5) * style.TEXT / 72

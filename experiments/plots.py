@@ -1,0 +1,169 @@
+"""Draw the tables under a results folder: ``python -m experiments.plots``; ``experiment=depth``.
+
+Writes results/<experiment>/figures/<figure>.png, .svg and .json (title, caption, the runs shown).
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments.command import guarded
+from flowlab import tables
+from flowlab.errors import InputError, unknown
+from flowlab.figures.files import save
+from flowlab.figures.gallery import Drawing, drawings
+from flowlab.theory.plane import phase_plane
+
+DEFAULTS = {"results_dir": "results", "experiment": ""}
+POINTS = 41  # theory's phase plane, along each side
+
+
+def main(arguments: list[str]) -> int:
+    """Draw what the arguments (key=value) ask for; the exit code."""
+    return guarded(lambda: plots(**parse(arguments)))
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    """``key=value`` arguments over the defaults; raises InputError for anything else."""
+    chosen = dict(DEFAULTS)
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"settings are written key=value; got {text}")
+        if key not in DEFAULTS:
+            raise unknown("setting", key, DEFAULTS)
+        chosen[key] = value
+    return chosen
+
+
+def plots(results_dir: str, experiment: str = "") -> None:
+    """Draw every experiment under ``results_dir``, or one.
+
+    Tables that cannot be used are told in one line each and left out. Raises InputError where there
+    is no table at all, or none that can be drawn.
+    """
+    root = Path(results_dir)
+    if not root.is_dir():
+        raise InputError(f"results_dir must be a folder; got {root}, which is not there")
+    found = sorted(folder.parent.name for folder in root.glob("*/runs") if any(_parquet(folder)))
+    if not found:
+        raise InputError(f"results_dir must hold <experiment>/runs/*.parquet; got none in {root}")
+    if experiment and experiment not in found:
+        raise unknown("experiment", experiment, found)
+    drawn = sum(_experiment(root / name) for name in ([experiment] if experiment else found))
+    if not drawn:
+        raise InputError(f"results_dir must hold a table that can be drawn; got none in {root}")
+
+
+def _experiment(folder: Path) -> int:
+    """Draw one experiment's figures; how many were drawn."""
+    table, problems = load(folder / "runs")
+    prediction, more = load(folder / "theory", theory=True)
+    for problem in [*problems, *more]:
+        _say(problem)
+    if table.empty:
+        return 0
+    silent = set(table["run"]) - set(prediction["run"])
+    if silent:
+        _say(f"{folder / 'theory'} lacks {len(silent)} of {table['run'].nunique()} runs")
+    drawn = 0
+    for drawing in drawings(folder.name):
+        try:
+            paths = draw(drawing, table, prediction, folder)
+        except InputError as error:
+            _say(f"{folder.name}/{drawing.name} is not drawn: {error}")
+        else:
+            drawn += 1
+            print(paths[0])
+    return drawn
+
+
+def draw(
+    drawing: Drawing, table: pd.DataFrame, prediction: pd.DataFrame, folder: Path
+) -> tuple[Path, ...]:
+    """Write one figure and its description under ``folder``; the paths written."""
+    shown = drawing.select(table)
+    runs = sorted(shown["run"].unique())
+    left_out = table["run"].nunique() - len(runs)
+    told = prediction[prediction["run"].isin(runs)]
+    given = (shown, None if told.empty else told)
+    if drawing.plane:
+        given += (_plane(shown),)
+    stem = folder / "figures" / drawing.name
+    try:
+        paths = save(drawing.draw(*given), stem)
+        description = {
+            "title": drawing.title,
+            "caption": drawing.caption(*given),
+            "experiment": folder.name,
+            "runs": [f"runs/{run}.parquet" for run in runs],
+        }
+        described = stem.with_suffix(".json")
+        temporary = described.with_name(f".{described.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(description, ensure_ascii=False, indent=2) + "\n")
+        os.replace(temporary, described)
+    except OSError as error:
+        raise InputError(f"cannot write {stem}: {error.strerror or error}") from None
+    if left_out and drawing.name == "profiles":
+        _say(
+            f"{folder.name}/profiles shows {len(runs)} of {len(runs) + left_out} runs; for others "
+            "filter the table: flowlab.figures.profiles(table.query('depth == 50'))"
+        )
+    return (*paths, described)
+
+
+def load(folder: Path, theory: bool = False) -> tuple[pd.DataFrame, list[str]]:
+    """The usable tables of a folder as one frame, and one line for each that is not."""
+    paths, problems = [], []
+    for path in _parquet(folder):
+        try:
+            schema = tables.metadata(path).get("schema")
+            if schema != tables.SCHEMA:
+                raise InputError(f"{path} has schema {schema}; this version reads {tables.SCHEMA}")
+            paths.append(path)
+        except InputError as error:
+            problems.append(str(error))
+    if not theory:
+        table, more = tables.read_all(paths)
+        return table, problems + more
+    frames = []
+    for path in paths:
+        try:
+            frame = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            problems.append(f"{path} is damaged: {str(error).splitlines()[0]}")
+            continue
+        missing = [name for name in ("run", "layer", *tables.NORMS) if name not in frame]
+        if missing:
+            problems.append(f"{path} is not a prediction of this laboratory: no {missing[0]}")
+        else:
+            frames.append(frame)
+    empty = pd.DataFrame(columns=["run", "layer", *tables.NORMS])
+    return pd.concat(frames, ignore_index=True) if frames else empty, problems
+
+
+def _parquet(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def _plane(table: pd.DataFrame) -> pd.DataFrame:
+    """Theory's phase plane around the measured points, which it contains."""
+    sides = []
+    for name in ("sigma_w", "sigma_b"):
+        squares = np.unique(table[name] ** 2)
+        margin = 0.05 * np.ptp(squares) or 0.05
+        ends = max(squares[0] - margin, 0), squares[-1] + margin
+        sides.append(np.union1d(np.linspace(*ends, POINTS), squares))
+    return phase_plane(table["activation"].iat[0], *sides)
+
+
+def _say(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""Log-norm against layer, a panel of its own for each run: an initializer each, say."""
+
+from math import ceil
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from flowlab.figures import style
+from flowlab.figures.by_layer import LINE, PANEL, SYMBOLS, key, legend, panel
+from flowlab.figures.runs import describe
+from flowlab.statistics import DELTA, profile
+
+COLUMNS = 3
+
+
+def small_multiples(
+    table: pd.DataFrame, prediction: pd.DataFrame | None = None, column: str = DELTA
+) -> Figure:
+    """``column`` against layer, one panel for each run, each with a y axis of its own.
+
+    Tables, artists and errors are those of ``by_layer.profiles``: mean over seeds with its 95 %
+    interval and ±1 sd, theory's line and the band of the mean.
+    """
+    runs, shared = describe(table)
+    summary = profile(table, column)
+    first, last = int(table["layer"].min()), int(table["layer"].max())
+    columns = min(COLUMNS, len(runs))
+    rows = ceil(len(runs) / columns)
+    with style.context():
+        figure = Figure(figsize=(style.WIDTH, 1))
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        drawn = set()
+        for ax, run in zip(axes, runs, strict=False):
+            style.layers(ax, first, last)
+            ax.set_title(run.label)
+            ax.set_ylabel(SYMBOLS.get(column, column))
+            drawn |= panel(ax, column, summary, [run], prediction, last - first)
+        for ax in axes[len(runs) :]:
+            ax.set_visible(False)
+        keys = [handle for name, handle in key().items() if name in drawn]
+        height = legend(figure, keys, "lower", title=shared)
+        figure.set_figheight(rows * (PANEL + 0.1) + 0.3 + LINE * (height + 1))
+    return figure

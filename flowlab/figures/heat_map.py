@@ -1,0 +1,113 @@
+"""A number in a cell for each pair of settings: log10 ‖δ_1‖/‖δ_L‖ over initializer and another."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import SymLogNorm
+from matplotlib.figure import Figure
+
+from flowlab.figures import style
+from flowlab.figures.ratios import SYMBOL, init_labels, ratios
+
+CELL = 0.3  # inches, the height of a row
+COLORS = "PuOr_r"  # orange to purple through white, apart under every colour blindness
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue
+WITHIN = 1.0  # decades: a gradient that stays within a factor of 10 is called kept
+
+
+def heat_map(
+    table: pd.DataFrame, prediction: pd.DataFrame | None = None, across: str = "depth"
+) -> Figure:
+    """Initializers down, ``across`` to the right; each cell the mean over seeds in decades.
+
+    Purple and negative: the gradient vanishes on its way to the input; orange: it explodes. The
+    colour grows linearly up to one decade and logarithmically beyond. "?" marks a pair whose seeds
+    are all zero or nonfinite; a pair without a run stays empty. ``prediction`` is not drawn.
+    Raises InputError as ``ratios`` does.
+    """
+    cells = _cells(table, None, across)
+    means = _ordered(cells.pivot(index="label", columns=across, values="mean"))
+    present = cells.assign(here=1).pivot(index="label", columns=across, values="here")
+    present = present.reindex_like(means).notna().to_numpy()
+    values = means.to_numpy()
+    top = max(np.nanmax(np.abs(values), initial=0), WITHIN)
+    with style.context():
+        figure = Figure(figsize=(style.WIDTH, 1.25 + CELL * len(means)))
+        ax = figure.subplots()
+        norm = SymLogNorm(WITHIN, vmin=-top, vmax=top)
+        image = ax.imshow(values, cmap=COLORS, norm=norm, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if present[row, column]:
+                dark = np.dot(image.to_rgba(value)[:3], LUMINANCE) < 0.5
+                text = "?" if np.isnan(value) else _decimals(value)
+                ax.text(column, row, text, ha="center", va="center", color="w" if dark else "k")
+        ax.set_xticks(range(len(means.columns)), [str(name) for name in means.columns])
+        ax.set_yticks(range(len(means)), means.index, fontsize=style.TEXT)
+        if max(len(str(name)) for name in means.columns) > 7:
+            ax.tick_params("x", rotation=30)
+        ax.set_xlabel(across)
+        ax.set_ylabel("init")
+        ax.set_title(f"{SYMBOL}, decades from output to input")
+        ax.grid(False)
+        ax.tick_params(length=0)
+        bar = figure.colorbar(image, ax=ax, pad=0.02)
+        ticks = [t for t in (-100, -10, -1, 0, 1, 10, 100) if abs(t) <= top]
+        bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])
+        bar.minorticks_off()
+        bar.ax.tick_params(labelsize=style.TEXT)
+    return figure
+
+
+def heat_map_caption(
+    table: pd.DataFrame, prediction: pd.DataFrame | None = None, across: str = "depth"
+) -> str:
+    """Which pairs keep the gradient within a factor of 10, the extremes, and how far theory is off."""
+    cells = _cells(table, prediction, across)
+    known = cells.dropna(subset="mean")
+    kept = known[known["mean"].abs() <= WITHIN]
+    vanished, exploded = (known["mean"] < -WITHIN).sum(), (known["mean"] > WITHIN).sum()
+    text = (
+        f"Of {len(cells)} pairs of init and {across}, {len(kept)} keep ‖δ₁‖/‖δ_L‖ within a factor "
+        f"of 10; {vanished} vanish and {exploded} explode beyond it."
+    )
+    if len(known):
+        low, high = (known.loc[known["mean"].agg(how)] for how in ("idxmin", "idxmax"))
+        text += f" Extremes: {_named(low, across)} and {_named(high, across)}."
+    always = [
+        str(label)
+        for label, rows in known.groupby("label", sort=False)
+        if rows["mean"].abs().max() <= WITHIN and rows["excluded"].sum() == 0
+    ]
+    text += f" Kept at every {across}: {', '.join(always) or 'none'}."
+    told = known.dropna(subset="predicted")
+    if len(told):
+        miss = (told["mean"] - told["predicted"]).abs()
+        worst = told.loc[miss.idxmax()]
+        text += (
+            f" Theory is off by {miss.median():.2g} decades in the median pair and by at most "
+            f"{miss.max():.2g} ({worst['label']}, {across} {worst[across]})."
+        )
+    silent = len(cells) - len(known)
+    return text + (f" {silent} pairs have no seed with finite norms throughout." if silent else "")
+
+
+def _cells(table, prediction, across: str) -> pd.DataFrame:
+    cells = ratios(table, prediction, ["init", "gain", across])
+    return cells.assign(label=init_labels(cells))
+
+
+def _ordered(means: pd.DataFrame) -> pd.DataFrame:
+    """Exploding rows on top; columns too by their mean where they are names."""
+    means = means.loc[means.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+    if all(isinstance(name, str) for name in means.columns):
+        means = means[means.mean().sort_values(kind="stable").index]
+    return means
+
+
+def _decimals(value: float) -> str:
+    """Two digits or more, a true minus, no minus zero."""
+    text = f"{value:.0f}" if abs(value) >= 99.95 else f"{value:z.1f}"
+    return (f"{value:z.2f}" if abs(value) < 0.995 else text).replace("-", "−")
+
+
+def _named(cell: pd.Series, across: str) -> str:
+    return f"{cell['label']} at {across} {cell[across]} ({_decimals(cell['mean'])} decades)"
