@@ -5,6 +5,7 @@ X is (n, d1), W (d1, d2), b (d2,), Y and its cotangent dY (n, d2).
 
 import math
 from collections.abc import Iterator
+from functools import reduce
 from itertools import groupby, product
 
 import numpy as np
@@ -105,7 +106,8 @@ def derive(n: int, d1: int, d2: int, seed: int = 0) -> pd.DataFrame:
     random = np.random.default_rng(seed)
     lengths = {"n": n, "d1": d1, "d2": d2}
     shapes = {name: tuple(lengths[axis] for axis in axes) for name, axes in OPERANDS.items()}
-    X, W, dY = (random.standard_normal(shapes[name]) for name in ("X", "W", "dY"))
+    operands = {name: shapes[name] for name in ("X", "W", "dY")}
+    X, W, dY = map(random.standard_normal, operands.values())
     jacobians = {
         "dX": lambda v: v @ W,
         "dW": lambda v: X @ v,
@@ -116,37 +118,38 @@ def derive(n: int, d1: int, d2: int, seed: int = 0) -> pd.DataFrame:
         v = random.standard_normal(shapes[name])
         Jv = jacobians[gradient](v)
         size = np.linalg.norm(dY) * np.linalg.norm(Jv)
-        for formula, factors in _products({"X": X, "W": W, "dY": dY}, sums=name == "b"):
-            if _product_shape(factors) != shapes[name]:
+        for formula, shape in _products(operands, sums=name == "b"):
+            if shape != shapes[name]:
                 continue
-            G = factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+            G = evaluate(formula, X=X, W=W, dY=dY)
             residual = abs(np.sum(dY * Jv) - np.sum(G * v)) / size
             once = formula.count("dY") == 1
             rows.append((gradient, formula, once, residual, once and residual < TOLERANCE))
     return pd.DataFrame(rows, columns=["gradient", "formula", "linear", "residual", "adjoint"])
 
 
-def _products(operands: dict[str, np.ndarray], sums: bool) -> Iterator[tuple[str, tuple]]:
-    """Formula and factors of every product, or of every sum over an axis."""
+def _products(shapes: dict[str, Shape], sums: bool) -> Iterator[tuple[str, Shape]]:
+    """Formula and shape of every product, or of every sum over an axis."""
     single = {}
-    for name, array in operands.items():
-        single |= {name: array, f"{name}ᵀ": array.T}
+    for name, shape in shapes.items():
+        single |= {name: shape, f"{name}ᵀ": shape[::-1]}
     if sums:
-        for name, array in single.items():
-            yield f"1ᵀ {name}", (np.ones(len(array)), array)
+        yield from ((f"1ᵀ {name}", shape[1:]) for name, shape in single.items())
         return
-    for name, array in single.items():
-        yield name, (array,)
+    yield from single.items()
     for (left, a), (right, b) in product(single.items(), repeat=2):
-        yield f"{left} {right}", (a, b)
+        if a[1] == b[0]:
+            yield f"{left} {right}", (a[0], b[1])
 
 
-def _product_shape(factors: tuple) -> Shape | None:
-    """The shape of the product, None where the factors do not fit."""
-    if len(factors) == 1:
-        return factors[0].shape
-    left, right = (factor.shape for factor in factors)
-    return left[:-1] + right[1:] if left[-1] == right[0] else None
+def evaluate(formula: str, **operands: np.ndarray) -> np.ndarray:
+    """The product that a formula of :func:`derive` names: ``evaluate("Xᵀ dY", X=X, dY=dY)``."""
+    if formula.startswith("1ᵀ "):
+        return evaluate(formula.removeprefix("1ᵀ "), **operands).sum(axis=0)
+    names = formula.split()
+    factors = [operands[name.removesuffix("ᵀ")] for name in names]
+    turned = [f.T if name.endswith("ᵀ") else f for name, f in zip(names, factors, strict=True)]
+    return reduce(np.matmul, turned)
 
 
 def coincidences(n: int, d1: int, d2: int) -> list[str]:

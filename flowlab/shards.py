@@ -228,7 +228,8 @@ def _draw(random: np.random.Generator, n: int, d1: int, d2: int, count: int) -> 
 def _error(got: dict[str, Parts], expected: dict[str, np.ndarray], direction: str) -> float:
     """The worst relative error of a direction's results, over devices."""
     names = ["Y"] if direction == "forward" else [name for name in expected if name != "Y"]
-    return max(relative_error(copy, expected[name]) for name in names for copy in got[name])
+    errors = [relative_error(copy, expected[name]) for name in names for copy in got[name]]
+    return float(np.max(errors))  # NaN, if there is one
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
