@@ -60,7 +60,7 @@ def heat_map(
 def heat_map_caption(
     table: pd.DataFrame, prediction: pd.DataFrame | None = None, across: str = "depth"
 ) -> str:
-    """Which pairs keep the gradient within a factor of 10, the extremes, and how far theory is off."""
+    """Which pairs keep the gradient within a factor of 10, the extremes, and theory's error."""
     cells = _cells(table, prediction, across)
     known = cells.dropna(subset="mean")
     kept = known[known["mean"].abs() <= WITHIN]
