@@ -70,7 +70,8 @@ def constant_upstream(
     """An all-ones upstream gradient on a linear layer, with inputs of mean 0 and of mean 1.
 
     One row per (inputs, parameter, batch_size): ``mean`` over seeds of log10 ‖dW‖ (‖db‖) with its
-    interval, and ``rms``, log10 of the root of the mean square. ‖db‖ = n√d_out always; E‖dW‖² = d_out·d_in(n + n²m²) for inputs of mean m, variance 1.
+    interval, and ``rms``, log10 of the root of the mean square. ‖db‖ = n√d_out always;
+    E‖dW‖² = d_out·d_in(n + n²m²) for inputs of mean m and variance 1.
     """
     frames = []
     for inputs, mean in (("zero-mean", 0.0), ("mean 1", _MEAN)):
@@ -89,7 +90,8 @@ def uniform_softmax(
 
     One row per (labels, parameter, batch_size): as :func:`constant_upstream`. With labels drawn
     independently and uniformly E‖db‖² = B(1 − 1/K), slope exactly ½; with every class equally often
-    the examples' gradients cancel in db and only rounding is left (batch sizes are multiples of K, up to the largest).
+    the examples' gradients cancel in db and only rounding is left (batch sizes are multiples of K,
+    up to the largest).
     """
     frames = []
     for labels, unit in (("independent", 1), ("balanced", _CLASSES)):

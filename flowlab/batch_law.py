@@ -136,7 +136,7 @@ def _parameters(table: pd.DataFrame) -> pd.DataFrame:
     """A row for W and one for b of every row that has them, with both log10 norms."""
     for name in (*EXAMPLES, "batch_size", "reduction"):
         if name not in table:
-            raise unknown("column", name, table.columns)
+            raise InputError(f"the batch law needs the column {name}; got a table without it")
     shared = table[["run", "seed", "layer", "op", "batch_size", "reduction"]]
     lost = table["status"] == "nonfinite"
     frames = []
