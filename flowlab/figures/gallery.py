@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from flowlab.figures.by_init import small_multiples
+from flowlab.figures.by_init import small_multiples, small_multiples_caption
 from flowlab.figures.by_layer import caption, profiles
 from flowlab.figures.extreme import depths_of_underflow, underflow_caption
 from flowlab.figures.finite_width import variance_caption, variance_collapse
@@ -54,7 +54,7 @@ GALLERY = {
             "profiles_by_init",
             "The gradient's norm against layer under each initializer",
             small_multiples,
-            caption,
+            small_multiples_caption,
             one_depth,
         ),
         Drawing(

@@ -74,9 +74,7 @@ def phase_caption(
         sided = points["kind"].map({"vanishes": -1, "explodes": 1}).fillna(0)
         decided = sided != 0
         right = (np.sign(near - 1)[decided] == sided[decided]).sum()
-        text += (
-            f" {right} of the {decided.sum()} that go one way lie in theory's phase of that kind"
-        )
+        text += f" {right} of the {decided.sum()} that go one way lie in that phase by theory"
         wrong = points[decided & (np.sign(near - 1) != sided)]
         if len(wrong):
             text += f", the others within χ = {near[wrong.index].min():.3f} to "
