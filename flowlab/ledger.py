@@ -32,7 +32,6 @@ import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
-from flowlab.kernel import ShapeError
 from flowlab.layer import Chain, Layer, Primitive, primitives
 from flowlab.layers import Activation, Residual
 from flowlab.measure import Batches, Progress, measure
@@ -100,7 +99,7 @@ def replace_jacobian(network: Network, layer: int, op: str) -> Network:
     """The network with the pullback of one operation made the identity, its forward unchanged.
 
     ``layer`` counts from 1; ``op`` is the operation's name in the ledger. Raises InputError if
-    there is none such; one whose input and output differ in shape is refused when it is declared.
+    there is none such, and when the network is declared for a shape that the operation changes.
     """
     if not 1 <= layer <= len(network.blocks):
         raise InputError(f"layer must be from 1 to {len(network.blocks)}; got {layer}")
@@ -109,7 +108,8 @@ def replace_jacobian(network: Network, layer: int, op: str) -> Network:
     if op not in names:
         raise unknown(f"operation of layer {layer}", op, names)
     blocks = list(network.blocks)
-    blocks[layer - 1] = _swapped(block, iter(range(len(names))), names.index(op))
+    numbers = iter(range(len(names)))
+    blocks[layer - 1] = _swapped(block, numbers, names.index(op), f"{layer}.{op}")
     return dataclasses.replace(network, blocks=tuple(blocks))
 
 
@@ -128,17 +128,17 @@ class IdentityJacobian(Primitive):
     Not the adjoint of its forward pass: an instrument, after which gradients are no one's.
     """
 
-    def __init__(self, layer: Primitive):
-        self.layer, self.name = layer, layer.name
+    def __init__(self, layer: Primitive, label: str = ""):
+        self.layer, self.name, self.label = layer, layer.name, label or layer.name
         self.couples_examples = layer.couples_examples
         self.homogeneous, self.trainable = layer.homogeneous, layer.trainable
 
     def shapes(self, shape):
         declaration = self.layer.declare(shape)
         if declaration.output != shape:
-            raise ShapeError(
-                f"{self.name}: a replaced Jacobian must keep its shape; "
-                f"got {shape} to {declaration.output}"
+            raise InputError(
+                "an operation whose Jacobian is replaced must keep its input's shape; "
+                f"{self.label} maps {shape} to {declaration.output}"
             )
         return declaration
 
@@ -155,11 +155,11 @@ class IdentityJacobian(Primitive):
         return dx, gradients
 
 
-def _swapped(layer: Layer, count: Iterator[int], target: int) -> Layer:
+def _swapped(layer: Layer, numbers: Iterator[int], target: int, label: str) -> Layer:
     """A copy of ``layer`` in which the primitive of number ``target`` has its Jacobian replaced."""
     if not layer.children:
-        return IdentityJacobian(layer) if next(count) == target else layer
-    children = [_swapped(child, count, target) for child in layer.children]
+        return IdentityJacobian(layer, label) if next(numbers) == target else layer
+    children = [_swapped(child, numbers, target, label) for child in layer.children]
     if isinstance(layer, Residual):
         return Residual(*children, layer.a, layer.s)
     return Chain(children, layer.name)

@@ -45,8 +45,11 @@ def waterfall(ledger: pd.DataFrame) -> Figure:
         _steps(figure.add_subplot(grid[0, :]), rows, kinds, looks)
         _kinds(figure.add_subplot(grid[1, 0]), rows, looks)
         _largest(figure.add_subplot(grid[1, 1]), rows, looks)
+        replaced = str(rows["run"].iat[0]).partition("-without-")[2]
+        if replaced:
+            shared += f"; Jacobian of {replaced} replaced by the identity"
         if left_out:
-            shared += f"; {left_out} seeds left out as zero or nonfinite"
+            shared += f"; seeds left out as zero or nonfinite: {left_out}"
         handles = [Patch(label=kind, **looks[kind]) for kind in kinds]
         figure.legend(
             handles=handles,
@@ -75,7 +78,7 @@ def caption(ledger: pd.DataFrame) -> str:
         f"Least: {low.op} of layer {low.layer}, {interval(low)}; "
         f"most: {high.op} of layer {high.layer}, {interval(high)}."
     )
-    return text + (f" {left_out} seeds left out as zero or nonfinite." if left_out else "")
+    return text + (f" Seeds left out as zero or nonfinite: {left_out}." if left_out else "")
 
 
 def totals(ledger: pd.DataFrame, by: list[str]) -> pd.DataFrame:

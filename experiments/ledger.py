@@ -1,0 +1,142 @@
+"""Where the gradient goes: ``python -m experiments.ledger init=he depth=20 skip=identity``.
+
+Settings are those of ``experiments.run``; ``replace=3.relu`` makes the Jacobian of that operation
+the identity, measures again and compares the change with what the ledger said.
+"""
+
+import platform
+import shlex
+import sys
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments.command import main
+from experiments.run import PACKAGES
+from flowlab import tables
+from flowlab.errors import InputError
+from flowlab.ledger import imbalance, ledger, operation
+from flowlab.settings import Settings
+from flowlab.statistics import mean_interval
+
+
+def run(settings: Settings, replace: str | None = None) -> None:
+    """Write one configuration's ledger and waterfall and say which operations matter."""
+    from flowlab.figures.files import save
+    from flowlab.figures.waterfall import complete, waterfall
+
+    folder = Path(settings.results_dir) / settings.experiment
+    tables.writable(folder)
+    begun = time.perf_counter()
+    accounts = [ledger(settings)]
+    if replace is not None:
+        accounts.append(ledger(settings, replace))
+    print(
+        f"{settings.seeds} {settings.activation} nets, init={settings.init.name} "
+        f"depth={settings.depth} width={settings.width} skip={settings.skip}, "
+        f"upstream={settings.upstream}: {time.perf_counter() - begun:.1f} s\n"
+    )
+    print(describe(accounts[0]))
+    if replace is not None:
+        print(f"\n{compare(*accounts, replace)}")
+    metadata = {
+        "settings": settings.resolved(),
+        "experiment": settings.experiment,
+        "command": shlex.join(["python", "-m", "experiments.ledger", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+    }
+    for account, replaced in zip(accounts, (None, replace), strict=False):
+        name = account["run"].iat[0]
+        if replaced:
+            metadata |= {
+                "replaced": replaced,
+                "command": f"{metadata['command']} replace={replaced}",
+            }
+        path = tables.write(account, folder / "ledger" / f"{name}.parquet", metadata)
+        print(f"\nTable:  {path}  ({len(account)} rows)")
+        if len(complete(account)):
+            try:
+                drawn, _ = save(waterfall(account), folder / "figures" / f"ledger-{name}")
+            except OSError as error:
+                raise InputError(f"cannot write the figure: {error}") from None
+            print(f"Figure: {drawn}")
+
+
+def describe(account: pd.DataFrame) -> str:
+    """The kinds' totals, the largest operations, and how well gains add up, in plain words."""
+    from flowlab.figures.waterfall import complete, interval, largest, totals
+
+    rows = complete(account)
+    lines = []
+    left_out = account["seed"].nunique() - rows["seed"].nunique()
+    if left_out:
+        lines.append(f"Seeds left out, as a cotangent of theirs is zero or not known: {left_out}.")
+    if rows.empty:
+        return "\n".join(lines)
+
+    def told(name, row):
+        lines.append(f"  {name:<26}{interval(row)}")
+
+    seeds = rows["seed"].nunique()
+    over = f"mean over {seeds} seeds [95 % interval]" if seeds > 1 else "one seed"
+    lines.append(f"Gain of the cotangent's norm from output to input, in decades (log10), {over}:")
+    for row in totals(rows, ["kind"]).itertuples():
+        told(f"{row.kind} ({row.operations})", row)
+    (whole,) = totals(rows.assign(all="all"), ["all"]).itertuples()
+    told("end to end", whole)
+    lines += ["", "The single operations that lose or gain most:"]
+    for row in largest(rows).itertuples():
+        told(f"layer {row.layer} {row.op}", row)
+    inner = rows[~rows["counted"]]
+    if len(inner):
+        lines += ["", "Inside the branches (not added again; they make the branch's size):"]
+        for row in totals(inner.assign(counted=True), ["kind"]).itertuples():
+            told(f"{row.kind} ({row.operations})", row)
+    lines += [
+        "",
+        f"Gains add up to the measured end-to-end change within {worst(rows):.1g} decades.",
+    ]
+    return "\n".join(lines)
+
+
+def worst(account: pd.DataFrame) -> float:
+    """The largest |sum of gains − end-to-end change| over seeds, in decades."""
+    return float(imbalance(account).abs().max())
+
+
+def compare(before: pd.DataFrame, after: pd.DataFrame, replace: str) -> str:
+    """What replacing one Jacobian changed, beside what the ledger said, paired by seed."""
+    layer, op = operation(replace)
+    entry = before[(before["layer"] == layer) & (before["op"] == op)].set_index("seed")
+    now = after[(after["layer"] == layer) & (after["op"] == op)]["log10_gain"].abs().max()
+    ends = [account.groupby("seed")["log10_end_to_end"].first() for account in (before, after)]
+    with np.errstate(invalid="ignore"):
+        change = ends[1] - ends[0]
+    lines = [
+        f"With the Jacobian of {replace} replaced by the identity (its entry is now {now:g}):",
+        f"  end to end changes by      {mean_interval(change):+.4f}",
+        f"  minus its entry was        {mean_interval(-entry['log10_gain']):+.4f}",
+    ]
+    if entry["counted"].all():
+        beyond = mean_interval(change + entry["log10_gain"])
+        lines.append(f"  beyond the entry           {beyond:+.4f}")
+        lines.append("The rest is what operations nearer the input make of the new direction.")
+    else:
+        lines.append("It stands in a branch: what the block loses is not its entry.")
+    return "\n".join(lines)
+
+
+def _replacement(arguments: list[str]) -> str | None:
+    """Take ``replace=LAYER.OP`` out of the arguments, which are settings otherwise."""
+    given = [text for text in arguments if text.startswith("replace=")]
+    for text in given:
+        arguments.remove(text)
+    return given[-1].removeprefix("replace=") if given else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(partial(run, replace=_replacement(sys.argv))))
