@@ -34,6 +34,7 @@ import pandas as pd
 from flowlab.errors import InputError, unknown
 from flowlab.layer import Chain, Layer, Primitive, primitives
 from flowlab.layers import Activation, Residual
+from flowlab.layers.activation import identity_forward
 from flowlab.measure import Batches, Progress, measure
 from flowlab.networks import Network, build
 from flowlab.scale import LOG10_2, log2_norm
@@ -147,7 +148,7 @@ class IdentityJacobian(Primitive):
 
     def pullback(self, dy, tape, workspace, watch=None):
         dx, gradients = self.layer.pullback(dy, tape, workspace)
-        np.copyto(dx, dy)
+        identity_forward.run(dy, dx)
         if watch is not None:
             watch(self, tape, dy, dx, gradients)
             for gradient in gradients.values():
