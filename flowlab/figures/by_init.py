@@ -12,8 +12,6 @@ from flowlab.figures.ratios import init_labels
 from flowlab.figures.runs import describe
 from flowlab.statistics import DELTA, profile
 
-COLUMNS = 3
-
 
 def small_multiples(
     table: pd.DataFrame, prediction: pd.DataFrame | None = None, column: str = DELTA
@@ -28,16 +26,17 @@ def small_multiples(
     shared = fill(shared, int(13 * style.WIDTH))
     summary = profile(table, column)
     first, last = int(table["layer"].min()), int(table["layer"].max())
-    columns = min(COLUMNS, len(runs))
+    columns = min(4 if len(runs) > 6 else 3, len(runs))
     rows = ceil(len(runs) / columns)
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 1))
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         drawn = set()
-        for ax, run in zip(axes, runs, strict=False):
+        for place, (ax, run) in enumerate(zip(axes, runs, strict=False)):
             style.layers(ax, first, last)
-            ax.set_title(fill(run.label.removeprefix("init="), 26))
-            ax.set_ylabel(SYMBOLS.get(column, column))
+            ax.set_title(fill(run.label.removeprefix("init="), 16))
+            if place % columns == 0:
+                ax.set_ylabel(SYMBOLS.get(column, column))
             drawn |= panel(ax, column, summary, [run], prediction, last - first)
         for ax in axes[len(runs) :]:
             ax.set_visible(False)

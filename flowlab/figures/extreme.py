@@ -1,6 +1,7 @@
 """A gradient far below what floating point can hold, and the layers where others read 0."""
 
 from math import log10
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ def depths_of_underflow(table: pd.DataFrame, prediction: pd.DataFrame | None = N
     lowest = min((layer for _, layer in marks.values() if layer), default=first)
     near = max(first, last - int(1.15 * (last - lowest)) - 1)
     _, shared = describe(table)
+    shared = fill(shared, int(13 * style.WIDTH))
     with style.context():
         figure = Figure(figsize=(style.WIDTH, HEIGHT))
         for ax, start in zip(figure.subplots(1, 2), (first, near), strict=True):

@@ -47,10 +47,12 @@ def phase_diagram(
                 x, y = of_kind["sigma_w"] ** 2, of_kind["sigma_b"] ** 2
                 ax.plot(x, y, markeredgecolor="white", markeredgewidth=0.5, **dots)
                 handles.append(Line2D([], [], **dots))
-        ax.set_xlabel("σ_w², fan_in × variance of a weight")
-        ax.set_ylabel("σ_b², variance of a bias")
+        ax.set_xlabel(r"$\sigma_w^2$, fan_in × variance of a weight")
+        ax.set_ylabel(r"$\sigma_b^2$, variance of a bias")
+        ax.tick_params(labelsize=style.TEXT)
         ax.grid(False)
-        ax.margins(0.05)
+        ax.set_xlim(_padded(points["sigma_w"] ** 2))
+        ax.set_ylim(_padded(points["sigma_b"] ** 2))
         legend(figure, handles, "lower")
     return figure
 
@@ -77,8 +79,8 @@ def phase_caption(
         text += f" {right} of the {decided.sum()} that go one way lie in that phase by theory"
         wrong = points[decided & (np.sign(near - 1) != sided)]
         if len(wrong):
-            text += f", the others within χ = {near[wrong.index].min():.3f} to "
-            text += f"{near[wrong.index].max():.3f}"
+            low, high = (f"{near[wrong.index].agg(end):.3f}" for end in ("min", "max"))
+            text += f", the others at χ = {low}" + (f" to {high}" if high != low else "")
         text += "."
     told = points.dropna(subset="predicted")
     if len(told):
@@ -110,6 +112,12 @@ def _points(table: pd.DataFrame, prediction: pd.DataFrame | None) -> pd.DataFram
                 first = points.at[run, "depth"] // SETTLED + 1
                 points.at[run, "predicted"] = predicted_slope(told, first=first)
     return points.reset_index()
+
+
+def _padded(values: pd.Series) -> tuple[float, float]:
+    """Limits that leave room for the outermost marks."""
+    pad = 0.05 * np.ptp(values) or 0.05
+    return values.min() - pad, values.max() + pad
 
 
 def _contours(ax, plane: pd.DataFrame) -> None:
