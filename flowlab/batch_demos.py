@@ -159,8 +159,8 @@ def verdict(seeds: int = 16, seed: int = 0) -> tuple[str, str, str]:
         f"upstream gradient ‖db‖ grows with slope {fit['zero-mean', 'b']:.2f}, ‖dW‖ with "
         f"{fit['zero-mean', 'W']:.2f} for zero-mean inputs but {fit['mean 1', 'W']:.2f} for inputs "
         f"of mean 1, because x_i·x_j multiplies δ_i·δ_j for W and 1 does for b.",
-        f"So it is one law with two noise scales: in {smaller} of {len(table)} layers of a digits "
-        f"net the bias has the smaller one, hence the steeper slope at the same batch size.",
+        f"So it is one law with two noise scales: in {smaller} of {len(table)} layers of a He net "
+        f"on digits the bias has the smaller one, hence the steeper slope at the same batch size.",
     )
 
 

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
-from flowlab.layers.loss import REDUCTIONS
 from flowlab.statistics import over_seeds
 from flowlab.tables import EXAMPLES
 
 PARAMETERS = ("W", "b")
+REDUCTIONS = ("mean", "sum")
 KEYS = ["run", "layer", "op", "parameter"]
 ONE_EXAMPLE = "one example has no covariance"
 NO_SIGNAL = "|G|² is not above 0 in this sample: its examples do not show a mean gradient"
@@ -116,6 +116,50 @@ def curve(
     :func:`log10_norms` do.
     """
     return over_seeds(log10_norms(law(table), batch_sizes, reduction), level)
+
+
+def against_runs(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Norms measured in runs at several batch sizes, over the law of the largest of them.
+
+    ``table`` holds one run for each batch size, with the same seeds; under one seed a run at B has
+    part of the largest run's examples before the same weights, a random subset. One row per
+    (layer, op, parameter, batch_size): ``exact`` is the mean over seeds of log10 √E‖g_B‖², and
+    ``ratio``, with ``low``, ``high`` over ``n`` seeds, that of ‖g_B‖²/E‖g_B‖², whose expectation is
+    1. Raises InputError as :func:`law` does, and where batch sizes repeat or seeds are not shared.
+    """
+    sizes = table.groupby("batch_size")["run"].nunique()
+    if sizes.max() > 1:
+        size, count = sizes.idxmax(), sizes.max()
+        raise InputError(f"table must hold one run for each batch size; got {count} of {size}")
+    largest = table[table["batch_size"] == sizes.index.max()]
+    keys = ["layer", "op", "parameter", "batch_size", "seed"]
+    exact = log10_norms(law(largest), sizes.index, str(table["reduction"].iat[0]))
+    exact = exact.reset_index().set_index(keys)["log10_norm"]
+    runs = _parameters(table).set_index(keys)["total"]
+    if not exact.index.symmetric_difference(runs.index).empty:
+        raise InputError("runs of all batch sizes must have the same seeds and layers")
+    ratio = over_seeds(10.0 ** (2 * (runs - exact)), level).rename(columns={"mean": "ratio"})
+    columns = [*keys[:-1], "ratio", "low", "high", "n"]
+    return (
+        over_seeds(exact)[[*keys[:-1], "mean"]]
+        .rename(columns={"mean": "exact"})
+        .merge(ratio[columns])
+    )
+
+
+def noise_scales(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """B_s of the ensemble: (1 − a)/a of the mean alignment a over seeds, with a's interval.
+
+    One row per (run, layer, op, parameter) of :func:`law`: ``noise_scale``, ``low``, ``high``, inf
+    where the alignment may be 0. The mean of B_s itself would hang on seeds with |G|² near 0.
+    """
+    a = over_seeds(rows.set_index([*KEYS, "seed"])["alignment"], level)
+    scale = {"noise_scale": a["mean"], "low": a["high"], "high": a["low"]}
+    for name, values in scale.items():
+        with np.errstate(divide="ignore"):
+            found = np.where(values > 0, (1 - values) / values, np.inf)
+        scale[name] = np.where(values.isna(), np.nan, np.maximum(found, 0.0))
+    return a[KEYS].assign(**scale)
 
 
 def check(batch_sizes, reduction: str, examples: int) -> None:

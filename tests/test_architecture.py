@@ -14,13 +14,15 @@ ORDER = ["kernel", "layer", "layers", "networks", "measure"]
 MEASUREMENT = ["kernel", "random", "scale", "elementary", "initializers", "tables", "data"]
 MEASUREMENT += [part for part in ORDER if part not in MEASUREMENT]
 ANALYSIS = {"theory", "statistics", "figures", "verdicts", "summary", "report", "prediction"}
+ANALYSIS |= {"batch_law", "batch_examples", "batch_demos"}
 # Parts that stand apart, with all of flowlab that they may import.
 APART = {
     "errors": set(),
     "theory": {"errors"},
     "statistics": {"errors"},
     "tables": {"errors"},
-    "figures": {"statistics", "errors", "tables"},
+    "batch_law": {"statistics", "errors", "tables"},
+    "figures": {"batch_law", "statistics", "errors", "tables"},
 }
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
+from flowlab.figures import batch_size
 from flowlab.figures.by_init import small_multiples, small_multiples_caption
 from flowlab.figures.by_layer import caption, profiles
 from flowlab.figures.extreme import depths_of_underflow, underflow_caption
@@ -88,6 +89,22 @@ GALLERY = {
             phase_diagram,
             phase_caption,
             plane=True,
+        ),
+    ),
+    "batch_size": (
+        Drawing(
+            "norm_by_batch",
+            "The gradient's norm against batch size",
+            batch_size.norm_by_batch,
+            batch_size.norm_by_batch_caption,
+            batch_size.one_family,
+        ),
+        Drawing(
+            "noise_by_layer",
+            "The noise scales of weights and biases",
+            batch_size.noise_by_layer,
+            batch_size.noise_by_layer_caption,
+            batch_size.largest_batch,
         ),
     ),
     "extreme": (
