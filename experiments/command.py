@@ -72,6 +72,29 @@ def _hydra(task) -> None:
         raise InputError(f"{len(refused)} conditions could not run: {told}")
 
 
+def options(arguments: list[str], defaults: dict) -> dict:
+    """``key=value`` arguments over ``defaults``, whose types they take (tuples: comma-separated).
+
+    For commands that compose no configuration. Raises InputError for what is no option.
+    """
+    given = dict(defaults)
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"options are written key=value; got {text}")
+        if key not in defaults:
+            raise unknown("option", key, defaults)
+        default = defaults[key]
+        try:
+            if isinstance(default, tuple):
+                given[key] = tuple(type(default[0])(item) for item in value.split(","))
+            else:
+                given[key] = value if default is None else type(default)(value)
+        except ValueError:
+            raise InputError(f"{key} must be like {default}; got {value}") from None
+    return given
+
+
 def groups() -> dict[str, list[str]]:
     """The choices of each configuration group."""
     return {

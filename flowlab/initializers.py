@@ -90,6 +90,7 @@ class Initializer:
         self.settings = settings
         self.scheme = SCHEMES[settings.name]
         self.orthogonal = self.scheme.distribution == "orthogonal"
+        self._deviations: dict[Parameter, float] = {}
 
     def weight_variance(self, fan_in: int, fan_out: int) -> float:
         """Var of one weight, gain included."""
@@ -106,27 +107,31 @@ class Initializer:
         """Var of one bias."""
         return 1.0 / (3.0 * fan_in) if self.scheme.bias else self.settings.sigma_b**2
 
+    def deviation(self, parameter: Parameter) -> float:
+        """The standard deviation of a parameter's elements."""
+        if parameter not in self._deviations:
+            variance = 0.0
+            if parameter.role == "bias":
+                variance = self.bias_variance(parameter.fan_in)
+            elif parameter.role == "weight":
+                variance = self.weight_variance(parameter.fan_in, parameter.fan_out)
+            self._deviations[parameter] = parameter.factor * math.sqrt(variance)
+        return self._deviations[parameter]
+
     def draw(self, parameter: Parameter, seeds, layer: int, role: int, out: np.ndarray) -> None:
         """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role).
 
         ``seeds`` is an int64 array of integers at least 0.
         """
-        if parameter.role == "bias":
-            variance = self.bias_variance(parameter.fan_in)
-        elif parameter.role == "weight":
-            variance = self.weight_variance(parameter.fan_in, parameter.fan_out)
-        else:
-            variance = 0.0
-        deviation = parameter.factor * math.sqrt(variance)
-        flat = out.reshape(len(out), -1)
+        deviation = self.deviation(parameter)
         if deviation == 0.0:
-            flat.fill(0)
+            out.fill(0)
             return
-        if self.scheme.distribution == "uniform" and (
-            parameter.role == "weight" or self.scheme.bias
-        ):
+        flat = out.reshape(len(out), -1)
+        weight = parameter.role == "weight"
+        if self.scheme.distribution == "uniform" and (weight or self.scheme.bias):
             random.fill_uniform.run(seeds, flat, math.sqrt(3.0) * deviation, layer, role)
-        elif self.orthogonal and parameter.role == "weight":
+        elif self.orthogonal and weight:
             _fill_orthogonal(seeds, layer, role, out, parameter.factor * self.settings.gain)
         else:
             random.fill_normal.run(seeds, flat, deviation, layer, role)

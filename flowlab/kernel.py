@@ -17,7 +17,9 @@ signature ``"...,...->..."`` declares a scalar function that is mapped over arra
 import inspect
 import os
 import re
+from contextlib import contextmanager
 from functools import cached_property
+from threading import local
 
 import numpy as np
 from numba import njit
@@ -37,8 +39,8 @@ def jit(function):
 class Kernel:
     """A function of one network's arrays, lifted over an ensemble of networks.
 
-    ``single`` is the compiled function of one network, for use inside other kernels; ``run`` is the
-    lifted function without checks; calling the kernel checks shapes first.
+    ``single`` is the compiled function of one network's arrays, for use inside other kernels;
+    ``run`` is the lifted function without checks; calling the kernel checks shapes first.
     """
 
     def __init__(self, function, signature: str, fastmath):
@@ -48,52 +50,50 @@ class Kernel:
         reads, writes = (_dimensions(side) for side in self.signature.split("->"))
         self.n_reads, self.dimensions = len(reads), reads + writes
         self.elementwise = self.signature.startswith("...")
+        skipped = self.n_reads if self.elementwise else len(self.dimensions)
+        self.constants = self.argument_names[skipped:]
+        self.home = (function.__module__, function.__code__.co_filename)
         self._function, self._fastmath = function, fastmath
 
     @cached_property
     def single(self):
-        return njit(
+        own = njit(
             self._function,
             error_model="numpy",
             fastmath=self._fastmath,
-            cache=_has_file(self._function) and not self.elementwise,
+            cache=not self.elementwise and os.path.exists(self.home[1]),
         )
+        if not self.elementwise:
+            return own
+        names = [f"a{i}" for i in range(len(self.dimensions))]
+        reads = ", ".join([f"{n}[i]" for n in names[: self.n_reads]] + list(self.constants))
+        lines = [f"{n} = {n}.reshape({n}.size)" for n in names]
+        lines += [f"for i in range({names[-1]}.size):", f"    {names[-1]}[i] = scalar({reads})"]
+        arguments = names + list(self.constants)
+        return generate(f"{self.name}_map", arguments, lines, {"scalar": own}, *self.home)
 
     @cached_property
-    def run(self):
-        # Numba's disk cache refuses closures over compiled functions, so the lifted function is
-        # generated as source that belongs to the kernel's own file: cached and invalidated with it.
+    def compiled(self):
+        """The function over the ensemble."""
         names = [f"a{i}" for i in range(len(self.dimensions))]
-        constants = self.argument_names[len(self.dimensions) :]
-        if self.elementwise:
-            constants = self.argument_names[self.n_reads :]
-            reads, writes = names[: self.n_reads], names[self.n_reads :]
-            flat = "".join(f"        r{n} = {n}[s].reshape({n}[s].size)\n" for n in names)
-            call = ", ".join([f"r{n}[i]" for n in reads] + list(constants))
-            body = (
-                f"{flat}        for i in range(r{writes[0]}.size):\n"
-                f"            r{writes[0]}[i] = single({call})\n"
-            )
-        else:
-            written = names[self.n_reads :]
-            views = [
-                f"{n}[s:s+1]" if not d and n in written else f"{n}[s]"
-                for n, d in zip(names, self.dimensions, strict=True)
-            ]
-            body = f"        single({', '.join(views + list(constants))})\n"
-        name = f"{self.name}_ensemble"
-        source = (
-            f"def {name}({', '.join(names + list(constants))}):\n"
-            f"    for s in range(a0.shape[0]):\n{body}"
-        )
-        namespace = {"single": self.single, "__name__": self._function.__module__}
-        exec(compile(source, self._function.__code__.co_filename, "exec"), namespace)
-        return njit(
-            namespace[name],
-            nogil=True,
-            error_model="numpy",
-            cache=_has_file(self._function),
-        )
+        given = ", ".join([*self.views(names), *self.constants])
+        lines = ["for s in range(a0.shape[0]):", f"    single({given})"]
+        name, arguments = f"{self.name}_ensemble", [*names, *self.constants]
+        return generate(name, arguments, lines, {"single": self.single}, *self.home)
+
+    def views(self, names: list[str]) -> list[str]:
+        """Source of each array of network s; scalars are written through views of length 1."""
+        return [
+            f"{n}[s:s+1]" if dimensions == () and k >= self.n_reads else f"{n}[s]"
+            for k, (n, dimensions) in enumerate(zip(names, self.dimensions, strict=True))
+        ]
+
+    def run(self, *arguments) -> None:
+        """Run over the ensemble without checks; a recording (see ``recorded``) takes note."""
+        calls = getattr(_recording, "calls", None)
+        if calls is not None:
+            calls.append((self, arguments))
+        self.compiled(*arguments)
 
     def __call__(self, *arguments) -> None:
         """Check every named dimension against its first occurrence, then run.
@@ -137,6 +137,35 @@ class Kernel:
                     )
 
 
+_recording = local()
+
+
+@contextmanager
+def recorded():
+    """Collects the kernel calls that this thread makes meanwhile, as (kernel, arguments)."""
+    _recording.calls = []
+    try:
+        yield _recording.calls
+    finally:
+        _recording.calls = None
+
+
+def generate(
+    name: str, arguments: list[str], lines: list[str], namespace: dict, module: str, file: str
+):
+    """Compile generated source as a function of ``module``, whose source is ``file``.
+
+    Numba's disk cache refuses closures over compiled functions, but it keeps a function whose
+    source says that it stands in an existing file, and drops it when that file changes.
+    """
+    body = "".join(f"    {line}\n" for line in lines)
+    source = f"def {name}({', '.join(arguments)}):\n{body}"
+    namespace = {**namespace, "__name__": module}
+    exec(compile(source, file, "exec"), namespace)
+    cache = os.path.exists(file)
+    return njit(namespace[name], nogil=True, error_model="numpy", cache=cache)
+
+
 def kernel(signature: str, *, reassociate: bool = False):
     """Declare a kernel by its shapes; see the module's text.
 
@@ -155,7 +184,3 @@ def _dimensions(side: str) -> tuple:
         Ellipsis if group == "..." else tuple(name for name in group.split(",") if name)
         for group in groups
     )
-
-
-def _has_file(function) -> bool:
-    return os.path.exists(function.__code__.co_filename)

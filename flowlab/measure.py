@@ -10,18 +10,20 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from threading import Lock, local
 
 import numpy as np
 import pandas as pd
 import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads can be limited
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from flowlab import data, random
 from flowlab.initializers import Initializer
 from flowlab.layer import Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.loss import LOSSES
 from flowlab.networks import Network, build
+from flowlab.program import record
 from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
 from flowlab.settings import Settings
 from flowlab.tables import EXAMPLES, NORMS
@@ -31,8 +33,10 @@ _UPSTREAM_LAYER = 2**32 - 1
 COLUMNS = (*NORMS, *EXAMPLES)
 ACTIVATION, DELTA, DX, DW, DB, DW_EXAMPLES, DB_EXAMPLES = range(len(COLUMNS))
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
+# Nets of fewer layers are measured before their programs would be compiled.
+_WORTH_COMPILING = 16
 # Elements of a layer, all seeds of a part together.
-_PART_ELEMENTS = 2**19
+_PART_ELEMENTS = 2**17
 _LOST = {"float32": -100.0, "float64": -960.0}
 
 Progress = Callable[[int, int], None]
@@ -118,17 +122,18 @@ def measure(
     parts = _parts(seeds, settings, network, shape)
     steps = _Steps(progress, 2 * settings.depth * len(parts))
 
-    mine = local()  # each thread keeps one workspace, from part to part
+    kept = local()  # each thread keeps its buffers and programs, from part to part
 
     def one(part):
-        mine.workspace = getattr(mine, "workspace", None) or Workspace()
-        ensemble = _Ensemble(settings, network, rows, part, mine.workspace, observe, watch)
+        if not hasattr(kept, "workspace"):
+            kept.workspace, kept.programs = Workspace(), {}
+        ensemble = _Ensemble(settings, network, rows, part, kept, observe, watch)
         measured = ensemble.measure(*batches(part), steps)
-        mine.workspace.reset()
+        kept.workspace.reset()
         return measured
 
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads(settings)) as pool:
+    with _blas().limit(limits=1), ThreadPoolExecutor(_threads(settings)) as pool:
         measured = list(pool.map(one, parts))
     values, lost = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
     return _tidy(settings, rows, seeds, values, lost)
@@ -146,6 +151,11 @@ class _Steps:
             with self.lock:
                 self.done += 1
                 self.progress(self.done, self.total)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _threads(settings: Settings) -> int:
@@ -200,10 +210,13 @@ def _fans(parameters) -> Iterator[tuple[int, int]]:
 class _Ensemble:
     """A part of the ensemble on its way forward and back; arrays have a leading seed axis."""
 
-    def __init__(self, settings, network, rows, seeds, workspace, observe=None, watch=None):
+    def __init__(self, settings, network, rows, seeds, kept, observe=None, watch=None):
         self.settings, self.network, self.seeds = settings, network, seeds
-        self.rows, self.workspace, self.observe = rows, workspace, observe
-        self.watch = watch
+        self.rows, self.workspace, self.programs = rows, kept.workspace, kept.programs
+        self.observe, self.watch = observe, watch
+        self.watched = observe is not None or watch is not None
+        self.shapes: list[Shape] = []  # of each block's input
+        self.spent: list[np.ndarray] = []
         self.initializer = Initializer(settings.init)
         self.dtype = np.dtype(settings.dtype)
         self.homogeneous = network.chain.homogeneous
@@ -216,7 +229,8 @@ class _Ensemble:
         tapes, exponents, y = self.forward(x, progress)
         dy, exponent = self.upstream(y, labels, exponents[-1])
         self.backward(dy, exponent, tapes, exponents, progress)
-        self.values[self.lost, DW] = np.nan  # made from activations that are not known
+        # Made from activations that are not known.
+        self.values[self.lost, DW] = self.values[self.lost, DW_EXAMPLES] = np.nan
         return self.values * LOG10_2, self.lost
 
     def forward(self, x, progress):
@@ -226,8 +240,8 @@ class _Ensemble:
         out_of_range = np.zeros(len(self.seeds), bool)
         for index, block in enumerate(self.network.blocks):
             parameters = self.draw(block.declare(x.shape[1:]), index + 1, exponent)
-            x, tape = block.forward(x, parameters, self.workspace)
-            norms = log2_norm(x)
+            self.shapes.append(x.shape)
+            x, tape, norms = self.repeated(_forward, index, x, parameters)
             last = self.first_row[index + 1] - 1
             self.values[:, last, ACTIVATION] = norms + exponent
             if self.homogeneous:
@@ -250,7 +264,7 @@ class _Ensemble:
             shape = (len(self.seeds), *parameter.shape)
             array = self.workspace.take(shape, self.dtype)
             self.initializer.draw(parameter, self.seeds, layer, role, array)
-            if parameter.role == "bias":
+            if parameter.role == "bias" and self.initializer.deviation(parameter) > 0:
                 shift(array, -exponent)
             drawn.append(array)
         remaining = iter(drawn)
@@ -283,9 +297,13 @@ class _Ensemble:
         underflowed = np.zeros(len(self.seeds), bool)
         for index in reversed(range(depth)):
             first, last = self.first_row[index], self.first_row[index + 1] - 1
-            watch = _Recorder(self, index, exponent, exponents[index])
-            told = watch if self.watch is None else _both(self.watch(self.seeds, index + 1), watch)
-            dx, _ = self.network.blocks[index].pullback(dy, tapes[index], self.workspace, told)
+            if self.watched:
+                tell = self.tell(index, exponent, exponents[index])
+                block = self.network.blocks[index]
+                dx, reports, own = _backward(self.workspace, block, dy, tapes[index], tell)
+            else:
+                dx, reports, own = self.repeated(_backward, index, dy, tapes[index])
+            self.write(index, reports, exponent, exponents[index])
             if self.network.residual[index]:
                 self.values[:, last, DELTA] = norms + exponent
             if not self.homogeneous:
@@ -294,67 +312,92 @@ class _Ensemble:
                 self.values[underflowed, first : last + 1, DELTA:] = np.nan
                 self.lost[underflowed, first : last + 1] = True
             self.workspace.give(dy)
-            dy, norms = dx, watch.norms_of(dx, self.network.residual[index])
+            dy, norms = dx, own[0] if own else reports[-1][0][:, 1]
             moved = renormalise(dy, norms)
             exponent, norms = exponent + moved, norms - moved
             progress()
 
+    def repeated(self, step, index: int, x, rest):
+        """``step`` on a block: recorded at the first block of its kind, replayed at the others."""
+        block = self.network.blocks[index]
+        key = (step, block, len(self.seeds), self.shapes[index])
+        if self.settings.depth < _WORTH_COMPILING:
+            return step(self.workspace, block, x, rest)
+        if key not in self.programs:
+            result, self.programs[key] = record(partial(step, self.workspace, block), x, rest)
+            return result
+        result, taken = self.programs[key]((x, rest), self.workspace.take)
+        if step is _backward:
+            dx = result[0]
+            self.spent = [array for array in taken if array is not dx]
+        return result
 
-def _both(first: Watch, second: Watch) -> Watch:
-    def watch(*report):
-        first(*report)
-        second(*report)
+    def write(self, index: int, reports, exponent, input_exponent):
+        """Norms of a block's operations, the last one first, into its rows."""
+        for k, (norms, examples) in enumerate(reports):
+            row = self.values[:, self.first_row[index + 1] - 1 - k]
+            row[:, DELTA] = norms[:, 0] + exponent
+            row[:, DX] = norms[:, 1] + exponent
+            row[:, DW] = norms[:, 2] + exponent + input_exponent
+            if norms.shape[1] > 3:
+                row[:, DB] = norms[:, 3] + exponent
+            if len(examples) and self.independent:
+                row[:, DW_EXAMPLES] = examples[:, 0] + exponent + input_exponent
+                if examples.shape[1] > 1:
+                    row[:, DB_EXAMPLES] = examples[:, 1] + exponent
+        for array in self.spent:
+            self.workspace.give(array)
+        self.spent = []
 
-    return watch
+    def tell(self, index: int, exponent, input_exponent) -> Watch:
+        """What passes a block's operations on to the caller's ``observe`` and ``watch``."""
+        names = [row.op for row in self.rows[index]]
+        other = self.watch(self.seeds, index + 1) if self.watch else None
 
-
-class _Recorder:
-    """A watch that writes the norms of a block's operations into its rows, the last one first."""
-
-    def __init__(self, ensemble: _Ensemble, block: int, exponent, input_exponent):
-        self.ensemble, self.block = ensemble, block
-        self.rows = list(ensemble.rows[block])
-        self.exponent, self.input_exponent = exponent, input_exponent
-        self.seen = self.seen_norms = None
-
-    def __call__(self, layer, tape, dy, dx, gradients):
-        if not gradients:
-            return
-        operation = self.rows.pop()
-        row = self.ensemble.values[:, self.ensemble.first_row[self.block] + len(self.rows)]
-        weight, *bias = gradients.values()
-        if bias:
-            norms = log2_norms(dy, dx, weight, bias[0])
-            row[:, DB] = norms[:, 3] + self.exponent
-        else:
-            norms = np.stack([log2_norm(array) for array in (dy, dx, weight)], axis=1)
-        row[:, DELTA] = norms[:, 0] + self.exponent
-        row[:, DX] = norms[:, 1] + self.exponent
-        row[:, DW] = norms[:, 2] + self.exponent + self.input_exponent
-        if layer.example_norms is not None and self.ensemble.independent:
-            examples = np.empty((len(dy), len(gradients)))
-            layer.example_norms.run(tape["x"], dy, examples)
-            row[:, DW_EXAMPLES] = examples[:, 0] + self.exponent + self.input_exponent
-            if bias:
-                row[:, DB_EXAMPLES] = examples[:, 1] + self.exponent
-        if self.ensemble.observe is not None:
-            self.ensemble.observe(
-                Operation(
-                    self.ensemble.seeds,
-                    self.block + 1,
-                    operation.op,
-                    layer,
-                    tape["x"],
-                    dy,
-                    self.input_exponent,
-                    self.exponent,
+        def watch(layer, tape, dy, dx, gradients):
+            if other is not None:
+                other(layer, tape, dy, dx, gradients)
+            if gradients and self.observe is not None:
+                self.observe(
+                    Operation(
+                        *(self.seeds, index + 1, names.pop(), layer, tape["x"], dy),
+                        *(input_exponent, exponent),
+                    )
                 )
-            )
-        self.seen, self.seen_norms = dx, norms[:, 1]
 
-    def norms_of(self, dx, summed: bool):
-        """log2 norms of the block's input cotangent, measured already unless it is a sum."""
-        return self.seen_norms if dx is self.seen and not summed else log2_norm(dx)
+        return watch
+
+
+def _forward(workspace, block, x, parameters):
+    """Output, tape and the output's log2 norms."""
+    y, tape = block.forward(x, parameters, workspace)
+    return y, tape, log2_norm(y)
+
+
+def _backward(workspace, block, dy, tape, tell: Watch | None = None):
+    """Input cotangent, (norms, example norms) of each operation, and the norms of the former.
+
+    ``norms`` (seeds, 3 or 4) are of dy, dx, dW and db; the input cotangent's own are left out where
+    the last reported operation made it.
+    """
+    reports, seen = [], [None]
+
+    def watch(layer, tape, dy, dx, gradients):
+        if tell is not None:
+            tell(layer, tape, dy, dx, gradients)
+        seen[0] = dx if gradients else None
+        if gradients:
+            norms = log2_norms(dy, dx, *gradients.values())
+            examples = ()
+            if layer.example_norms is not None:
+                examples = np.empty((len(dy), len(gradients)))
+                layer.example_norms.run(tape["x"], dy, examples)
+            reports.append((norms, examples))
+
+    dx, _ = block.pullback(dy, tape, workspace, watch)
+    # A residual block's sum may lie in the buffer of an operation of its branch.
+    own = () if dx is seen[0] else (log2_norm(dx),)
+    return dx, reports, own
 
 
 def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:

@@ -48,8 +48,15 @@ def _log2_norm(x, out):
 _log2_norm_single = _log2_norm.single
 
 
+@kernel("(a),(b),(c)->(three)")
+def _log2_norms_of_three(a, b, c, out):
+    _log2_norm_single(a, out[0:1])
+    _log2_norm_single(b, out[1:2])
+    _log2_norm_single(c, out[2:3])
+
+
 @kernel("(a),(b),(c),(d)->(four)")
-def _log2_norms(a, b, c, d, out):
+def _log2_norms_of_four(a, b, c, d, out):
     _log2_norm_single(a, out[0:1])
     _log2_norm_single(b, out[1:2])
     _log2_norm_single(c, out[2:3])
@@ -67,10 +74,11 @@ def log2_norm(x: np.ndarray) -> np.ndarray:
     return out
 
 
-def log2_norms(a, b, c, d) -> np.ndarray:
-    """``log2_norm`` of four arrays with a seed and other axes, in one pass: (seeds, 4)."""
-    out = np.empty((len(a), 4))
-    _log2_norms.run(a, b, c, d, out)
+def log2_norms(*arrays: np.ndarray) -> np.ndarray:
+    """``log2_norm`` of three or four arrays in one pass: (seeds, 3 or 4)."""
+    out = np.empty((len(arrays[0]), len(arrays)))
+    together = {3: _log2_norms_of_three, 4: _log2_norms_of_four}[len(arrays)]
+    together.run(*(x if x.ndim > 1 else x.reshape(-1, 1) for x in arrays), out)
     return out
 
 
@@ -96,6 +104,8 @@ def renormalise(x: np.ndarray, log2_norms: np.ndarray) -> np.ndarray:
     non-finite arrays are left alone.
     """
     rms = log2_norms - 0.5 * math.log2(x[0].size)
+    if (np.abs(rms) <= _COMFORT).all():
+        return np.zeros(len(x), np.int64)
     far = np.isfinite(rms) & (np.abs(rms) > _COMFORT)
     exponent = np.where(far, np.floor(np.where(far, rms, 0.0)), 0.0).astype(np.int64)
     shift(x, -exponent)

@@ -124,7 +124,7 @@ from flowlab.layers.activation import relu_forward
 x, y = np.ones((2, 3, 4)), np.empty((2, 3, 5))
 linear_forward(x, np.ones((2, 4, 5)), np.ones((2, 5)), y)
 relu_forward(y, y.copy())
-stats = [kernel.run.stats for kernel in (linear_forward, relu_forward)]
+stats = [kernel.compiled.stats for kernel in (linear_forward, relu_forward)]
 print(json.dumps([[sum(s.cache_hits.values()), sum(s.cache_misses.values())] for s in stats]))
 """
 
