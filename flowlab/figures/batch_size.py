@@ -101,7 +101,8 @@ def norm_by_batch_caption(table: pd.DataFrame, prediction: pd.DataFrame | None =
         f"The law computed from one batch of {_most(rows)} examples passes through "
         f"{inside.sum()} of {len(inside)} measured points (95 % intervals over "
         f"{rows['n'].max()} seeds; every layer, W and b); where a few examples carry most of the "
-        f"mean square, small batches seldom hold one. Noise scales B_s, where the slope is ¾: {told}."
+        f"mean square, small batches seldom hold one. Noise scales B_s, where the slope is ¾: "
+        f"{told}."
     )
 
 
@@ -160,8 +161,8 @@ def noise_by_layer_caption(table: pd.DataFrame, prediction: pd.DataFrame | None 
     smaller = int((wide["b"] < wide["W"]).sum())
     return (
         f"The bias has the smaller noise scale in {smaller} of {len(wide)} layers (of all runs): "
-        "its gradients lack the factor x_i·x_j that sets the weights' gradients of two examples apart. "
-        "It has the larger one where classes balance and their gradients nearly cancel, which the "
+        "its gradients lack the factor x_i·x_j that sets the weights' gradients of two examples "
+        "apart. It has the larger one where classes balance and their gradients nearly cancel, which the "
         "inputs, alike within a class, prevent for the weights. From batches of "
         f"{int(table['batch_size'].iat[0])} examples, {table['seed'].nunique()} seeds."
     )
