@@ -61,7 +61,8 @@ def test_the_first_comment_is_the_command_of_a_sweep_that_runs(name, call, tmp_p
     axes = {key: [values[0], values[-1]] for key, values in sweep(name).items()}
     axes |= {key: list(map(str, TINY[key])) for key in axes if key in TINY}
     sizes = [f"{key}={small[0]}" for key, small in TINY.items() if key not in axes]
-    code, output, errors = call(*words[3:], *sizes, *(f"{k}={','.join(v)}" for k, v in axes.items()))
+    swept = [f"{key}={','.join(values)}" for key, values in axes.items()]
+    code, _, errors = call(*words[3:], *sizes, *swept)
     assert (code, errors) == (0, "")
 
     (folder,) = (tmp_path / "results").iterdir()

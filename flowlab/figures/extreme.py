@@ -16,7 +16,7 @@ from flowlab.statistics import DELTA, profile
 
 # log2 of half the smallest subnormal: what lies below is rounded to 0.
 UNDERFLOW = {"float32": -150, "float64": -1075}
-HEIGHT = 3.9  # inches
+HEIGHT = 4.5  # inches
 
 
 def depths_of_underflow(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
@@ -47,7 +47,7 @@ def depths_of_underflow(table: pd.DataFrame, prediction: pd.DataFrame | None = N
                 if layer:
                     ax.plot([layer], [mean[layer]], label=name, **look)
             if start == first:
-                ax.set_title("‖δ‖")
+                ax.set_title("‖δ‖ in all layers")
             else:
                 ax.set_title(f"‖δ‖ in layers {start} to {last}")
             style.decades(ax, *_limits(shown))
