@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from functools import partial
 from math import isnan, log, sqrt
 
@@ -470,12 +468,3 @@ def test_tolerances_are_not_negative():
         verdict(interval(0.0), allowance=-1)
     with pytest.raises(InputError, match="predicted_sd_one_seed must be at least 0; got -1"):
         verdict(interval(0.0), 0.0, -1)
-
-
-def test_statistics_import_neither_drawing_nor_measurement_nor_theory():
-    code = "import sys, flowlab.statistics; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    heavy = {"matplotlib", "numba", "sklearn", "scipy.stats", "flowlab.measure", "flowlab.theory"}
-    assert not heavy & set(loaded)
