@@ -43,7 +43,8 @@ def heat_map(
         ax.set_xticks(range(len(means.columns)), [str(name) for name in means.columns])
         ax.set_yticks(range(len(means)), means.index, fontsize=style.TEXT)
         if max(len(str(name)) for name in means.columns) > 7:
-            ax.tick_params("x", rotation=30)
+            for label in ax.get_xticklabels():
+                label.set(rotation=30, ha="right", rotation_mode="anchor")
         ax.set_xlabel(across)
         ax.set_ylabel("init")
         ax.set_title(f"{SYMBOL}, decades from output to input")
