@@ -156,9 +156,9 @@ def biases_alone(trial):
     refuted = result.verdict == HOLDS and seen
     return result.finding(
         "db is dW for a feature that is always 1, under the same law: with every example twice "
-        f"both are doubled (to {result.measured:.0e}). They look different where the noise scales do: "
-        f"under a constant upstream gradient ‖db‖ grows as n^{slopes['b', 0.0]:.2f} and ‖dW‖ as "
-        f"n^{slopes['W', 0.0]:.2f} for zero-mean inputs, but as n^{slopes['W', 2.0]:.2f} for "
+        f"both are doubled (to {result.measured:.0e}). They look different where the noise scales "
+        f"do: under a constant upstream gradient ‖db‖ grows as n^{slopes['b', 0.0]:.2f} and ‖dW‖ "
+        f"as n^{slopes['W', 0.0]:.2f} for zero-mean inputs, but as n^{slopes['W', 2.0]:.2f} for "
         "inputs of mean 2.",
         FAILS if refuted else OPEN,
     )
@@ -191,8 +191,9 @@ def looks_more_linear(trial):
     ]
     return compare.worst(parts).finding(
         f"Over {trial.seeds} draws of {n} examples the laws are met: {parts[0].measured:.3f} for "
-        f"dW and {1 + parts[1].measured:.3f} for db under ones, {parts[2].measured:.3f} for db under "
-        f"a uniform softmax; with exactly balanced labels db cancels ({parts[3].measured:.0e})."
+        f"dW and {1 + parts[1].measured:.3f} for db under ones, {parts[2].measured:.3f} for db "
+        f"under a uniform softmax; with exactly balanced labels db cancels "
+        f"({parts[3].measured:.0e})."
     )
 
 

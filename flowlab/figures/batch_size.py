@@ -162,8 +162,8 @@ def noise_by_layer_caption(table: pd.DataFrame, prediction: pd.DataFrame | None 
     return (
         f"The bias has the smaller noise scale in {smaller} of {len(wide)} layers (of all runs): "
         "its gradients lack the factor x_i·x_j that sets the weights' gradients of two examples "
-        "apart. It has the larger one where classes balance and their gradients nearly cancel, which the "
-        "inputs, alike within a class, prevent for the weights. From batches of "
+        "apart. It has the larger one where classes balance and their gradients nearly cancel, "
+        "which the inputs, alike within a class, prevent for the weights. From batches of "
         f"{int(table['batch_size'].iat[0])} examples, {table['seed'].nunique()} seeds."
     )
 
