@@ -13,7 +13,7 @@ import pandas as pd
 from flowlab import batch_law
 from flowlab.measure import Batches, measure
 from flowlab.settings import Settings, make
-from flowlab.statistics import mean_interval, over_seeds
+from flowlab.statistics import mean_interval, over_seeds, slope_of
 
 BATCH_SIZES = tuple(2**k for k in range(11))
 _MEAN = 1.0  # of every input, where it is not zero
@@ -133,13 +133,13 @@ def same_batch(seeds: int = 16, seed: int = 0, batch_size: int = 256) -> pd.Data
 
 
 def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """The slope of log √E‖·‖² in log B of each (``axis``, parameter), by least squares.
+    """The slope of log √E‖·‖² in log B of each (``axis``, parameter): least squares, NaN from one size.
 
     ``rows`` come from :func:`constant_upstream` or :func:`uniform_softmax`.
     """
     fitted = []
     for (value, parameter), group in rows.groupby([axis, "parameter"]):
-        slope = np.polyfit(np.log10(group["batch_size"]), group["rms"], 1)[0]
+        slope = -slope_of(group["rms"], np.log10(group["batch_size"]))
         fitted.append({axis: value, "parameter": parameter, "slope": slope})
     return pd.DataFrame(fitted)
 

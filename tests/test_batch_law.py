@@ -1,5 +1,6 @@
 """The batch law against materialised gradients, exhaustive subsets and measured runs."""
 
+from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -10,8 +11,10 @@ import pandas as pd
 import pytest
 
 import flowlab
-from flowlab import batch_demos, batch_examples, batch_law, tables
+from flowlab import batch_demos, batch_examples, batch_law, claims, tables
+from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
+from flowlab.figures import batch_size as drawn
 from flowlab.initializers import Initializer
 from flowlab.layers import Linear
 from flowlab.measure import Batches
@@ -394,6 +397,132 @@ def test_the_bias_has_the_smaller_noise_scale_and_its_slope_follows():
 def test_three_sentences():
     first, second, third = batch_demos.verdict(seeds=4)
     assert "2.000" in first and "slope 1.00" in second and "6 of 6" in third
+
+
+def _corrupt(name, factor):
+    """Gradients of one parameter are off by a factor."""
+
+    def plant(patch):
+        run = Trial.run
+
+        def wrong(self, *args):
+            got = run(self, *args)
+            return replace(
+                got,
+                gradients={
+                    path: g * (factor if path.endswith(name) else 1)
+                    for path, g in got.gradients.items()
+                },
+            )
+
+        patch.setattr(Trial, "run", wrong)
+
+    return plant
+
+
+def _counted_twice(patch):
+    """Doubling the batch does not double a bias's gradient: it is a mean."""
+    run = Trial.run
+
+    def wrong(self, layer, x, *args):
+        got = run(self, layer, x, *args)
+        means = {k: g / (x.shape[1] if k.endswith("b") else 1) for k, g in got.gradients.items()}
+        return replace(got, gradients=means)
+
+    patch.setattr(Trial, "run", wrong)
+
+
+def _norms_scaled(column, power):
+    """A norm is measured B^power times too large."""
+
+    def plant(patch):
+        measured = Trial.measure
+
+        def wrong(self, *args, **axes):
+            table = measured(self, *args, **axes)
+            off = power * np.log10(table["batch_size"])
+            return table.assign(**{column: table[column] + off})
+
+        patch.setattr(Trial, "measure", wrong)
+
+    return plant
+
+
+def _swapped(patch):
+    """W's norms are taken for b's."""
+    measured = Trial.measure
+
+    def wrong(self, *args, **axes):
+        table = measured(self, *args, **axes)
+        names = {
+            f"d{p}{kind}_log10_norm": f"d{q}{kind}_log10_norm"
+            for p, q in ("Wb", "bW")
+            for kind in ("", "_examples")
+        }
+        return table.rename(columns=names)
+
+    patch.setattr(Trial, "measure", wrong)
+
+
+PLANTS = {
+    "B1": [_norms_scaled("dW_log10_norm", 0.1), _norms_scaled("db_examples_log10_norm", 0.1)],
+    "B2": [_corrupt("W", 1 + 1e-6), _corrupt("b", 1 + 1e-6)],
+    "B3": [_corrupt("W", 1.3), _corrupt("b", 1.3)],
+    "B4": [_swapped],
+    "S4": [_norms_scaled("dW_log10_norm", 0.5), _norms_scaled("dW_log10_norm", -0.5)],
+    "S5": [_counted_twice],
+}
+
+
+@pytest.mark.parametrize("id", PLANTS)
+def test_claims_read_as_expected_until_an_error_is_planted(id, monkeypatch):
+    claim = claims.load()[id]
+    finding = claim.check(Trial(0, 32))
+    assert finding.verdict in claim.expected and finding.sentence.endswith(".")
+    for plant in PLANTS[id]:
+        with monkeypatch.context() as patch:
+            plant(patch)
+            assert claim.check(Trial(0, 32)).verdict not in claim.expected, plant
+
+
+def test_runs_over_the_law_and_their_figures():
+    runs = [
+        flowlab.measure(settings(batch_size=size, seeds=40, reduction="sum", data="gaussian"))
+        for size in (1, 4, 32)
+    ]
+    table = pd.concat(runs, ignore_index=True)
+    rows = batch_law.against_runs(table)
+    assert len(rows) == 3 * 2 * 3
+    largest = rows[rows["batch_size"] == 32]
+    assert largest["ratio"].to_numpy() == pytest.approx(1, rel=1e-10)
+    se = (rows["high"] - rows["low"]) / 4
+    assert ((rows["ratio"] - 1).abs() <= 4.5 * se + 1e-10).all()
+    law = batch_law.law(runs[-1])
+    scales = batch_law.noise_scales(law)
+    told = law.groupby(["layer", "parameter"])["alignment"].mean()
+    found = scales.set_index(["layer", "parameter"])
+    seen = np.isfinite(found["noise_scale"])
+    assert found["noise_scale"][seen].to_numpy() == pytest.approx((1 / told - 1)[seen].to_numpy())
+    assert (found["low"] <= found["noise_scale"]).all()
+    assert (found["noise_scale"] <= found["high"]).all()
+
+    figure = drawn.norm_by_batch(table)
+    curves = [line.get_ydata() for line in figure.axes[0].lines]
+    exact = rows[(rows["layer"] == 1) & (rows["parameter"] == "W")]["exact"].to_numpy()
+    assert any(len(y) == 3 and np.allclose(y, exact) for y in curves)
+    assert "measured points" in drawn.norm_by_batch_caption(table)
+    assert len(drawn.noise_by_layer(runs[-1]).axes) == 1
+    assert "layers (of all runs)" in drawn.noise_by_layer_caption(runs[-1])
+    both = pd.concat([table, flowlab.measure(settings(seeds=40, data="gaussian"))])
+    assert set(drawn.one_family(both)["run"]) == set(table["run"])
+    assert set(drawn.largest_batch(both)["run"]) == set(runs[-1]["run"])
+    demos = batch_demos.constant_upstream(4, batch_sizes=(1, 8)), batch_demos.same_batch(2)
+    softmax = batch_demos.uniform_softmax(4, batch_sizes=(2, 8, 32))
+    assert len(drawn.weights_and_biases(demos[0], softmax, demos[1]).axes) == 3
+    with pytest.raises(InputError, match="one run for each batch size; got 2 of 4"):
+        batch_law.against_runs(pd.concat([table, runs[1].assign(run="other")]))
+    with pytest.raises(InputError, match="same seeds and layers"):
+        batch_law.against_runs(table[(table["batch_size"] < 32) | (table["seed"] < 10)])
 
 
 def _table():

@@ -29,8 +29,8 @@ def batch_law(
 
     ``seconds`` is the median wall time for each net, ``ratio`` the median over rounds of the
     processor time to that of the plain measurement, ``low`` and ``high`` its extremes,
-    ``megabytes`` what the per-example quantities occupy. PyTorch, where it is installed, forms the gradients of
-    one net in chunks, two threads, once.
+    ``megabytes`` what the per-example quantities occupy. PyTorch, where it is
+    installed, forms the gradients of one net in chunks, two threads, once.
     """
     settings = flowlab.make(
         width=width, depth=depth, batch_size=batch, seeds=seeds, data="gaussian", reduction="sum"

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from flowlab import batch_law
 from flowlab.errors import InputError
 from flowlab.figures import style
+from flowlab.statistics import slope_of
 
 SYMBOLS = {"W": "‖dW‖", "b": "‖db‖"}
 _GREY = "0.35"
@@ -199,7 +200,7 @@ def weights_and_biases(constant: pd.DataFrame, softmax: pd.DataFrame, same: pd.D
 def _lines(ax: Axes, rows: pd.DataFrame, axis: str, title: str) -> None:
     for place, ((value, parameter), of) in enumerate(rows.groupby([axis, "parameter"])):
         look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "markersize": 3.5}
-        slope = np.polyfit(np.log10(of["batch_size"]), of["rms"], 1)[0]
+        slope = -slope_of(of["rms"], np.log10(of["batch_size"]))
         label = f"{parameter}, {value}: {slope:.2f}"
         ax.plot(of["batch_size"], of["rms"], label=label, **look)
     ax.set_title(title)
