@@ -133,9 +133,9 @@ def same_batch(seeds: int = 16, seed: int = 0, batch_size: int = 256) -> pd.Data
 
 
 def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """The slope of log √E‖·‖² in log B of each (``axis``, parameter): least squares, NaN from one size.
+    """The slope of log √E‖·‖² in log B of each (``axis``, parameter), by least squares.
 
-    ``rows`` come from :func:`constant_upstream` or :func:`uniform_softmax`.
+    ``rows`` come from :func:`constant_upstream` or :func:`uniform_softmax`; NaN from one size.
     """
     fitted = []
     for (value, parameter), group in rows.groupby([axis, "parameter"]):
