@@ -7,6 +7,9 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
 from experiments.command import main
 from flowlab import tables
 from flowlab.measure import measure
@@ -35,13 +38,19 @@ def run(settings: Settings) -> None:
     name = f"{settings.run()}.parquet"
     tables.write(prediction, folder / "theory" / name, metadata)
     path = tables.write(table, folder / "runs" / name, metadata)
+    verdict, seconds = judge(table, prediction), time.perf_counter() - begun
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        condition = " ".join(job.overrides.task)
+        print(f"{job.job.num + 1:>4}  {condition}  ({seconds:.1f} s)\n      {verdict.sentence}")
+        return
     print(
         f"{settings.seeds} {settings.activation} nets, init={settings.init.name} "
         f"depth={settings.depth} width={settings.width} skip={settings.skip}, "
         f"batch {settings.batch_size} of {settings.data.name}, upstream={settings.upstream}: "
-        f"{time.perf_counter() - begun:.1f} s\n"
+        f"{seconds:.1f} s\n"
     )
-    print(summarise(table, judge(table, prediction)))
+    print(summarise(table, verdict))
     print(f"\nTable:  {path}  ({len(table)} rows; pandas.read_parquet opens it)")
     print(f"Draw:   python -m experiments.plots results_dir={settings.results_dir}\n")
 

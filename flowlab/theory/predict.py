@@ -560,7 +560,8 @@ class _Flow:
         columns = {"layer": np.arange(1, depth + 1)}
         for name in QUANTITIES:
             columns[f"{name}_log10_norm"] = log[name] * to_log10
-            columns[f"{name}_log10_norm_sd"] = np.sqrt(var[name]) * to_log10
+            # Linearisation can push a variance below zero where it fails (see above).
+            columns[f"{name}_log10_norm_sd"] = np.sqrt(np.maximum(var[name], 0.0)) * to_log10
         columns["q"] = np.exp(log_q)
         columns["chi"] = np.exp(self.log_chi)
         columns["delta_log10_norm_infinite"] = infinite * to_log10
