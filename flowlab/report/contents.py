@@ -1,0 +1,434 @@
+"""What a results folder holds, told as a document: verdicts first, then figures and tables."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+
+import pandas as pd
+
+from flowlab import tables
+from flowlab.errors import InputError
+from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
+from flowlab.statistics import DELTA, Verdict
+from flowlab.verdicts import judge
+
+MOST = 40  # rows of a table, lines of a list
+FEW = 8  # runs whose verdicts are all told in full
+
+QUESTION = (
+    "How do gradients travel backward through deep networks at initialization? For each "
+    "configuration an ensemble of networks (one per seed) is drawn, a batch is sent forward and a "
+    "cotangent backward, and the norm of δ = ∂L/∂(preactivation) is taken in every layer. The "
+    "slope of log10‖δ‖ per layer going backward, in decades (powers of ten) with its 95 % interval "
+    "over seeds, says whether gradients vanish, stay or explode; theory predicts it without "
+    "drawing anything, and the verdict says whether the two agree."
+)
+STRICT = (
+    "Theory takes the upstream gradient as independent of the forward pass; that of a loss is not "
+    "quite: runs with upstream=gaussian are the strict test."
+)
+
+# Verdicts on claims in the order in which they are told.
+CLAIMS = ("does not hold", "holds with a condition", "inconclusive", "holds")
+CLAIM_COLUMNS = (
+    *("id", "statement", "source", "predicted", "measured", "low", "high"),
+    *("verdict", "expected", "as_expected", "sentence"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its file, settings (dotted keys) and verdict."""
+
+    name: str
+    settings: dict
+    verdict: Verdict
+
+
+@dataclass
+class Experiment:
+    """What one experiment's folder holds; a command with the number of tables it wrote."""
+
+    name: str
+    runs: list[Run] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    commands: Counter = field(default_factory=Counter)
+    ledgers: int = 0
+
+
+class _Reader:
+    """Reads files under ``root`` and keeps account of versions and of what could not be read."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.missing: list[str] = []
+        self.versions: Counter = Counter()
+
+    def lack(self, line: object) -> None:
+        """Note a part that could not be had; paths are told from the results folder on."""
+        self.missing.append(str(line).replace(f"{self.root}/", ""))
+
+    def metadata(self, path: Path) -> dict:
+        """A table's metadata; raises InputError where it is of another making."""
+        try:
+            stored = tables.metadata(path)
+            settings, versions = stored.get("settings", {}), stored.get("versions", {})
+            settings.items(), versions.items()
+        except InputError:
+            raise
+        except (AttributeError, ValueError):
+            raise InputError(f"{path} is not a table of this laboratory: its metadata") from None
+        if stored.get("schema") != tables.SCHEMA:
+            raise InputError(
+                f"{path} has schema {stored.get('schema')}; this version reads {tables.SCHEMA}"
+            )
+        self.versions.update((str(name), str(number)) for name, number in versions.items())
+        return {**stored, "command": str(stored.get("command", ""))}
+
+    def run(self, path: Path) -> tuple[Run, str]:
+        """One run and its command; raises InputError for a table that cannot be judged."""
+        stored, table = self.metadata(path), tables.read(path)
+        try:
+            verdict = judge(table, self.prediction(path))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{path} cannot be judged: {error}") from None
+        return Run(path.stem, _flat(stored.get("settings", {})), verdict), stored["command"]
+
+    def prediction(self, path: Path) -> pd.DataFrame:
+        """The prediction beside a run; an empty one, and a note, where there is none."""
+        told = path.parent.parent / "theory" / path.name
+        if told.is_file():
+            try:
+                curve = pd.read_parquet(told)
+                needed = ("layer", DELTA, f"{DELTA}_sd", f"{DELTA}_infinite")
+                if all(column in curve for column in needed):
+                    return curve
+                self.lack(f"{told} is not a prediction of this laboratory")
+            except (OSError, ValueError) as error:
+                self.lack(f"{told} is damaged: {_first_line(error)}")
+        else:
+            self.lack(f"{told} is missing: no theory for this run")
+        return pd.DataFrame({"layer": [], DELTA: []})
+
+
+def gather(root: str | Path, title: str = "Gradient flow") -> Document:
+    """The document of a results folder.
+
+    What is missing, damaged or foreign is named in the document and left out. Raises InputError
+    where there is no such folder or nothing in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"results_dir must be a folder; got {root}, which is not there")
+    reader = _Reader(root)
+    experiments = [_experiment(reader, folder) for folder in _experiments(root)]
+    claims, claims_command = _claims(reader, root / "claims" / "claims.parquet")
+    benchmark, benchmark_commands = _benchmark(reader, root / "benchmark")
+    if not (experiments or claims or benchmark or _parquet(root / "claims")):
+        raise InputError(f"results_dir must hold results; got none in {root} (make run, first)")
+
+    runs = [run for experiment in experiments for run in experiment.runs]
+    verdicts = [Section("Claims", tuple(claims))] if claims else []
+    verdicts += [_verdicts(e) for e in experiments if e.runs]
+    strict = [Text(STRICT)] if any(r.settings.get("upstream") == "loss" for r in runs) else []
+    figures = [Section(f"Figures: {e.name}", tuple(e.pictures)) for e in experiments if e.pictures]
+    commands = {f"Commands: {e.name}": e.commands for e in experiments}
+    commands |= {"Commands: claims": claims_command, "Commands: benchmark": benchmark_commands}
+    sections = [
+        Section("What was asked", _asked(experiments, reader.missing)),
+        Section("Verdicts", tuple(strict), tuple(verdicts)),
+        Section("Figures", (), tuple(figures)),
+        Section("Tables", (), tuple(_table(e) for e in experiments if e.runs)),
+        Section("Benchmark", tuple(benchmark)),
+        Section("Commands", (), tuple(_commands(*item) for item in commands.items() if item[1])),
+        Section("Versions", _versions(reader.versions)),
+        Section("Missing or unreadable", (_items(reader.missing),) if reader.missing else ()),
+    ]
+    kept = tuple(section for section in sections if section.blocks or section.sections)
+    return Document(title, kept, tuple(reader.missing))
+
+
+# Reading
+
+
+def _experiments(root: Path) -> list[Path]:
+    """The folders of experiments, by name."""
+    return sorted(
+        folder
+        for folder in root.iterdir()
+        if not folder.name.startswith(".")
+        and (
+            _parquet(folder / "runs") or _parquet(folder / "ledger") or _figures(folder / "figures")
+        )
+    )
+
+
+def _experiment(reader: _Reader, folder: Path) -> Experiment:
+    found = Experiment(folder.name)
+    for path in _parquet(folder / "runs"):
+        try:
+            run, command = reader.run(path)
+        except InputError as error:
+            reader.lack(error)
+            continue
+        found.runs.append(run)
+        found.commands[command] += 1
+    for path in _parquet(folder / "ledger"):
+        try:
+            found.commands[reader.metadata(path)["command"]] += 1
+            found.ledgers += 1
+        except InputError as error:
+            reader.lack(error)
+    axes = _differing(found.runs)
+    found.runs.sort(key=lambda run: [*(_rank(run.settings.get(a)) for a in axes), run.name])
+    for stem in _figures(folder / "figures"):
+        try:
+            found.pictures.append(_picture(reader, stem))
+        except InputError as error:
+            reader.lack(error)
+    if not found.pictures:
+        reader.lack(f"{folder.name} has no figures yet: make plots")
+    return found
+
+
+def _picture(reader: _Reader, stem: Path) -> Picture:
+    """A figure with its description; raises InputError for one that no reader could see."""
+    path, described = (stem.with_name(stem.name + suffix) for suffix in (".png", ".json"))
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise InputError(f"{path} is missing: make plots") from None
+    if not (content.startswith(b"\x89PNG\r\n\x1a\n") and content[-8:-4] == b"IEND"):
+        raise InputError(f"{path} is damaged: make plots")
+    place = path.relative_to(reader.root).as_posix()
+    if stem.name.startswith("ledger-"):
+        table = f"ledger/{stem.name.removeprefix('ledger-')}.parquet"
+        caption = f"Where the gradient is gained and lost, from {table}."
+        return Picture(place, content, "Waterfall of gains, operation by operation", caption)
+    try:
+        told = json.loads(described.read_text(encoding="utf-8"))
+        title, caption, runs = str(told["title"]), str(told["caption"]), list(told["runs"])
+        gone = sum(not (stem.parent.parent / str(run)).is_file() for run in runs)
+    except (OSError, LookupError, TypeError, ValueError):
+        reader.lack(f"{described} is missing or damaged: make plots")
+        return Picture(place, content, stem.name, "Its description is missing.")
+    if gone:
+        reader.lack(f"{path} shows {gone} runs that are no longer there: make plots")
+    source = f"Source: {_count(len(runs), 'run')}, named in {described.relative_to(reader.root)}."
+    return Picture(place, content, title, f"{caption} {source}")
+
+
+def _claims(reader: _Reader, path: Path) -> tuple[list[Block], Counter]:
+    """The claims in groups, contradictions first, and the command."""
+    if not path.is_file():
+        reader.lack("no claims yet: make claims")
+        return [], Counter()
+    try:
+        command = reader.metadata(path)["command"]
+        table = pd.read_parquet(path)
+        absent = [name for name in CLAIM_COLUMNS if name not in table]
+        if absent:
+            raise InputError(f"{path} is not a table of claims: no column {absent[0]}")
+    except InputError as error:
+        reader.lack(error)
+        return [], Counter()
+    except (OSError, ValueError) as error:
+        reader.lack(f"{path} is damaged: {_first_line(error)}")
+        return [], Counter()
+    verdicts = table["verdict"].astype(str)
+    order = [v for v in CLAIMS if (verdicts == v).any()] + sorted({*verdicts} - {*CLAIMS})
+    counts = ", ".join(f"{verdict}: {(verdicts == verdict).sum()}" for verdict in order)
+    wrong = ~table["as_expected"].astype(bool)
+    unexpected = "every verdict is as expected"
+    if wrong.any():
+        unexpected = f"{wrong.sum()} not as expected"
+    blocks: list[Block] = [Text(f"{_count(len(table), 'claim')}; {counts}; {unexpected}.")]
+    if wrong.any():
+        blocks.append(_claims_table("Not as expected", table[wrong], expected=True))
+    for verdict in order:
+        chosen = table[(verdicts == verdict) & ~wrong]
+        if len(chosen):
+            blocks.append(_claims_table(verdict[:1].upper() + verdict[1:], chosen))
+    return blocks, Counter([command])
+
+
+def _claims_table(caption: str, table: pd.DataFrame, expected: bool = False) -> Table:
+    rows = []
+    for row in table.to_dict("records"):
+        measured = _number(row["measured"])
+        if pd.notna(row["low"]):
+            measured += f" [{_number(row['low'])}, {_number(row['high'])}]"
+        verdict = f"{row['verdict']} (expected: {row['expected']})" if expected else row["verdict"]
+        cells = (row["id"], verdict, row["statement"], _number(row["predicted"]), measured)
+        rows.append(tuple(map(str, (*cells, row["sentence"], row["source"]))))
+    columns = ("Claim", "Verdict", "Statement", "Predicted", "Measured [95 %]", "Finding", "Source")
+    return Table(f"{caption} ({len(rows)})", columns, tuple(rows))
+
+
+def _benchmark(reader: _Reader, folder: Path) -> tuple[list[Block], Counter]:
+    blocks, commands = [], Counter()
+    for path in _parquet(folder):
+        try:
+            command = reader.metadata(path)["command"]
+            table = pd.read_parquet(path)
+        except InputError as error:
+            reader.lack(error)
+            continue
+        except (OSError, ValueError) as error:
+            reader.lack(f"{path} is damaged: {_first_line(error)}")
+            continue
+        commands[f"python -m experiments.benchmark {command}".rstrip()] += 1
+        shown = table.head(MOST).to_dict("records")
+        rows = tuple(tuple(_number(cell, 3) for cell in row.values()) for row in shown)
+        blocks.append(Table(path.stem, tuple(map(str, table.columns)), rows))
+        blocks += _rest(len(table) - len(rows), "rows", f"benchmark/{path.name}")
+    if blocks:
+        blocks.insert(0, Text("A ratio is the peer's time over flowlab's: above 1 flowlab leads."))
+    else:
+        reader.lack("no benchmark yet: make bench")
+    return blocks, commands
+
+
+def _parquet(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def _figures(folder: Path) -> list[Path]:
+    """Figures by path without suffix, whether drawn, described or both."""
+    paths = [*folder.glob("*.png"), *folder.glob("*.json")]
+    return sorted({path.with_suffix("") for path in paths if not path.name.startswith(".")})
+
+
+# Telling
+
+
+def _asked(experiments: list[Experiment], missing: list[str]) -> tuple[Block, ...]:
+    blocks: list[Block] = [Text(QUESTION)]
+    rows = []
+    for e in experiments:
+        command = next(iter(e.commands), "none that could be read")
+        if len(e.commands) > 1:
+            command = f"{len(e.commands)} commands, listed at the end"
+        rows.append((e.name, str(len(e.runs)), str(e.ledgers), str(len(e.pictures)), command))
+    if rows:
+        columns = ("Experiment", "Runs", "Ledgers", "Figures", "Command")
+        blocks.append(Table("Experiments in this folder", columns, tuple(rows)))
+    if missing:
+        told = "part is" if len(missing) == 1 else "parts are"
+        blocks.append(Text(f"{len(missing)} {told} missing or unreadable: the last section says."))
+    return tuple(blocks)
+
+
+def _verdicts(experiment: Experiment) -> Section:
+    """Counts, and in full: every disagreement, and the other runs where they are few."""
+    runs = experiment.runs
+    trends = Counter(run.verdict.trend for run in runs)
+    agreement = Counter(run.verdict.agreement for run in runs)
+    counts = [f"{word}: {n}" for c in (trends, agreement) for word, n in sorted(c.items())]
+    blocks: list[Block] = [Text(f"{_count(len(runs), 'run')}; {', '.join(counts)}.")]
+    axes = _differing(runs)
+    ordered = sorted(runs, key=lambda run: run.verdict.agreement != "disagrees")
+    if len(runs) > FEW:
+        ordered = ordered[: agreement["disagrees"]]
+    sentences = [f"{_settings(run, axes) or run.name}: {run.verdict.sentence}" for run in ordered]
+    if sentences:
+        blocks.append(_items(sentences))
+    return Section(f"Runs: {experiment.name}", tuple(blocks))
+
+
+def _table(experiment: Experiment) -> Section:
+    """One row per run with what sets it apart."""
+    runs = experiment.runs
+    axes = _differing(runs)
+    blocks: list[Block] = []
+    shared = [axis for axis in runs[0].settings if axis not in axes]
+    if shared:
+        several = "Shared by all runs" if len(runs) > 1 else "Settings"
+        blocks.append(Text(f"{several}: {_settings(runs[0], shared)}."))
+    rows = []
+    for run in runs[:MOST]:
+        v = run.verdict
+        cells = (str(v.slope), _number(v.predicted), v.trend, v.agreement, run.name)
+        rows.append((*(_value(run.settings.get(axis)) for axis in axes), *cells))
+    columns = (*axes, "Slope per layer [95 %]", "Predicted", "Trend", "Theory", "Run")
+    blocks.append(Table(f"Slope of log10‖δ‖: {experiment.name}", columns, tuple(rows)))
+    blocks += _rest(len(runs) - len(rows), "runs", f"{experiment.name}/runs")
+    return Section(f"Tables: {experiment.name}", tuple(blocks))
+
+
+def _commands(title: str, commands: Counter) -> Section:
+    known = sorted(command for command in commands if command)
+    blocks: list[Block] = [Code(tuple(known[:MOST]))] if known else [Text("No command is stored.")]
+    blocks += _rest(len(known) - MOST, "commands", "the metadata of the tables")
+    return Section(title, tuple(blocks))
+
+
+def _versions(versions: Counter) -> tuple[Block, ...]:
+    if not versions:
+        return ()
+    rows = [(name, number, str(count)) for (name, number), count in sorted(versions.items())]
+    return (Table("What wrote the tables", ("Package", "Version", "Tables"), tuple(rows)),)
+
+
+def _items(lines: list[str]) -> Items:
+    more = [f"… and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return Items((*lines[:MOST], *more))
+
+
+def _rest(count: int, what: str, place: str) -> list[Block]:
+    return [Text(f"{count} more {what} lie in {place}.")] if count > 0 else []
+
+
+# Settings and numbers
+
+
+def _flat(settings: dict, prefix: str = "") -> dict:
+    """Settings with dotted keys; a group's name stands under the group's own."""
+    flat = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix.rstrip(".") if prefix and key == "name" else f"{prefix}{key}"] = value
+    return flat
+
+
+def _differing(runs: list[Run]) -> list[str]:
+    """The settings in which runs differ, in order of first appearance."""
+    axes: Iterable[str] = dict.fromkeys(axis for run in runs for axis in run.settings)
+    return [a for a in axes if len({_value(run.settings.get(a)) for run in runs}) > 1]
+
+
+def _settings(run: Run, axes: list[str]) -> str:
+    known = ((axis, run.settings.get(axis)) for axis in axes)
+    return ", ".join(f"{axis}={_value(value)}" for axis, value in known if value is not None)
+
+
+def _value(value: object) -> str:
+    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _rank(value: object) -> tuple:
+    """A sort key over numbers, text and nothing."""
+    number = isinstance(value, int | float)
+    return (number, value if number else 0, _value(value))
+
+
+def _number(value: object, digits: int = 4) -> str:
+    """A number in a few digits, – for none; what is no number as it is."""
+    if isinstance(value, bool | int | str):
+        return str(value)
+    if not isinstance(value, float):
+        return "–" if value is None else str(value)
+    return f"{value:.{digits}g}" if isfinite(value) else ("–" if value != value else str(value))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
