@@ -10,7 +10,6 @@ import numpy as np
 
 from flowlab import random
 from flowlab.errors import InputError, unknown
-from flowlab.kernel import kernel
 from flowlab.layer import Parameter
 
 MODES = ("fan_in", "fan_out", "fan_avg")
@@ -119,40 +118,31 @@ class Initializer:
             self._deviations[parameter] = parameter.factor * math.sqrt(variance)
         return self._deviations[parameter]
 
-    def draw(self, parameter: Parameter, seeds, layer, role: int, out: np.ndarray) -> None:
+    def draw(self, parameter: Parameter, seeds, layer: int, role: int, out: np.ndarray) -> None:
         """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role).
 
-        ``seeds`` is an int64 array (seeds,) of integers at least 0; ``layer`` is an integer, or
-        such an array of them.
+        ``seeds`` is an int64 array of integers at least 0.
         """
-        if isinstance(layer, int):
-            layer = np.full(len(seeds), layer)
-        deviation, flat = self.deviation(parameter), out.reshape(len(out), -1)
+        deviation = self.deviation(parameter)
+        if deviation == 0.0:
+            out.fill(parameter.factor if parameter.role == "gain" else 0)
+            return
+        flat = out.reshape(len(out), -1)
         weight = parameter.role == "weight"
-        if deviation == 0.0 or parameter.role == "gain":
-            random.fill_constant.run(flat, parameter.factor if parameter.role == "gain" else 0.0)
-        elif self.scheme.distribution == "uniform" and (weight or self.scheme.bias):
-            random.fill_uniform.run(seeds, layer, flat, math.sqrt(3.0) * deviation, role)
+        if self.scheme.distribution == "uniform" and (weight or self.scheme.bias):
+            random.fill_uniform.run(seeds, flat, math.sqrt(3.0) * deviation, layer, role)
         elif self.orthogonal and weight:
-            fill_orthogonal.run(seeds, layer, out, parameter.factor * self.settings.gain, role)
+            _fill_orthogonal(seeds, layer, role, out, parameter.factor * self.settings.gain)
         else:
-            random.fill_normal.run(seeds, layer, flat, deviation, role)
+            random.fill_normal.run(seeds, flat, deviation, layer, role)
 
 
-_fill_normal = random.fill_normal.single
-
-
-@kernel("(),()->(rows,columns)")
-def fill_orthogonal(seed, layer, out, gain, role):
+def _fill_orthogonal(seeds, layer: int, role: int, out: np.ndarray, gain: float) -> None:
     """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007)."""
-    rows, columns = out.shape
-    gaussian = np.empty((max(rows, columns), min(rows, columns)))
-    _fill_normal(seed, layer, gaussian.reshape(gaussian.size), 1.0, role)
-    q, r = np.linalg.qr(gaussian)
-    for i in range(q.shape[0]):
-        for j in range(q.shape[1]):
-            value = gain * q[i, j] * np.sign(r[j, j])
-            if rows >= columns:
-                out[i, j] = value
-            else:
-                out[j, i] = value
+    rows, columns = out.shape[-2:]
+    gaussian = np.empty((len(out), max(rows, columns), min(rows, columns)))
+    random.fill_normal.run(seeds, gaussian.reshape(len(out), -1), 1.0, layer, role)
+    for one, target in zip(gaussian, out, strict=True):
+        q, r = np.linalg.qr(one)
+        q *= gain * np.sign(np.diagonal(r))
+        target[...] = q if rows >= columns else q.T
