@@ -408,8 +408,9 @@ def _check_kernels(trial: Trial) -> None:
     layer, declaration = trial.layer, trial.declaration
     parameters = {name: p.shape for name, p in declaration.parameters.items()}
     known = {"x": trial.shape, "y": declaration.output, **parameters, **declaration.saved}
-    forward = ["x", *parameters, "y", *declaration.saved]
-    pullback = [*layer.pullback_reads, "y", "x", *trial.differentiable]
+    known |= declaration.scratch
+    forward = ["x", *parameters, "y", *declaration.saved, *declaration.scratch]
+    pullback = [*layer.pullback_reads, "y", "x", *trial.differentiable, *declaration.scratch]
     for kernel, names in ((layer.forward_kernel, forward), (layer.pullback_kernel, pullback)):
         kernel.check([np.empty((trial.seeds, *known[name])) for name in names])
 

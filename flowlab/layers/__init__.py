@@ -1,18 +1,26 @@
 """The layers: one concept per file, forward and adjoint kernels side by side."""
 
 from flowlab.layers.activation import ACTIVATIONS, Activation
+from flowlab.layers.convolution import Conv1d, Conv2d
 from flowlab.layers.linear import Linear
 from flowlab.layers.loss import SoftmaxCrossEntropy, SquaredError
 from flowlab.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from flowlab.layers.pooling import AvgPool2d, Flatten, GlobalAveragePool, MaxPool2d
 from flowlab.layers.residual import Residual, Scale
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "AvgPool2d",
     "BatchNorm",
+    "Conv1d",
+    "Conv2d",
+    "Flatten",
+    "GlobalAveragePool",
     "GroupNorm",
     "LayerNorm",
     "Linear",
+    "MaxPool2d",
     "RMSNorm",
     "Residual",
     "Scale",

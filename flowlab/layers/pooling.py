@@ -1,0 +1,169 @@
+"""Pooling over positions, and flattening: layers without parameters between convolution and linear.
+
+Windows that would leave the input are dropped, as PyTorch does by default.
+"""
+
+import math
+
+import numpy as np
+
+from flowlab.errors import InputError
+from flowlab.kernel import ShapeError, jit, kernel
+from flowlab.layer import Declaration, Primitive
+
+
+@jit
+def _largest(window):
+    """Row and column of the first maximum in scan order, or of the last NaN: PyTorch's choice."""
+    row = column = 0
+    top = window[0, 0]
+    for i in range(window.shape[0]):
+        for j in range(window.shape[1]):
+            if window[i, j] > top or np.isnan(window[i, j]):
+                row, column, top = i, j, window[i, j]
+    return row, column
+
+
+@kernel("(n,c,h,w)->(n,c,p,q)")
+def max_pool_forward(x, y, size, stride):
+    for n, c, i, j in np.ndindex(y.shape):
+        u, v = i * stride, j * stride
+        window = x[n, c, u : u + size, v : v + size]
+        y[n, c, i, j] = window[_largest(window)]
+
+
+@kernel("(n,c,h,w),(n,c,p,q)->(n,c,h,w)")
+def max_pool_pullback(x, dy, dx, size, stride):
+    dx[:] = 0
+    for n, c, i, j in np.ndindex(dy.shape):
+        u, v = i * stride, j * stride
+        row, column = _largest(x[n, c, u : u + size, v : v + size])
+        dx[n, c, u + row, v + column] += dy[n, c, i, j]
+
+
+@kernel("(n,c,h,w)->(n,c,p,q)")
+def average_pool_forward(x, y, size, stride):
+    for n, c, i, j in np.ndindex(y.shape):
+        total = 0.0
+        for u in range(i * stride, i * stride + size):
+            for v in range(j * stride, j * stride + size):
+                total += x[n, c, u, v]
+        y[n, c, i, j] = total / (size * size)
+
+
+@kernel("(n,c,p,q)->(n,c,h,w)")
+def average_pool_pullback(dy, dx, size, stride):
+    dx[:] = 0
+    for n, c, i, j in np.ndindex(dy.shape):
+        share = dy[n, c, i, j] / (size * size)
+        for u in range(i * stride, i * stride + size):
+            for v in range(j * stride, j * stride + size):
+                dx[n, c, u, v] += share
+
+
+@kernel("(...)->(n,c)", reassociate=True)
+def global_average_forward(x, y):
+    positions = x.reshape(y.size, x.size // y.size)
+    means = y.reshape(y.size)
+    for k in range(means.size):
+        total = 0.0
+        for p in range(positions.shape[1]):
+            total += positions[k, p]
+        means[k] = total / positions.shape[1]
+
+
+@kernel("(n,c)->(...)")
+def global_average_pullback(dy, dx):
+    positions = dx.reshape(dy.size, dx.size // dy.size)
+    given = dy.reshape(dy.size)
+    for k in range(given.size):
+        positions[k] = given[k] / positions.shape[1]
+
+
+@kernel("(...)->(n,features)")
+def flatten_forward(x, y):
+    y.reshape(y.size)[:] = x.reshape(x.size)
+
+
+@kernel("(n,features)->(...)")
+def flatten_pullback(dy, dx):
+    dx.reshape(dx.size)[:] = dy.reshape(dy.size)
+
+
+class Pool2d(Primitive):
+    """What pooling of X (n, c, h, w) by square windows shares; the stride is the window's size,
+    unless given.
+
+    Raises InputError for a size or stride below 1, ShapeError for an input with other axes or
+    smaller than a window.
+    """
+
+    homogeneous = True
+
+    def __init__(self, kernel_size: int, stride: int | None = None):
+        self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
+        for name in ("kernel_size", "stride"):
+            if vars(self)[name] < 1:
+                raise InputError(f"{self.name}: {name} must be at least 1; got {vars(self)[name]}")
+
+    def shapes(self, shape):
+        if len(shape) != 4:
+            raise ShapeError(
+                f"{self.name}: input must have axes (batch, channels, height, width); "
+                f"got shape {shape}"
+            )
+        size, stride = self.kernel_size, self.stride
+        for axis, length in zip(("height", "width"), shape[2:], strict=True):
+            if size > length:
+                raise ShapeError(
+                    f"{self.name}: kernel_size must be at most the input's {axis}, {length}; "
+                    f"got {size}"
+                )
+        positions = [(length - size) // stride + 1 for length in shape[2:]]
+        return Declaration(output=(*shape[:2], *positions), constants=(size, stride))
+
+
+class MaxPool2d(Pool2d):
+    """The maximum of each window; all its gradient goes to the first maximum in scan order."""
+
+    name = "max_pool2d"
+    forward_kernel, pullback_kernel = max_pool_forward, max_pool_pullback
+
+
+class AvgPool2d(Pool2d):
+    """The mean of each window; its gradient is shared out evenly."""
+
+    name = "avg_pool2d"
+    forward_kernel, pullback_kernel = average_pool_forward, average_pool_pullback
+    pullback_reads = ()
+
+
+class GlobalAveragePool(Primitive):
+    """The mean over positions, (n, c, ...) -> (n, c); ShapeError for an input without positions."""
+
+    name = "global_average_pool"
+    homogeneous = True
+    forward_kernel, pullback_kernel = global_average_forward, global_average_pullback
+    pullback_reads = ()
+
+    def shapes(self, shape):
+        if len(shape) < 3:
+            raise ShapeError(
+                f"{self.name}: input must have axes (batch, channels, positions, ...); "
+                f"got shape {shape}"
+            )
+        return Declaration(output=shape[:2])
+
+
+class Flatten(Primitive):
+    """(n, ...) -> (n, features), a copy; ShapeError for an input without a batch."""
+
+    name = "flatten"
+    homogeneous = True
+    forward_kernel, pullback_kernel = flatten_forward, flatten_pullback
+    pullback_reads = ()
+
+    def shapes(self, shape):
+        if len(shape) < 1:
+            raise ShapeError(f"{self.name}: input must have axes (batch, ...); got shape {shape}")
+        return Declaration(output=(shape[0], math.prod(shape[1:])))
