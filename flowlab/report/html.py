@@ -28,6 +28,8 @@ h2 { margin-top: 2.5rem; border-bottom: 1px solid #bbb; }
 p, li, figcaption { max-width: 46rem; }
 a { color: #00539c; }
 nav ul { padding-left: 1.2rem; }
+nav ul ul { padding: 0; }
+nav ul ul li { display: inline-block; margin-right: 1rem; }
 figure { margin: 1.5rem 0; break-inside: avoid; }
 img { display: block; max-width: 100%; height: auto; }
 pre { padding: .6rem; background: #f4f4f4; white-space: pre-wrap; }

@@ -64,4 +64,4 @@ def _text(text: object) -> str:
     """Plain text that Markdown takes for nothing else; underscores inside of words are harmless."""
     line = re.sub(r"([\\`*\[\]<>#|~&$!])", r"\\\1", plain(text))
     line = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", line)
+    return re.sub(r"^(\d*)([-+.)])(?=[-\s]|$)", r"\1\\\2", line)
