@@ -10,6 +10,7 @@ import numpy as np
 
 from flowlab import random
 from flowlab.errors import InputError, unknown
+from flowlab.kernel import kernel
 from flowlab.layer import Parameter
 
 MODES = ("fan_in", "fan_out", "fan_avg")
@@ -34,8 +35,11 @@ SCHEMES = {
     "xavier_uniform": Scheme(1.0, "fan_avg", "uniform"),
     "he": Scheme(2.0, "fan_in"),
     "he_uniform": Scheme(2.0, "fan_in", "uniform"),
-    # Saxe et al. 2013: a matrix with orthonormal rows or columns.
+    # Saxe et al. 2013: a matrix with orthonormal rows or columns; of a convolution's kernel the
+    # first axis is the rows, the others the columns.
     "orthogonal": Scheme(1.0, "fan_in", "orthogonal"),
+    # Xiao et al. 2018, section 3.1: the kernel's centre is orthogonal, the rest of it is 0.
+    "delta_orthogonal": Scheme(1.0, "fan_in", "delta_orthogonal"),
     # torch.nn.Linear: weights and biases uniform on ±1/sqrt(fan_in).
     "torch_default": Scheme(1.0 / 3.0, "fan_in", "uniform", bias=True),
     # sigma_w^2 / fan_in, the parametrisation of mean-field theory.
@@ -66,7 +70,11 @@ class InitSettings:
             raise unknown("init", self.name, SCHEMES)
         if self.mode is not None and self.mode not in MODES:
             raise unknown("init.mode", self.mode, MODES)
-        if self.mode is not None and self.name in ("orthogonal", "torch_default"):
+        if self.mode is not None and self.name in (
+            "orthogonal",
+            "delta_orthogonal",
+            "torch_default",
+        ):
             raise InputError(f"init.mode does not apply to {self.name}; got {self.mode}")
         for name in ("gain", "sigma_w"):
             value = getattr(self, name)
@@ -89,7 +97,8 @@ class Initializer:
         settings.validate()
         self.settings = settings
         self.scheme = SCHEMES[settings.name]
-        self.orthogonal = self.scheme.distribution == "orthogonal"
+        self.delta = self.scheme.distribution == "delta_orthogonal"
+        self.orthogonal = self.delta or self.scheme.distribution == "orthogonal"
         self._deviations: dict[Parameter, float] = {}
 
     def weight_variance(self, fan_in: int, fan_out: int) -> float:
@@ -114,35 +123,63 @@ class Initializer:
             if parameter.role == "bias":
                 variance = self.bias_variance(parameter.fan_in)
             elif parameter.role == "weight":
-                variance = self.weight_variance(parameter.fan_in, parameter.fan_out)
+                fans = parameter.fan_in, parameter.fan_out
+                if self.orthogonal and not self.delta:
+                    fans = parameter.shape[0], math.prod(parameter.shape[1:])
+                variance = self.weight_variance(*fans)
             self._deviations[parameter] = parameter.factor * math.sqrt(variance)
         return self._deviations[parameter]
 
-    def draw(self, parameter: Parameter, seeds, layer: int, role: int, out: np.ndarray) -> None:
+    def draw(self, parameter: Parameter, seeds, layer, role: int, out: np.ndarray) -> None:
         """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role).
 
-        ``seeds`` is an int64 array of integers at least 0.
+        ``seeds`` is an int64 array (seeds,) of integers at least 0; ``layer`` is an integer, or
+        such an array of them.
         """
-        deviation = self.deviation(parameter)
-        if deviation == 0.0:
-            out.fill(parameter.factor if parameter.role == "gain" else 0)
-            return
-        flat = out.reshape(len(out), -1)
+        if isinstance(layer, int):
+            layer = np.full(len(seeds), layer)
+        deviation, flat = self.deviation(parameter), out.reshape(len(out), -1)
         weight = parameter.role == "weight"
-        if self.scheme.distribution == "uniform" and (weight or self.scheme.bias):
-            random.fill_uniform.run(seeds, flat, math.sqrt(3.0) * deviation, layer, role)
+        if deviation == 0.0 or parameter.role == "gain":
+            random.fill_constant.run(flat, parameter.factor if parameter.role == "gain" else 0.0)
+        elif self.scheme.distribution == "uniform" and (weight or self.scheme.bias):
+            random.fill_uniform.run(seeds, layer, flat, math.sqrt(3.0) * deviation, role)
         elif self.orthogonal and weight:
-            _fill_orthogonal(seeds, layer, role, out, parameter.factor * self.settings.gain)
+            matrices, tap = self._matrices(parameter)
+            gain = parameter.factor * self.settings.gain
+            fill_orthogonal.run(seeds, layer, out.reshape(-1, *matrices), gain, role, tap)
         else:
-            random.fill_normal.run(seeds, flat, deviation, layer, role)
+            random.fill_normal.run(seeds, layer, flat, deviation, role)
+
+    def _matrices(self, parameter: Parameter) -> tuple[tuple[int, ...], int]:
+        """A weight's shape as (groups, rows, columns, taps), and the tap that is orthogonal."""
+        rows, columns, *taps = parameter.shape
+        if not (self.delta and taps):
+            return (1, rows, columns * math.prod(taps), 1), 0
+        of_group = parameter.fan_out // math.prod(taps)
+        centre = np.ravel_multi_index([k // 2 for k in taps], taps)
+        return (rows // of_group, of_group, columns, math.prod(taps)), int(centre)
 
 
-def _fill_orthogonal(seeds, layer: int, role: int, out: np.ndarray, gain: float) -> None:
-    """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007)."""
-    rows, columns = out.shape[-2:]
-    gaussian = np.empty((len(out), max(rows, columns), min(rows, columns)))
-    random.fill_normal.run(seeds, gaussian.reshape(len(out), -1), 1.0, layer, role)
-    for one, target in zip(gaussian, out, strict=True):
-        q, r = np.linalg.qr(one)
-        q *= gain * np.sign(np.diagonal(r))
-        target[...] = q if rows >= columns else q.T
+_fill_normal = random.fill_normal.single
+
+
+@kernel("(),()->(groups,rows,columns,taps)")
+def fill_orthogonal(seed, layer, out, gain, role, tap):
+    """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007).
+
+    Each stands at one tap of a kernel; the others are 0.
+    """
+    groups, rows, columns = out.shape[:3]
+    gaussian = np.empty((groups, max(rows, columns), min(rows, columns)))
+    _fill_normal(seed, layer, gaussian.reshape(gaussian.size), 1.0, role)
+    out[:] = 0
+    for g in range(groups):
+        q, r = np.linalg.qr(gaussian[g])
+        for i in range(q.shape[0]):
+            for j in range(q.shape[1]):
+                value = gain * q[i, j] * np.sign(r[j, j])
+                if rows >= columns:
+                    out[g, i, j, tap] = value
+                else:
+                    out[g, j, i, tap] = value
