@@ -13,8 +13,12 @@ from flowlab.layer import Chain, Layer, Shape
 from flowlab.layers import (
     ACTIVATIONS,
     Activation,
+    BatchNorm,
+    GroupNorm,
+    LayerNorm,
     Linear,
     Residual,
+    RMSNorm,
     Scale,
     SoftmaxCrossEntropy,
     SquaredError,
@@ -108,4 +112,59 @@ example(
     },
     jax=lambda jax, x, p: ((x - p["target"]) ** 2).mean(),
     torch=lambda torch, x, p: torch.nn.functional.mse_loss(x, p["target"]),
+)
+
+
+def _standardized(jax, x, axes, eps: float = 1e-5):
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    return (x - mean) / jax.numpy.sqrt(variance + eps)
+
+
+example(
+    "batch_norm",
+    BatchNorm(),
+    (_BATCH, _FEATURES, 2),
+    jax=lambda jax, x, p: p["gain"][:, None] * _standardized(jax, x, (0, 2)) + p["bias"][:, None],
+    torch=lambda torch, x, p: torch.nn.functional.batch_norm(
+        x, None, None, p["gain"], p["bias"], training=True
+    ),
+)
+example(
+    "batch_norm (eval)",
+    BatchNorm(training=False),
+    (_BATCH, _FEATURES),
+    data={
+        "mean": np.linspace(-1, 1, 6).reshape(SEEDS, _FEATURES),
+        "variance": np.linspace(0.5, 2, 6).reshape(SEEDS, _FEATURES),
+    },
+    jax=lambda jax, x, p: (
+        p["gain"] * (x - p["mean"]) / jax.numpy.sqrt(p["variance"] + 1e-5) + p["bias"]
+    ),
+    torch=lambda torch, x, p: torch.nn.functional.batch_norm(
+        x, p["mean"].detach(), p["variance"].detach(), p["gain"], p["bias"]
+    ),
+)
+example(
+    "layer_norm",
+    LayerNorm(),
+    (_BATCH, _FEATURES),
+    jax=lambda jax, x, p: p["gain"] * _standardized(jax, x, -1) + p["bias"],
+    torch=lambda torch, x, p: torch.nn.functional.layer_norm(x, (_FEATURES,), p["gain"], p["bias"]),
+)
+example(
+    "rms_norm",
+    RMSNorm(),
+    (_BATCH, _FEATURES),
+    jax=lambda jax, x, p: p["gain"] * x / jax.numpy.sqrt((x**2).mean(-1, keepdims=True) + 1e-5),
+    torch=lambda torch, x, p: torch.nn.functional.rms_norm(x, (_FEATURES,), p["gain"], eps=1e-5),
+)
+example(
+    "group_norm",
+    GroupNorm(2),
+    (_BATCH, 4, 3),
+    jax=lambda jax, x, p: (
+        p["gain"][:, None] * _standardized(jax, x.reshape(_BATCH, 2, 6), 2).reshape(x.shape)
+        + p["bias"][:, None]
+    ),
+    torch=lambda torch, x, p: torch.nn.functional.group_norm(x, 2, p["gain"], p["bias"]),
 )

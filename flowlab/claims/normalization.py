@@ -1,0 +1,68 @@
+"""What normalization takes out of a cotangent: A6, A7."""
+
+import numpy as np
+
+from flowlab.claims import compare
+from flowlab.claims.claim import HOLDS, claim
+from flowlab.layers import BatchNorm, LayerNorm, Linear
+
+BATCH, D1, D2 = 16, 12, 10
+
+
+@claim(
+    "A6",
+    "Batch norm (ε = 0): Σ dz = 0, so the bias before it has db ≡ 0; Σ dz·x̂ = 0; ⟨w, dw⟩ = 0 for "
+    "every unit before it.",
+    "Ioffe and Szegedy 2015, section 3",
+)
+def removed_directions(trial):
+    """A linear layer and batch norm, of random gains; relative to the norms of what is summed."""
+    layer, x, p, dy = trial.draw([Linear(D2), BatchNorm(eps=0.0)], (BATCH, D1))
+    p[1]["gain"][...] = trial.random().uniform(0.5, 2.0, p[1]["gain"].shape)
+    got = trial.run(layer, x, p, dy)
+    W, dW, db = p[0]["W"], got.gradients["0.W"], got.gradients["0.b"]
+    z = x @ W
+    dz = trial.run(layer.layers[1], z, p[1], dy).dx
+    normalized = (z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True)
+    size = np.linalg.norm(dz, axis=1)
+    errors = [
+        db / size,
+        dz.sum(1) / size,
+        (dz * normalized).sum(1) / size,
+        (W * dW).sum(1) / (np.linalg.norm(W, axis=1) * np.linalg.norm(dW, axis=1)),
+    ]
+    result = compare.identity("largest of the four, relative", errors)
+    return result.finding(
+        f"Before batch norm of {BATCH} examples the bias's gradient, the sums Σ dz and Σ dz·x̂ and "
+        f"the part of dw along w are all zero to {result.measured:.0e}."
+        if result.verdict == HOLDS
+        else f"Before batch norm something that should be zero is {result.measured:.0e}."
+    )
+
+
+@claim(
+    "A7",
+    "For an independent Gaussian dy, E σ²‖dz‖²/‖dy‖² is (B − 2)/B in batch norm and (d − 2)/d in "
+    "layer norm (ε = 0).",
+    "a projection onto all but two dimensions",
+)
+def passing_share(trial):
+    """Against (m − 1)/m, which a pullback that forgot one of the two statistics would give."""
+    parts = []
+    for layer, axis, letter in ((BatchNorm(eps=0.0), 1, "B"), (LayerNorm(eps=0.0), 2, "d")):
+        chain, z, p, dy = trial.draw([layer], (BATCH, D1))
+        dz = trial.run(chain, z, p, dy).dx
+        ratios = z.var(axis) * (dz**2).sum(axis) / (dy**2).sum(axis)
+        m, vectors = z.shape[axis], ratios.shape[1]
+        # For each vector the ratio is Beta((m − 2)/2, 1), whose mean is (m − 2)/m.
+        sd = np.sqrt(2 * (m - 2) / (m * m * (m / 2 + 1)) / vectors)
+        name = f"σ²‖dz‖²/‖dy‖² ({layer.name}, {letter} = {m})"
+        parts.append(
+            compare.mean(name, ratios.mean(1), (m - 2) / m, sd=float(sd), against=(m - 1) / m)
+        )
+    worst = compare.worst(parts)
+    return worst.finding(
+        "Of an independent cotangent there passes "
+        + " and ".join(f"{part.measured:.4f} ({part.predicted:.4f} predicted)" for part in parts)
+        + f", in batch norm with B = {BATCH} and layer norm with d = {D1}."
+    )
