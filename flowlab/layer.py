@@ -44,6 +44,7 @@ class Declaration:
     output: Shape
     parameters: Any = field(default_factory=dict)
     saved: dict[str, Shape] = field(default_factory=dict)
+    scratch: dict[str, Shape] = field(default_factory=dict)  # buffers for either kernel to work in
     constants: tuple = ()  # numbers that both kernels receive after their arrays
     elements: int = 0  # what a forward pass keeps for the pullback, parameters included
 
@@ -116,8 +117,8 @@ class Primitive(Layer):
 
     ``forward_kernel`` reads x and the parameters and writes y and the saved values.
     ``pullback_kernel`` reads what ``pullback_reads`` names (``x``, ``y``, parameters, saved
-    values), then dy, and writes dx and the parameters' cotangents. The declaration's constants
-    follow.
+    values), then dy, and writes dx and the parameters' cotangents. The declaration's scratch and
+    constants follow.
 
     ``example_norms``, where a layer has it, reads (x, dy) and writes for each parameter
     log2 √Σ_n ‖g_n‖², with g_n the gradient that example n alone would give: its own sum over
@@ -155,7 +156,11 @@ class Primitive(Layer):
         y = workspace.take(seeds + declaration.output, x.dtype)
         saved = {k: workspace.take(seeds + s, x.dtype) for k, s in declaration.saved.items()}
         values = [parameters[name] for name in declaration.parameters]
-        self.forward_kernel.run(x, *values, y, *saved.values(), *declaration.constants)
+        scratch = [workspace.take(seeds + s, x.dtype) for s in declaration.scratch.values()]
+        writes = (y, *saved.values(), *scratch)
+        self.forward_kernel.run(x, *values, *writes, *declaration.constants)
+        for array in scratch:
+            workspace.give(array)
         return y, {"x": x, "y": y, **parameters, **saved}
 
     def pullback(self, dy, tape, workspace, watch=None):
@@ -169,7 +174,11 @@ class Primitive(Layer):
             if parameter.role != "target"
         }
         reads = [tape[name] for name in self.pullback_reads]
-        self.pullback_kernel.run(*reads, dy, dx, *gradients.values(), *declaration.constants)
+        scratch = [workspace.take(x.shape[:1] + s, x.dtype) for s in declaration.scratch.values()]
+        writes = (dx, *gradients.values(), *scratch)
+        self.pullback_kernel.run(*reads, dy, *writes, *declaration.constants)
+        for array in scratch:
+            workspace.give(array)
         if watch is not None:
             watch(self, tape, dy, dx, gradients)
             for gradient in gradients.values():

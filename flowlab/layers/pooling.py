@@ -77,17 +77,22 @@ def global_average_pullback(dy, dx):
     positions = dx.reshape(dy.size, dx.size // dy.size)
     given = dy.reshape(dy.size)
     for k in range(given.size):
-        positions[k] = given[k] / positions.shape[1]
+        for p in range(positions.shape[1]):
+            positions[k, p] = given[k] / positions.shape[1]
 
 
 @kernel("(...)->(n,features)")
 def flatten_forward(x, y):
-    y.reshape(y.size)[:] = x.reshape(x.size)
+    x, y = x.reshape(x.size), y.reshape(y.size)
+    for i in range(x.size):
+        y[i] = x[i]
 
 
 @kernel("(n,features)->(...)")
 def flatten_pullback(dy, dx):
-    dx.reshape(dx.size)[:] = dy.reshape(dy.size)
+    dy, dx = dy.reshape(dy.size), dx.reshape(dx.size)
+    for i in range(dy.size):
+        dx[i] = dy[i]
 
 
 class Pool2d(Primitive):
