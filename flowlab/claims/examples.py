@@ -13,10 +13,16 @@ from flowlab.layer import Chain, Layer, Shape
 from flowlab.layers import (
     ACTIVATIONS,
     Activation,
+    AvgPool2d,
     BatchNorm,
+    Conv1d,
+    Conv2d,
+    Flatten,
+    GlobalAveragePool,
     GroupNorm,
     LayerNorm,
     Linear,
+    MaxPool2d,
     Residual,
     RMSNorm,
     Scale,
@@ -167,4 +173,69 @@ example(
         + p["bias"][:, None]
     ),
     torch=lambda torch, x, p: torch.nn.functional.group_norm(x, 2, p["gain"], p["bias"]),
+)
+
+
+def _convolution(name: str, layer: Conv1d | Conv2d, shape: Shape) -> None:
+    circular = layer.padding_mode == "circular"
+    ends = [(layer.padding, layer.padding)] * (len(shape) - 2)
+
+    def in_jax(jax, x, p):
+        x = jax.numpy.pad(x, [(0, 0), (0, 0), *ends], mode="wrap") if circular else x
+        y = jax.lax.conv_general_dilated(
+            x,
+            p["W"],
+            [layer.stride] * len(ends),
+            "VALID" if circular else ends,
+            rhs_dilation=[layer.dilation] * len(ends),
+            feature_group_count=layer.groups,
+        )
+        return y + p["b"].reshape(-1, *[1] * len(ends))
+
+    def in_torch(torch, x, p):
+        F, padding = torch.nn.functional, layer.padding
+        if circular:
+            x, padding = F.pad(x, [padding] * (2 * len(ends)), mode="circular"), 0
+        convolve = getattr(F, layer.name)
+        return convolve(x, p["W"], p["b"], layer.stride, padding, layer.dilation, layer.groups)
+
+    example(name, layer, shape, jax=in_jax, torch=in_torch)
+
+
+_convolution("conv1d", Conv1d(4, 3, stride=2, padding=2, dilation=2, groups=2), (3, 4, 7))
+_convolution("conv2d", Conv2d(4, 3, stride=2, padding=2, dilation=2, groups=2), (3, 4, 7, 6))
+_convolution("conv2d (circular)", Conv2d(4, 3, padding=2, padding_mode="circular"), (3, 2, 5, 4))
+
+
+def _reduced(jax, x, start, reduce, size, stride):
+    return jax.lax.reduce_window(x, start, reduce, (1, 1, size, size), (1, 1, *stride), "VALID")
+
+
+example(
+    "max_pool2d",
+    MaxPool2d(3, stride=2),
+    (2, 3, 6, 7),
+    jax=lambda jax, x, p: _reduced(jax, x, -np.inf, jax.lax.max, 3, (2, 2)),
+    torch=lambda torch, x, p: torch.nn.functional.max_pool2d(x, 3, 2),
+)
+example(
+    "avg_pool2d",
+    AvgPool2d(2),
+    (2, 3, 5, 4),
+    jax=lambda jax, x, p: _reduced(jax, x, 0.0, jax.lax.add, 2, (2, 2)) / 4,
+    torch=lambda torch, x, p: torch.nn.functional.avg_pool2d(x, 2),
+)
+example(
+    "global_average_pool",
+    GlobalAveragePool(),
+    (2, 3, 4, 5),
+    jax=lambda jax, x, p: x.mean((2, 3)),
+    torch=lambda torch, x, p: torch.nn.functional.adaptive_avg_pool2d(x, 1)[:, :, 0, 0],
+)
+example(
+    "flatten",
+    Flatten(),
+    (2, 3, 4, 5),
+    jax=lambda jax, x, p: x.reshape(2, 60),
+    torch=lambda torch, x, p: torch.flatten(x, 1),
 )
