@@ -49,12 +49,13 @@ def claims(**first):
 def runs():
     """Three tiny runs: (table, prediction, settings)."""
     made = {}
-    for init, depth in (("he", 3), ("he", 4), ("xavier", 4)):
+    # Names sort in another order than settings.
+    for name, init, depth in (("c", "he", 3), ("b", "he", 4), ("a", "xavier", 4)):
         settings = flowlab.make(init=init, depth=depth, width=6, batch_size=4, seeds=3)
         table, told = flowlab.measure(settings), flowlab.predict(settings)
         wild = settings.resolved()
-        wild["data"]["path"] = f"/data/{WILD}"
-        made[f"{init}{depth}"] = table.assign(run=f"{init}{depth}"), told, wild
+        wild["data"]["path"] = f"/data/{WILD}{'x' * 200}"
+        made[name] = table.assign(run=name), told, wild
     return made
 
 
@@ -194,7 +195,7 @@ def test_each_run_is_judged_from_its_own_tables(results, runs):
 
 
 def test_commands_and_versions_come_from_the_metadata(results, runs):
-    store(results / "second", "he3", *runs["he3"], versions={"numpy": "1.2.3"}, command="other")
+    store(results / "second", "he3", *runs["c"], versions={"numpy": "1.2.3"}, command="other")
     _, twin = written(results)
     assert f"```sh\n{COMMAND}\n```" in twin
     assert "python -m experiments.benchmark rounds=3" in twin
@@ -204,13 +205,14 @@ def test_commands_and_versions_come_from_the_metadata(results, runs):
 
 def test_what_is_missing_is_named_and_the_rest_written(results, runs, capsys):
     folder = results / FOLDER
-    store(results / "bare", "he4", *runs["he4"])
+    store(results / "bare", "he4", *runs["b"])
     (results / "bare" / "theory" / "he4.parquet").unlink()
     (folder / "runs" / "broken.parquet").write_bytes(b"PAR1 not really")
-    runs["he3"][0].to_parquet(folder / "runs" / "foreign.parquet")
-    store(folder, "empty", runs["he3"][0].head(0), *runs["he3"][1:])
-    store(folder, "odd", *runs["he3"][:2], "no settings")
-    (folder / "theory" / "he3.parquet").write_bytes(b"")
+    runs["c"][0].to_parquet(folder / "runs" / "foreign.parquet")
+    store(folder, "empty", runs["c"][0].head(0), *runs["c"][1:])
+    store(folder, "odd", *runs["c"][:2], "no settings")
+    store(folder, "later", *runs["c"], schema=99)
+    (folder / "theory" / "c.parquet").write_bytes(b"")
     (folder / "figures" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "figures" / "gone.json").write_text("{}")
     (folder / "figures" / "profiles.json").write_text("[")
@@ -227,7 +229,8 @@ def test_what_is_missing_is_named_and_the_rest_written(results, runs, capsys):
         f"{FOLDER}/runs/foreign.parquet is not a table of this laboratory",
         f"{FOLDER}/runs/empty.parquet cannot be judged",
         f"{FOLDER}/runs/odd.parquet is not a table of this laboratory",
-        f"{FOLDER}/theory/he3.parquet is damaged",
+        f"{FOLDER}/runs/later.parquet has schema 99; this version reads 1",
+        f"{FOLDER}/theory/c.parquet is damaged",
         f"{FOLDER}/figures/cut.png is damaged",
         f"{FOLDER}/figures/gone.png is missing",
         f"{FOLDER}/figures/profiles.json is missing or damaged",
@@ -235,7 +238,7 @@ def test_what_is_missing_is_named_and_the_rest_written(results, runs, capsys):
         assert len(re.findall(f"^note: {re.escape(line)}.*$", notes, re.MULTILINE)) == 1
         assert line in unescape(page)
         assert markdown._text(line) in twin
-    assert notes.count("\n") == 12
+    assert notes.count("\n") == 13
     assert len(Page(page).all("img")) == 1
     assert page.count("no theory.") == 2
     assert str(results) not in page
@@ -248,7 +251,7 @@ def test_a_stale_figure_is_told(results):
 
 def test_long_tables_name_where_the_rest_lies(tmp_path, runs):
     for k in range(contents.MOST + 3):
-        table, prediction, settings = runs["he3"]
+        table, prediction, settings = runs["c"]
         settings = {**settings, "seed": k, "init": {"name": "he", "gain": None if k else 1.5}}
         store(tmp_path / "many", f"r{k}", table, prediction, settings)
     (section,) = (s for s in gather(tmp_path).sections if s.title == "Tables")

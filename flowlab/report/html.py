@@ -45,8 +45,9 @@ thead th { border-bottom: 2px solid #555; vertical-align: bottom; }
   body { padding: 0; max-width: none; font-size: 10pt; }
   nav { display: none; }
   .scroll { overflow: visible; }
-  table { font-size: 7.5pt; overflow-wrap: anywhere; }
-  .prose { min-width: 0; }
+  table { font-size: 7.5pt; }
+  th, td { padding: .15rem .3rem; }
+  .prose { min-width: 0; overflow-wrap: anywhere; }
   thead { display: table-header-group; }
   tr { break-inside: avoid; }
 }
