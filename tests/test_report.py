@@ -199,6 +199,7 @@ def test_commands_and_versions_come_from_the_metadata(results, runs):
     _, twin = written(results)
     assert f"```sh\n{COMMAND}\n```" in twin
     assert "python -m experiments.benchmark rounds=3" in twin
+    assert "peer's time over flowlab's" in twin
     assert "| numpy | 1.2.3 | 1 |" in twin
     assert "| numpy | 9.8.7 | 3 |" in twin
 

@@ -31,6 +31,11 @@ STRICT = (
     "quite: runs with upstream=gaussian are the strict test."
 )
 
+# What the ratios of a benchmark's suite mean.
+RATIOS = {
+    "probe": "A ratio is the peer's time over flowlab's in the same round: above 1 flowlab leads."
+}
+
 # Verdicts on claims in the order in which they are told.
 CLAIMS = ("does not hold", "holds with a condition", "inconclusive", "holds")
 CLAIM_COLUMNS = (
@@ -283,11 +288,11 @@ def _benchmark(reader: _Reader, folder: Path) -> tuple[list[Block], Counter]:
         commands[f"python -m experiments.benchmark {command}".rstrip()] += 1
         shown = table.head(MOST).to_dict("records")
         rows = tuple(tuple(_number(cell, 3) for cell in row.values()) for row in shown)
+        if path.stem in RATIOS:
+            blocks.append(Text(RATIOS[path.stem]))
         blocks.append(Table(path.stem, tuple(map(str, table.columns)), rows))
         blocks += _rest(len(table) - len(rows), "rows", f"benchmark/{path.name}")
-    if blocks:
-        blocks.insert(0, Text("A ratio is the peer's time over flowlab's: above 1 flowlab leads."))
-    else:
+    if not blocks:
         reader.lack("no benchmark yet: make bench")
     return blocks, commands
 
