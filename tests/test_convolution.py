@@ -1,4 +1,4 @@
-"""Convolution and pooling: laws, direct sums, JAX and PyTorch, norms of examples, initial kernels."""
+"""Convolution and pooling: laws, direct sums, frameworks, norms of examples, initial kernels."""
 
 import math
 from itertools import product
@@ -32,7 +32,6 @@ GRID = [
     *((1, 1, 0, 1, 1), (3, 1, 1, 1, 1), (3, 2, 1, 1, 2), (2, 1, 0, 3, 1), (2, 3, 2, 1, 4)),
     *((3, 2, 2, 2, 2), (5, 1, 4, 1, 1), (2, 2, 1, 1, 1), (1, 2, 1, 1, 1)),
 ]
-JAX = [(3, 2, 2, 2, 2, "zeros"), (2, 3, 2, 1, 4, "circular")]
 NAMES = [
     *("conv1d", "conv2d", "conv2d (circular)", "max_pool2d", "avg_pool2d"),
     *("global_average_pool", "flatten"),
@@ -77,7 +76,7 @@ def direct(layer, x, W, b):
     for n, j in np.ndindex(len(x), o):
         first = j // (o // layer.groups) * c
         for at in np.ndindex(*lengths):
-            window = tuple(slice(s * i, s * i + d * (m - 1) + 1, d) for i, m in zip(at, k))
+            window = [slice(s * i, s * i + d * m, d) for i, m in zip(at, k, strict=True)]
             y[n, j, *at] = np.sum(W[j] * x[n, first : first + c][:, *window]) + b[j]
     return y
 
