@@ -10,6 +10,7 @@ import numpy as np
 
 from flowlab import random
 from flowlab.errors import InputError, unknown
+from flowlab.kernel import kernel
 from flowlab.layer import Parameter
 
 MODES = ("fan_in", "fan_out", "fan_avg")
@@ -126,27 +127,26 @@ class Initializer:
             self._deviations[parameter] = parameter.factor * math.sqrt(variance)
         return self._deviations[parameter]
 
-    def draw(self, parameter: Parameter, seeds, layer: int, role: int, out: np.ndarray) -> None:
+    def draw(self, parameter: Parameter, seeds, layer, role: int, out: np.ndarray) -> None:
         """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role).
 
-        ``seeds`` is an int64 array of integers at least 0.
+        ``seeds`` is an int64 array (seeds,) of integers at least 0; ``layer`` is an integer, or
+        such an array of them.
         """
-        deviation = self.deviation(parameter)
-        if deviation == 0.0:
-            out.fill(parameter.factor if parameter.role == "gain" else 0)
-            return
-        flat = out.reshape(len(out), -1)
+        if isinstance(layer, int):
+            layer = np.full(len(seeds), layer)
+        deviation, flat = self.deviation(parameter), out.reshape(len(out), -1)
         weight = parameter.role == "weight"
-        if self.scheme.distribution == "uniform" and (weight or self.scheme.bias):
-            random.fill_uniform.run(seeds, flat, math.sqrt(3.0) * deviation, layer, role)
+        if deviation == 0.0 or parameter.role == "gain":
+            random.fill_constant.run(flat, parameter.factor if parameter.role == "gain" else 0.0)
+        elif self.scheme.distribution == "uniform" and (weight or self.scheme.bias):
+            random.fill_uniform.run(seeds, layer, flat, math.sqrt(3.0) * deviation, role)
         elif self.orthogonal and weight:
             matrices, tap = self._matrices(parameter)
-            out.fill(0)
-            target = out.reshape(-1, *matrices)[..., tap]
             gain = parameter.factor * self.settings.gain
-            _fill_orthogonal(seeds, layer, role, target, gain)
+            fill_orthogonal.run(seeds, layer, out.reshape(-1, *matrices), gain, role, tap)
         else:
-            random.fill_normal.run(seeds, flat, deviation, layer, role)
+            random.fill_normal.run(seeds, layer, flat, deviation, role)
 
     def _matrices(self, parameter: Parameter) -> tuple[tuple[int, ...], int]:
         """A weight's shape as (groups, rows, columns, taps), and the tap that is orthogonal."""
@@ -158,12 +158,25 @@ class Initializer:
         return (rows // of_group, of_group, columns, math.prod(taps)), int(centre)
 
 
-def _fill_orthogonal(seeds, layer: int, role: int, out: np.ndarray, gain: float) -> None:
-    """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007)."""
-    rows, columns = out.shape[-2:]
-    gaussian = np.empty((*out.shape[:-2], max(rows, columns), min(rows, columns)))
-    random.fill_normal.run(seeds, gaussian.reshape(len(out), -1), 1.0, layer, role)
-    for index in np.ndindex(out.shape[:-2]):
-        q, r = np.linalg.qr(gaussian[index])
-        q *= gain * np.sign(np.diagonal(r))
-        out[index] = q if rows >= columns else q.T
+_fill_normal = random.fill_normal.single
+
+
+@kernel("(),()->(groups,rows,columns,taps)")
+def fill_orthogonal(seed, layer, out, gain, role, tap):
+    """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007).
+
+    Each stands at one tap of a kernel; the others are 0.
+    """
+    groups, rows, columns = out.shape[:3]
+    gaussian = np.empty((groups, max(rows, columns), min(rows, columns)))
+    _fill_normal(seed, layer, gaussian.reshape(gaussian.size), 1.0, role)
+    out[:] = 0
+    for g in range(groups):
+        q, r = np.linalg.qr(gaussian[g])
+        for i in range(q.shape[0]):
+            for j in range(q.shape[1]):
+                value = gain * q[i, j] * np.sign(r[j, j])
+                if rows >= columns:
+                    out[g, i, j, tap] = value
+                else:
+                    out[g, j, i, tap] = value

@@ -76,17 +76,15 @@ class Kernel:
     def compiled(self):
         """The function over the ensemble."""
         names = [f"a{i}" for i in range(len(self.dimensions))]
-        given = ", ".join([*self.views(names), *self.constants])
+        views = [f"{n}[s:s+1]" if self.writes_scalar(k) else f"{n}[s]" for k, n in enumerate(names)]
+        given = ", ".join([*views, *self.constants])
         lines = ["for s in range(a0.shape[0]):", f"    single({given})"]
         name, arguments = f"{self.name}_ensemble", [*names, *self.constants]
         return generate(name, arguments, lines, {"single": self.single}, *self.home)
 
-    def views(self, names: list[str]) -> list[str]:
-        """Source of each array of network s; scalars are written through views of length 1."""
-        return [
-            f"{n}[s:s+1]" if dimensions == () and k >= self.n_reads else f"{n}[s]"
-            for k, (n, dimensions) in enumerate(zip(names, self.dimensions, strict=True))
-        ]
+    def writes_scalar(self, position: int) -> bool:
+        """Is this argument a scalar result, which the kernel receives as an array of length 1?"""
+        return position >= self.n_reads and self.dimensions[position] == ()
 
     def run(self, *arguments) -> None:
         """Run over the ensemble without checks; a recording (see ``recorded``) takes note."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from threading import Lock, local
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from flowlab.initializers import Initializer
 from flowlab.layer import Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.loss import LOSSES
 from flowlab.networks import Network, build
-from flowlab.program import record
+from flowlab.program import Stack, record, single
 from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
 from flowlab.settings import Settings
 from flowlab.tables import EXAMPLES, NORMS
@@ -33,8 +34,10 @@ _UPSTREAM_LAYER = 2**32 - 1
 COLUMNS = (*NORMS, *EXAMPLES)
 ACTIVATION, DELTA, DX, DW, DB, DW_EXAMPLES, DB_EXAMPLES = range(len(COLUMNS))
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
-# Nets of fewer layers are measured before their programs would be compiled.
-_WORTH_COMPILING = 16
+# Shorter runs of equal layers are passed in Python before their loop would be compiled.
+_WORTH_COMPILING = 24
+# Layers passed in one compiled call: few enough for a live progress bar.
+_LONGEST_RUN = 256
 # Elements of a layer, all seeds of a part together.
 _PART_ELEMENTS = 2**17
 _LOST = {"float32": -100.0, "float64": -960.0}
@@ -117,7 +120,7 @@ def measure(
     outputs = batches.classes if settings.upstream == "loss" else None
     network = network or build(settings, outputs)
     shape = (settings.batch_size, batches.features)
-    rows = layout(network, shape)
+    rows, shapes = layout(network, shape), list(_input_shapes(network, shape))
     seeds = np.arange(settings.seed, settings.seed + settings.seeds)
     parts = _parts(seeds, settings, network, shape)
     steps = _Steps(progress, 2 * settings.depth * len(parts))
@@ -127,7 +130,7 @@ def measure(
     def one(part):
         if not hasattr(kept, "workspace"):
             kept.workspace, kept.programs = Workspace(), {}
-        ensemble = _Ensemble(settings, network, rows, part, kept, observe, watch)
+        ensemble = _Ensemble(settings, network, shapes, rows, part, kept, observe, watch)
         measured = ensemble.measure(*batches(part), steps)
         kept.workspace.reset()
         return measured
@@ -146,10 +149,10 @@ class _Steps:
         self.progress, self.total, self.done = progress, total, 0
         self.lock = Lock()
 
-    def __call__(self) -> None:
+    def __call__(self, count: int) -> None:
         if self.progress is not None:
             with self.lock:
-                self.done += 1
+                self.done += count
                 self.progress(self.done, self.total)
 
 
@@ -196,6 +199,12 @@ def layout(network: Network, shape: Shape) -> list[list[Row]]:
     return rows
 
 
+def _input_shapes(network: Network, shape: Shape) -> Iterator[Shape]:
+    for block in network.blocks:
+        yield shape
+        shape = block.declare(shape).output
+
+
 def _fans(parameters) -> Iterator[tuple[int, int]]:
     """(fan_in, fan_out) of each operation with parameters, in forward order."""
     if isinstance(parameters, dict):
@@ -207,16 +216,25 @@ def _fans(parameters) -> Iterator[tuple[int, int]]:
             yield from _fans(inner)
 
 
+@dataclass(frozen=True)
+class Run:
+    """Equal layers ``start`` ... passed together: stacked tapes, exponents (S, count) of inputs."""
+
+    start: int
+    count: int
+    tape: Any
+    exponents: np.ndarray
+
+
 class _Ensemble:
     """A part of the ensemble on its way forward and back; arrays have a leading seed axis."""
 
-    def __init__(self, settings, network, rows, seeds, kept, observe=None, watch=None):
+    def __init__(self, settings, network, shapes, rows, seeds, kept, observe=None, watch=None):
         self.settings, self.network, self.seeds = settings, network, seeds
         self.rows, self.workspace, self.programs = rows, kept.workspace, kept.programs
         self.observe, self.watch = observe, watch
         self.watched = observe is not None or watch is not None
-        self.shapes: list[Shape] = []  # of each block's input
-        self.spent: list[np.ndarray] = []
+        self.shapes = shapes  # of each block's input
         self.initializer = Initializer(settings.init)
         self.dtype = np.dtype(settings.dtype)
         self.homogeneous = network.chain.homogeneous
@@ -226,49 +244,104 @@ class _Ensemble:
         self.lost = np.zeros((len(seeds), self.first_row[-1]), bool)
 
     def measure(self, x, labels, progress):
-        tapes, exponents, y = self.forward(x, progress)
-        dy, exponent = self.upstream(y, labels, exponents[-1])
-        self.backward(dy, exponent, tapes, exponents, progress)
+        runs, y, exponent = self.forward(x, progress)
+        dy, dy_exponent = self.upstream(y, labels, exponent)
+        self.backward(dy, dy_exponent, runs, progress)
         # Made from activations that are not known.
         self.values[self.lost, DW] = self.values[self.lost, DW_EXAMPLES] = np.nan
         return self.values * LOG10_2, self.lost
 
     def forward(self, x, progress):
-        """Tapes and the exponents (depth + 1, S) of each block's input, and the output."""
-        exponent = np.zeros(len(self.seeds), np.int64)
-        exponents, tapes = [exponent], []
-        out_of_range = np.zeros(len(self.seeds), bool)
-        for index, block in enumerate(self.network.blocks):
-            parameters = self.draw(block.declare(x.shape[1:]), index + 1, exponent)
-            self.shapes.append(x.shape)
-            x, tape, norms = self.repeated(_forward, index, x, parameters)
-            last = self.first_row[index + 1] - 1
-            self.values[:, last, ACTIVATION] = norms + exponent
-            if self.homogeneous:
-                exponent = exponent + renormalise(x, norms)
-            else:
-                rms = norms - 0.5 * math.log2(x[0].size)
-                out_of_range |= np.isfinite(rms) & (rms < _LOST[self.settings.dtype])
-                out_of_range |= ~np.isfinite(norms) & ~np.isneginf(norms)
-                self.values[out_of_range, last, ACTIVATION] = np.nan
-                self.lost[out_of_range, self.first_row[index] : last + 1] = True
-            tapes.append(tape)
-            exponents.append(exponent)
-            progress()
-        return tapes, exponents, x
+        """The runs of layers passed, the output and its exponent (S,)."""
+        carry, runs, sticky = (x, np.zeros(len(self.seeds), np.int64)), [], self.nowhere()
+        for start, count in self.stretches():
+            layers = np.arange(start, start + count) + 1
+            xs = [
+                np.ascontiguousarray(np.broadcast_to(a, (len(self.seeds), count)))
+                for a in (self.seeds[:, None], layers[None, :])
+            ]
+            step = partial(self.forward_step, self.network.blocks[start])
+            carries, (tape, norms), _ = self.pass_over(
+                "forward", step, start, carry, tuple(map(Stack, xs)), count, (True, True)
+            )
+            exponents = carries[1].base
+            runs.append(Run(start, count, tape, exponents[:, :-1]))
+            sticky = self.write_forward(runs[-1], norms.base, sticky, carries[0].base[0, 0].size)
+            carry = carries[0].at(count), carries[1].at(count)
+            progress(count)
+        return runs, *carry
 
-    def draw(self, declaration, layer: int, exponent):
+    def stretches(self) -> Iterator[tuple[int, int]]:
+        """(first, count) of the runs of equal blocks with equal input shapes, none too long."""
+        kinds = list(zip(self.network.blocks, self.shapes, strict=True))
+        start = 0
+        while start < len(kinds):
+            stop = start + 1
+            while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start < _LONGEST_RUN:
+                stop += 1
+            if self.watched or stop - start < _WORTH_COMPILING:
+                yield from ((layer, 1) for layer in range(start, stop))
+            else:
+                yield start, stop - start
+            start = stop
+
+    def pass_over(self, kind, step, block, carry, xs, count, keep, direction=1):
+        """A step over a run of layers: as it stands for one, else recorded once and scanned."""
+        if count == 1:
+            return single(step, carry, xs, keep)
+        key = (kind, self.network.blocks[block], len(self.seeds), self.shapes[block])
+        if key not in self.programs:
+            first = count - 1 if direction < 0 else 0
+            example = map_leaves(lambda stack: stack.at(first), xs)
+            _, self.programs[key] = record(step, tuple(map(np.copy, carry)), example)
+        return self.programs[key].scan(carry, xs, count, self.workspace.take, keep, direction)
+
+    def forward_step(self, block, carry, xs):
+        """(input, exponent), (seeds, layer) -> (output, exponent), (tape, log2 norms)."""
+        (x, exponent), (seeds, layer) = carry, xs
+        declared = block.declare(x.shape[1:]).parameters
+        parameters = self.draw(declared, seeds, layer, exponent)
+        y, tape = block.forward(x, parameters, self.workspace)
+        norms = log2_norm(y)
+        comfort = None if self.homogeneous else math.inf
+        return (y, renormalise(y, norms, exponent, comfort)), (tape, norms)
+
+    def draw(self, declared, seeds, layer, exponent):
         """A block's parameters; biases in the units of its input, 2^exponent."""
         drawn = []
-        for role, (_, parameter) in enumerate(leaves(declaration.parameters)):
-            shape = (len(self.seeds), *parameter.shape)
-            array = self.workspace.take(shape, self.dtype)
-            self.initializer.draw(parameter, self.seeds, layer, role, array)
+        for role, (_, parameter) in enumerate(leaves(declared)):
+            array = self.workspace.take((len(seeds), *parameter.shape), self.dtype)
+            self.initializer.draw(parameter, seeds, layer, role, array)
             if parameter.role == "bias" and self.initializer.deviation(parameter) > 0:
-                shift(array, -exponent)
+                shift(array, exponent, -1)
             drawn.append(array)
         remaining = iter(drawn)
-        return map_leaves(lambda _: next(remaining), declaration.parameters)
+        return map_leaves(lambda _: next(remaining), declared)
+
+    def write_forward(self, run: Run, norms, sticky, size: int):
+        """Norms (S, count) of a run's outputs into its last rows; where values are lost, NaN."""
+        values, lost = self.rows_of(run)
+        values[:, :, -1, ACTIVATION] = norms + run.exponents
+        if self.homogeneous:
+            return sticky
+        rms = norms - 0.5 * math.log2(size)
+        gone = np.isfinite(rms) & (rms < _LOST[self.settings.dtype])
+        gone |= ~np.isfinite(norms) & ~np.isneginf(norms)
+        gone = np.logical_or.accumulate(np.hstack([sticky[:, None], gone]), axis=1)[:, 1:]
+        values[gone, -1, ACTIVATION] = np.nan
+        lost |= gone[:, :, None]
+        return gone[:, -1]
+
+    def rows_of(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """Views (S, layer, row, column) of a run's values and (S, layer, row) of what is lost."""
+        rows = len(self.rows[run.start])
+        here = slice(self.first_row[run.start], self.first_row[run.start + run.count])
+        shape = (len(self.seeds), run.count, rows)
+        # Reshaping a slice of one axis keeps it a view.
+        return self.values[:, here].reshape(*shape, -1), self.lost[:, here].reshape(shape)
+
+    def nowhere(self) -> np.ndarray:
+        return np.zeros(len(self.seeds), bool)
 
     def upstream(self, y, labels, exponent):
         """The cotangent of the output and its exponent."""
@@ -288,66 +361,84 @@ class _Ensemble:
             dy.fill(weight)
         else:
             flat = dy.reshape(len(dy), -1)
-            random.fill_normal.run(self.seeds, flat, weight, _UPSTREAM_LAYER, 0)
+            layer = np.full(len(self.seeds), _UPSTREAM_LAYER)
+            random.fill_normal.run(self.seeds, layer, flat, weight, 0)
         return dy, zero
 
-    def backward(self, dy, exponent, tapes, exponents, progress):
-        depth = len(self.network.blocks)
-        norms = log2_norm(dy)
-        underflowed = np.zeros(len(self.seeds), bool)
-        for index in reversed(range(depth)):
-            first, last = self.first_row[index], self.first_row[index + 1] - 1
-            if self.watched:
-                tell = self.tell(index, exponent, exponents[index])
-                block = self.network.blocks[index]
-                dx, reports, own = _backward(self.workspace, block, dy, tapes[index], tell)
-            else:
-                dx, reports, own = self.repeated(_backward, index, dy, tapes[index])
-            self.write(index, reports, exponent, exponents[index])
-            if self.network.residual[index]:
-                self.values[:, last, DELTA] = norms + exponent
-            if not self.homogeneous:
-                # The slope of saturated units can leave the float range: not an exact zero.
-                underflowed |= np.isneginf(self.values[:, last, DELTA]) & ~np.isneginf(norms)
-                self.values[underflowed, first : last + 1, DELTA:] = np.nan
-                self.lost[underflowed, first : last + 1] = True
-            self.workspace.give(dy)
-            dy, norms = dx, own[0] if own else reports[-1][0][:, 1]
-            moved = renormalise(dy, norms)
-            exponent, norms = exponent + moved, norms - moved
-            progress()
+    def backward(self, dy, exponent, runs, progress):
+        carry, sticky, incoming = (dy, exponent), self.nowhere(), log2_norm(dy)
+        for run in reversed(runs):
+            block = self.network.blocks[run.start]
+            tell = self.tell(run.start, exponent, run.exponents[:, 0]) if self.watched else None
+            step = partial(self.backward_step, block, tell)
+            carries, (norms, reports), spent = self.pass_over(
+                "backward", step, run.start, carry, run.tape, run.count, (False, True), -1
+            )
+            exponents = carries[1].base
+            sticky = self.write_backward(
+                Run(run.start, run.count, None, run.exponents[:, ::-1]),
+                exponents[:, :-1],
+                norms.base,
+                reports,
+                incoming,
+                sticky,
+            )
+            carry = np.ascontiguousarray(carries[0]), carries[1].at(run.count)
+            exponent = carry[1]
+            incoming = norms.base[:, -1] - (exponents[:, -1] - exponents[:, -2])
+            for array in spent:
+                self.workspace.give(array)
+            progress(run.count)
 
-    def repeated(self, step, index: int, x, rest):
-        """``step`` on a block: recorded at the first block of its kind, replayed at the others."""
-        block = self.network.blocks[index]
-        key = (step, block, len(self.seeds), self.shapes[index])
-        if self.settings.depth < _WORTH_COMPILING:
-            return step(self.workspace, block, x, rest)
-        if key not in self.programs:
-            result, self.programs[key] = record(partial(step, self.workspace, block), x, rest)
-            return result
-        result, taken = self.programs[key]((x, rest), self.workspace.take)
-        if step is _backward:
-            dx = result[0]
-            self.spent = [array for array in taken if array is not dx]
-        return result
+    def backward_step(self, block, tell, carry, tape):
+        """(cotangent, exponent), tape -> (input cotangent, exponent), (its norms, reports)."""
+        dy, exponent = carry
+        reports = []
 
-    def write(self, index: int, reports, exponent, input_exponent):
-        """Norms of a block's operations, the last one first, into its rows."""
-        for k, (norms, examples) in enumerate(reports):
-            row = self.values[:, self.first_row[index + 1] - 1 - k]
-            row[:, DELTA] = norms[:, 0] + exponent
-            row[:, DX] = norms[:, 1] + exponent
-            row[:, DW] = norms[:, 2] + exponent + input_exponent
-            if norms.shape[1] > 3:
-                row[:, DB] = norms[:, 3] + exponent
-            if len(examples) and self.independent:
-                row[:, DW_EXAMPLES] = examples[:, 0] + exponent + input_exponent
-                if examples.shape[1] > 1:
-                    row[:, DB_EXAMPLES] = examples[:, 1] + exponent
-        for array in self.spent:
-            self.workspace.give(array)
-        self.spent = []
+        def watch(layer, tape, dy, dx, gradients):
+            if tell is not None:
+                tell(layer, tape, dy, dx, gradients)
+            if gradients:
+                norms = log2_norms(dy, dx, *gradients.values())
+                examples = ()
+                if layer.example_norms is not None:
+                    examples = np.empty((len(dy), len(gradients)))
+                    layer.example_norms.run(tape["x"], dy, examples)
+                reports.append((norms, examples))
+
+        dx, _ = block.pullback(dy, tape, self.workspace, watch)
+        norms = log2_norm(dx)
+        return (dx, renormalise(dx, norms, exponent)), (norms, tuple(reports))
+
+    def write_backward(self, run: Run, exponent, norms, reports, incoming, sticky):
+        """Norms of a run's operations into its rows; all arrays (S, count), last layer first.
+
+        ``incoming`` (S,) are the norms of the cotangent that reaches the run.
+        """
+        values, lost = (array[:, ::-1] for array in self.rows_of(run))
+        for k, (measured, examples) in enumerate(reports):
+            row, measured = values[:, :, -1 - k], measured.base
+            row[..., DELTA] = measured[..., 0] + exponent
+            row[..., DX] = measured[..., 1] + exponent
+            row[..., DW] = measured[..., 2] + exponent + run.exponents
+            if measured.shape[-1] > 3:
+                row[..., DB] = measured[..., 3] + exponent
+            if examples != () and self.independent:
+                row[..., DW_EXAMPLES] = examples.base[..., 0] + exponent + run.exponents
+                if measured.shape[-1] > 3:
+                    row[..., DB_EXAMPLES] = examples.base[..., 1] + exponent
+        # The cotangent of a block's output: what the layer before passed on, renormalised.
+        passed = np.hstack([incoming[:, None], norms[:, :-1] - np.diff(exponent, axis=1)])
+        if self.network.residual[run.start]:
+            values[:, :, -1, DELTA] = passed + exponent
+        if self.homogeneous:
+            return sticky
+        # The slope of saturated units can leave the float range: not an exact zero.
+        gone = np.isneginf(values[:, :, -1, DELTA]) & ~np.isneginf(passed)
+        gone = np.logical_or.accumulate(np.hstack([sticky[:, None], gone]), axis=1)[:, 1:]
+        values[gone, :, DELTA:] = np.nan
+        lost |= gone[:, :, None]
+        return gone[:, -1]
 
     def tell(self, index: int, exponent, input_exponent) -> Watch:
         """What passes a block's operations on to the caller's ``observe`` and ``watch``."""
@@ -366,38 +457,6 @@ class _Ensemble:
                 )
 
         return watch
-
-
-def _forward(workspace, block, x, parameters):
-    """Output, tape and the output's log2 norms."""
-    y, tape = block.forward(x, parameters, workspace)
-    return y, tape, log2_norm(y)
-
-
-def _backward(workspace, block, dy, tape, tell: Watch | None = None):
-    """Input cotangent, (norms, example norms) of each operation, and the norms of the former.
-
-    ``norms`` (seeds, 3 or 4) are of dy, dx, dW and db; the input cotangent's own are left out where
-    the last reported operation made it.
-    """
-    reports, seen = [], [None]
-
-    def watch(layer, tape, dy, dx, gradients):
-        if tell is not None:
-            tell(layer, tape, dy, dx, gradients)
-        seen[0] = dx if gradients else None
-        if gradients:
-            norms = log2_norms(dy, dx, *gradients.values())
-            examples = ()
-            if layer.example_norms is not None:
-                examples = np.empty((len(dy), len(gradients)))
-                layer.example_norms.run(tape["x"], dy, examples)
-            reports.append((norms, examples))
-
-    dx, _ = block.pullback(dy, tape, workspace, watch)
-    # A residual block's sum may lie in the buffer of an operation of its branch.
-    own = () if dx is seen[0] else (log2_norm(dx),)
-    return dx, reports, own
 
 
 def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:

@@ -1,35 +1,56 @@
-"""Programs: kernel calls recorded once, compiled into one function, replayed on other arrays.
+"""Programs: the kernel calls of one layer, recorded once and compiled into a loop over layers.
 
-A block's pass is a fixed sequence of kernel calls on arrays of fixed shapes. Between two kernels
-Python costs more than a small kernel itself, and threads would wait for one another there; so a
-pass that is repeated (the hidden layers of a deep net) is recorded at its first block and replayed
-at the others. A replay makes the same calls in the same order: the same bits.
+A layer's pass is a fixed sequence of kernel calls on arrays of fixed shapes, and the hidden layers
+of a deep net repeat it. Between two kernels Python costs more than a small kernel itself, and
+threads wait for one another there. So the pass is recorded as it runs for one layer, and a
+:meth:`Program.scan` makes the same calls, in the same order and so with the same bits, for a whole
+run of layers: network by network, each layer's arrays still warm from the one before.
+
+The recorded step has the form of a scan, ``step(carry, xs) -> (carry, ys)``: ``carry`` (a tuple of
+arrays) is handed from layer to layer, ``xs`` and ``ys`` (nests of arrays) belong to one layer.
 """
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from flowlab.kernel import generate, recorded
+from flowlab.layer import map_leaves
 
 _compiled: dict[str, Callable] = {}
 _lock = Lock()
 
 
-class Program:
-    """The recorded calls of ``function(*inputs)``; calling it replays them on other inputs."""
+@dataclass(frozen=True)
+class Stack:
+    """Arrays of a run of layers: layer l's are ``base[:, first + l]``, shape (seeds, ...)."""
 
-    def __init__(self, calls, inputs, result):
-        self._slots: dict[int, int] = {}  # address -> slot
-        self._shapes: list[tuple] = []
-        self._inputs = [self._slot(array) for _, array in _arrays(inputs)]
-        # Accessors as compiled expressions: walking the nests costs more than a small kernel.
-        paths = ", ".join(f"inputs{path}" for path, _ in _arrays(inputs))
-        self._flatten = eval(f"lambda inputs: ({paths},)")
+    base: np.ndarray
+    first: int = 0
+
+    def at(self, layer: int) -> np.ndarray:
+        """A contiguous copy of one layer's array, (seeds, ...)."""
+        return np.ascontiguousarray(self.base[:, self.first + layer])
+
+
+class Program:
+    """The recorded kernel calls of one ``step(carry, xs)``, ready to be scanned over layers."""
+
+    def __init__(self, calls, carry, xs, result):
+        self._shapes: list[tuple] = []  # (shape, dtype) of one layer, seeds included
+        self._slots: dict[int, int] = {}
+        self._carry = [self._slot(array) for array in carry]
+        paths = list(_arrays(xs))
+        self._xs = [self._slot(array) for _, array in paths]
+        self._flatten = eval("lambda xs: (" + "".join(f"xs{path}, " for path, _ in paths) + ")")
+        self._carried = [self._slot(array) for array in result[0]]
+        self._rebuild = eval(f"lambda a: {_expression(result[1], self._slot)}")
+        self._ys = sorted({self._slot(array) for _, array in _arrays(result[1])})
         self._calls = [
             (
                 kernel,
@@ -38,9 +59,8 @@ class Program:
             )
             for kernel, arguments in calls
         ]
-        self._rebuild = eval(f"lambda a: {_expression(result, self._slot)}")
         self._constants = [c for _, _, constants in self._calls for c in constants]
-        self._function: Callable | None = None
+        self._functions: dict[tuple, Callable] = {}
 
     def _slot(self, array: np.ndarray) -> int:
         address = array.__array_interface__["data"][0]
@@ -49,58 +69,114 @@ class Program:
             self._shapes.append((array.shape, array.dtype))
         return self._slots[address]
 
-    def __call__(self, inputs, take: Callable) -> tuple[Any, list[np.ndarray]]:
-        """The result on other inputs of the same shapes, and the arrays taken for it."""
-        arrays: list = [None] * len(self._shapes)
-        for slot, array in zip(self._inputs, self._flatten(inputs), strict=True):
-            arrays[slot] = array
-        taken = []
-        for slot, array in enumerate(arrays):
-            if array is None:
-                arrays[slot] = take(*self._shapes[slot])
-                taken.append(arrays[slot])
-        if self._function is None:
-            self._function = self._compile()
-        self._function(*arrays, *self._constants)
-        return self._rebuild(arrays), taken
+    def scan(self, carry, xs, count: int, take: Callable, keep: tuple[bool, ...], step: int = 1):
+        """The step for ``count`` layers: (stacks of the carry, stacks of ys, arrays to give back).
 
-    def _compile(self) -> Callable:
-        names = [f"a{k}" for k in range(len(self._shapes))]
-        lines, namespace, constants, files = ["for s in range(a0.shape[0]):"], {}, [], set()
+        ``xs`` is a nest of Stacks, read forward or, with ``step=-1``, from its last layer back;
+        what is stacked in ``ys`` is then in that order too. A carry that is kept is a Stack of
+        count + 1 entries, the first what was given; of another only the last value is returned.
+        """
+        seeds = len(carry[0])
+        arrays: dict[int, np.ndarray] = {}
+        index: dict[int, str] = {}
+        firsts: list[int] = []
+        carries = []
+        for slot, out, given, kept in zip(self._carry, self._carried, carry, keep, strict=True):
+            shape, dtype = self._shapes[out]
+            if shape[1:] != given.shape[1:]:  # a single layer that changes the shape
+                arrays[slot], arrays[out] = given[:, None], take((seeds, 1, *shape[1:]), dtype)
+                index[slot] = index[out] = "l"
+                carries.append(Stack(arrays[out], -1) if kept else arrays[out][:, 0])
+                continue
+            base = take((seeds, count + 1 if kept else 2, *given.shape[1:]), dtype)
+            base[:, 0] = given
+            arrays[slot], arrays[out] = base, base
+            index[slot], index[out] = ("l", "l + 1") if kept else ("l & 1", "(l + 1) & 1")
+            carries.append(Stack(base) if kept else base[:, count & 1])
+        for slot, stack in zip(self._xs, self._flatten(xs), strict=True):
+            if slot not in arrays:
+                arrays[slot], index[slot] = stack.base, f"f{len(firsts)} + {step} * l"
+                firsts.append(stack.first + (count - 1 if step < 0 else 0))
+        for slot in self._ys:
+            if slot not in arrays:
+                shape, dtype = self._shapes[slot]
+                arrays[slot], index[slot] = take((seeds, count, *shape[1:]), dtype), "l"
+        spent = []
+        for slot, (shape, dtype) in enumerate(self._shapes):
+            if slot not in arrays:  # of no use after the layer: one buffer serves all
+                arrays[slot], index[slot] = take((1, *shape[1:]), dtype), ""
+                spent.append(arrays[slot])
+        spent += [a.base for a in carries if isinstance(a, np.ndarray)]
+        order = range(len(self._shapes))
+        function = self._function([index[slot] for slot in order], len(firsts))
+        function(*(arrays[slot] for slot in order), count, seeds, *firsts, *self._constants)
+
+        stacks = {
+            slot: Stack(array, 1 if index[slot] == "l + 1" else 0) for slot, array in arrays.items()
+        }
+        return carries, self._rebuild(stacks), spent
+
+    def _function(self, index: list[str], firsts: int) -> Callable:
+        key = tuple(index)
+        if key not in self._functions:
+            self._functions[key] = self._compile(index, firsts)
+        return self._functions[key]
+
+    def _compile(self, index: list[str], firsts: int) -> Callable:
+        names = [f"a{slot}" for slot in range(len(self._shapes))]
+        lines = ["for s in range(seeds):", "    for l in range(count):"]
+        namespace, constants, files = {}, [], set()
         for k, (kernel, arrays, given) in enumerate(self._calls):
-            views = kernel.views([names[slot] for slot, _ in arrays])
-            views = [
-                view if shape == self._shapes[slot][0] else self._reshaped(slot, shape)
-                for view, (slot, shape) in zip(views, arrays, strict=True)
-            ]
             own = [f"c{len(constants) + i}" for i in range(len(given))]
             constants += own
-            lines.append(f"    k{k}({', '.join([*views, *own])})")
+            views = []
+            for position, (slot, shape) in enumerate(arrays):
+                at = ["s", index[slot]] if index[slot] else ["0"]
+                written = kernel.writes_scalar(position)
+                if len(shape) != len(self._shapes[slot][0]) and len(shape) == 2 and shape[1] == 1:
+                    written = True  # a scalar that the kernel received as an array of one element
+                    shape = self._shapes[slot][0]
+                if written:
+                    at[-1] = f"{at[-1]}:{at[-1]} + 1"
+                view = f"a{slot}[{', '.join(at)}]"
+                if shape != self._shapes[slot][0]:
+                    view += f".reshape({', '.join(map(str, shape[1:]))})"
+                views.append(view)
+            lines.append(f"        k{k}({', '.join([*views, *own])})")
             namespace[f"k{k}"] = kernel.single
             files.add(kernel.home[1])
         # The name stands for the calls and for the state of the files that they come from.
         state = [f"{file}:{os.stat(file).st_mtime_ns}" for file in sorted(files)]
         called = [(kernel.name, kernel.home) for kernel, _, _ in self._calls]
         digest = hashlib.sha256(repr((lines, called, state)).encode()).hexdigest()[:16]
+        arguments = [*names, "count", "seeds", *(f"f{k}" for k in range(firsts)), *constants]
         with _lock:
             if digest not in _compiled:
                 _compiled[digest] = generate(
-                    f"program_{digest}", names + constants, lines, namespace, __name__, __file__
+                    f"scan_{digest}", arguments, lines, namespace, __name__, __file__
                 )
             return _compiled[digest]
 
-    def _reshaped(self, slot: int, shape: tuple) -> str:
-        """Source of network s of an array that a kernel received under another shape."""
-        if self._shapes[slot][0][1:] == ():
-            return f"a{slot}[s:s+1]"
-        return f"a{slot}[s].reshape({', '.join(map(str, shape[1:]))})"
+
+def single(step: Callable, carry, xs, keep: tuple[bool, ...]):
+    """What :meth:`Program.scan` returns for one layer, by running the step as it stands."""
+    out, ys = step(carry, map_leaves(lambda stack: stack.at(0), xs))
+    carries = []
+    for given, passed, kept in zip(carry, out, keep, strict=True):
+        if not kept:
+            carries.append(passed)
+        elif given.ndim == 1:
+            carries.append(Stack(np.stack([given, passed], axis=1)))
+        else:
+            carries.append(Stack(passed[:, None], -1))
+    return carries, map_leaves(lambda array: Stack(array[:, None]), ys), []
 
 
-def record(function: Callable, *inputs) -> tuple[Any, Program]:
-    """``function(*inputs)`` and its program; every array must be handed to kernels as it is."""
+def record(step: Callable, carry, xs) -> tuple[Any, Program]:
+    """``step(carry, xs)`` and its program; every array must be handed to kernels as it is."""
     with recorded() as calls:
-        result = function(*inputs)
-        return result, Program(calls, inputs, result)
+        result = step(carry, xs)
+        return result, Program(calls, carry, xs, result)
 
 
 def _arrays(nest, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -113,7 +189,7 @@ def _arrays(nest, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _expression(nest, slot: Callable[[np.ndarray], int]) -> str:
-    """Source of a nest like this one made of the arrays a[slot]."""
+    """Source of a nest like this one made of ``a[slot]``."""
     if isinstance(nest, np.ndarray):
         return f"a[{slot(nest)}]"
     if isinstance(nest, dict):

@@ -102,8 +102,8 @@ def _stream_key(seed, layer, role):
     return threefry(low, high, uint32(layer), uint32(role))
 
 
-@kernel("()->(n)")
-def fill_normal(seed, out, scale, layer, role):
+@kernel("(),()->(n)")
+def fill_normal(seed, layer, out, scale, role):
     """Fill with ``scale`` times standard normals of float32 resolution from one stream."""
     k0, k1 = _stream_key(seed, layer, role)
     half = (out.size + 1) // 2
@@ -120,8 +120,8 @@ def fill_normal(seed, out, scale, layer, role):
         low[half - 1] = factor * x
 
 
-@kernel("()->(n)")
-def fill_uniform(seed, out, scale, layer, role):
+@kernel("(),()->(n)")
+def fill_uniform(seed, layer, out, scale, role):
     """Fill with numbers uniform on (-scale, scale) from one stream."""
     k0, k1 = _stream_key(seed, layer, role)
     half = (out.size + 1) // 2
@@ -131,3 +131,9 @@ def fill_uniform(seed, out, scale, layer, role):
         out[i] = (np.float64(np.int32(a)) + 0.5) * unit
         if half + i < out.size:
             out[half + i] = (np.float64(np.int32(b)) + 0.5) * unit
+
+
+@kernel("->(n)")
+def fill_constant(out, value):
+    """Fill with one value."""
+    out[:] = value

@@ -83,30 +83,44 @@ def log2_norms(*arrays: np.ndarray) -> np.ndarray:
 
 
 @kernel("()->(...)")
-def _shift(exponent, x):
+def _shift(exponent, x, sign):
     x = x.reshape(x.size)
     if exponent != 0:
-        factor = math.ldexp(1.0, exponent)
+        factor = math.ldexp(1.0, min(max(sign * exponent, -1000), 1000))
         for i in range(x.size):
             x[i] = factor * x[i]
 
 
-def shift(x: np.ndarray, exponent: np.ndarray) -> None:
-    """Multiply each network's array by 2^exponent, in place; exponents beyond ±1000 saturate."""
-    if exponent.any():
-        _shift.run(np.clip(exponent, -1000, 1000), x if x.ndim > 1 else x.reshape(-1, 1))
+def shift(x: np.ndarray, exponent: np.ndarray, sign: int = 1) -> None:
+    """Multiply each network's array by 2^(sign exponent), in place; beyond ±1000 it saturates."""
+    _shift.run(exponent, x if x.ndim > 1 else x.reshape(-1, 1), sign)
 
 
-def renormalise(x: np.ndarray, log2_norms: np.ndarray) -> np.ndarray:
-    """Bring arrays whose root mean square left 2^±16 back to about 1, in place.
+@kernel("(),()->(...),()")
+def _renormalise(log2_norm, exponent, x, moved, comfort):
+    rms = log2_norm - 0.5 * np.log2(x.size)
+    moved[0] = exponent
+    if np.isfinite(rms) and abs(rms) > comfort:
+        k = np.int64(math.floor(rms))
+        moved[0] = exponent + k
+        x = x.reshape(x.size)
+        factor = math.ldexp(1.0, min(max(-k, -1000), 1000))
+        for i in range(x.size):
+            x[i] = factor * x[i]
 
-    Returns the integer exponents (seeds,) such that old x = new x times 2^exponent; zero and
-    non-finite arrays are left alone.
+
+def renormalise(
+    x: np.ndarray,
+    log2_norms: np.ndarray,
+    exponent: np.ndarray | None = None,
+    comfort: float | None = None,
+) -> np.ndarray:
+    """Bring arrays whose root mean square left 2^±``comfort`` (16) back to about 1, in place.
+
+    Returns ``exponent`` (seeds,) (by default 0) raised such that old x 2^exponent is new x
+    2^returned; zero and non-finite arrays are left alone.
     """
-    rms = log2_norms - 0.5 * math.log2(x[0].size)
-    if (np.abs(rms) <= _COMFORT).all():
-        return np.zeros(len(x), np.int64)
-    far = np.isfinite(rms) & (np.abs(rms) > _COMFORT)
-    exponent = np.where(far, np.floor(np.where(far, rms, 0.0)), 0.0).astype(np.int64)
-    shift(x, -exponent)
-    return exponent
+    moved = np.empty(len(x), np.int64)
+    exponent = np.zeros(len(x), np.int64) if exponent is None else exponent
+    _renormalise.run(log2_norms, exponent, x, moved, float(comfort or _COMFORT))
+    return moved

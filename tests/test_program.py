@@ -1,13 +1,13 @@
-"""Programs: a replay makes the calls that were recorded, with the same bits."""
+"""Programs: a scan makes the calls that were recorded, layer after layer, with the same bits."""
+
+import sys
 
 import numpy as np
 import pytest
 
 import flowlab
 from flowlab.kernel import kernel
-from flowlab.layer import Chain, Workspace
-from flowlab.layers import Activation, Linear, Residual, Scale
-from flowlab.program import record
+from flowlab.program import Stack, record, single
 
 
 @kernel("(n),()->(n),()")
@@ -23,69 +23,63 @@ def times(x, a):
     return a * x
 
 
-def steps(x, c):
-    """A vector and a scalar per network; the vector also under another shape."""
-    y, total, doubled = np.empty_like(x), np.empty(len(x)), np.empty((len(x), 1, x.shape[1]))
-    shift_and_sum.run(x, c, y, total)
+def step(carry, xs):
+    """A vector and a scalar carried, a scalar read; the vector also under another shape."""
+    (x, _), (c,) = carry, xs
+    y, summed, doubled = np.empty_like(x), np.empty(len(x)), np.empty((len(x), 1, x.shape[1]))
+    shift_and_sum.run(x, c, y, summed)
     times.run(y.reshape(doubled.shape), doubled, 2.0)
-    return {"y": y, "rest": (total, doubled)}
+    return (y, summed), {"x": x, "y": y, "rest": (doubled,)}
 
 
-def test_a_replay_does_on_other_arrays_what_was_recorded():
-    rng = np.random.default_rng(0)
-    first, second = [(rng.standard_normal((3, 5)), rng.standard_normal(3)) for _ in range(2)]
-    result, program = record(steps, *first)
-    np.testing.assert_array_equal(result["y"], first[0] + first[1][:, None])
-    replayed, taken = program(second, np.empty)
-    expected = steps(*second)
-    np.testing.assert_array_equal(replayed["y"], expected["y"])
-    np.testing.assert_array_equal(replayed["rest"][0], expected["rest"][0])
-    np.testing.assert_array_equal(replayed["rest"][1], 2 * expected["y"][:, None])
-    assert len(taken) == 3
-    # The recorded arrays are left alone.
-    np.testing.assert_array_equal(result["y"], first[0] + first[1][:, None])
+def drawn(layers, seed=0):
+    rng = np.random.default_rng(seed)
+    carry = rng.standard_normal((3, 5)), rng.standard_normal(3)
+    return carry, rng.standard_normal((3, layers))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_layers_replay_bit_for_bit(dtype):
-    branch = Chain([Activation("tanh"), Linear(6), Scale()])
-    block = Chain([Linear(6), Activation("relu"), Residual(branch, a=0.5, s=0.7)])
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("keep", [(True, True), (False, True)])
+def test_a_scan_repeats_the_step_over_layers(direction, keep):
+    example, c = drawn(1, seed=9)
+    _, program = record(step, example, (c[:, 0].copy(),))
+    carry, cs = drawn(4)
+    carries, ys, _ = program.scan(carry, (Stack(cs),), 4, np.empty, keep, direction)
+    for at, layer in enumerate(range(4)[::direction]):
+        before = carry
+        carry, expected = step(carry, (cs[:, layer].copy(),))
+        np.testing.assert_array_equal(ys["rest"][0].at(at), expected["rest"][0])
+        np.testing.assert_array_equal(carries[1].at(at + 1), carry[1])
+        if keep[0]:
+            np.testing.assert_array_equal(ys["x"].at(at), before[0])
+            np.testing.assert_array_equal(ys["y"].at(at), carry[0])
+    np.testing.assert_array_equal(carries[0].at(4) if keep[0] else carries[0], carry[0])
 
-    def draw():
-        weights = [rng.standard_normal((2, 6, 6)).astype(dtype) for _ in range(2)]
-        biases = [rng.standard_normal((2, 6)).astype(dtype) for _ in range(2)]
-        alpha = rng.standard_normal(2).astype(dtype)
-        inner = ({}, {"W": weights[1], "b": biases[1]}, {"alpha": alpha})
-        x, dy = (rng.standard_normal((2, 4, 6)).astype(dtype) for _ in range(2))
-        return x, ({"W": weights[0], "b": biases[0]}, {}, inner), dy
 
-    def both(x, parameters, dy):
-        workspace = Workspace()
-        y, tape = block.forward(x, parameters, workspace)
-        dx, gradients = block.pullback(dy, tape, workspace)
-        return y, dx, gradients
-
-    _, program = record(both, *draw())
-    other = draw()
-    (y, dx, gradients), _ = program(other, np.empty)
-    expected = both(*other)
-    np.testing.assert_array_equal(y, expected[0])
-    np.testing.assert_array_equal(dx, expected[1])
-    for got, want in zip(gradients[2][1:], expected[2][2][1:], strict=True):
-        for name in want:
-            np.testing.assert_array_equal(got[name], want[name])
+def test_a_single_layer_looks_like_a_scan():
+    carry, cs = drawn(1)
+    carries, ys, _ = single(step, carry, (Stack(cs),), (True, True))
+    expected, out = step(carry, (cs[:, 0].copy(),))
+    np.testing.assert_array_equal(carries[0].at(1), expected[0])
+    np.testing.assert_array_equal(carries[1].at(0), carry[1])
+    np.testing.assert_array_equal(carries[1].at(1), expected[1])
+    np.testing.assert_array_equal(ys["rest"][0].at(0), out["rest"][0])
 
 
 @pytest.mark.parametrize(
     "axes",
-    [{}, {"skip": "rezero"}, {"skip": "fixup"}, {"activation": "gelu"}, {"init": "orthogonal"}],
+    [
+        {},
+        {"skip": "rezero", "activation": "tanh", "dtype": "float64"},
+        {"skip": "fixup", "init": "torch_default"},
+        {"init": "orthogonal", "activation": "gelu"},
+    ],
 )
 def test_measurements_with_and_without_programs_are_the_same(axes, monkeypatch):
-    settings = flowlab.make(depth=18, width=8, batch_size=4, seeds=3, **axes)
+    settings = flowlab.make(depth=30, width=8, batch_size=4, seeds=3, **axes)
     compiled = flowlab.measure(settings)
-    import sys
-
     monkeypatch.setattr(sys.modules["flowlab.measure"], "_WORTH_COMPILING", 10**9)
-    plain = flowlab.measure(settings)
-    assert compiled.equals(plain)
+    assert compiled.equals(flowlab.measure(settings))
+    monkeypatch.setattr(sys.modules["flowlab.measure"], "_WORTH_COMPILING", 24)
+    monkeypatch.setattr(sys.modules["flowlab.measure"], "_LONGEST_RUN", 25)
+    assert compiled.equals(flowlab.measure(settings))

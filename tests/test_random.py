@@ -19,7 +19,7 @@ def filled(fill, stream, n, dtype, scale):
     seeds, layer, role = stream
     seeds = np.atleast_1d(np.asarray(seeds, np.int64))
     out = np.full((len(seeds), n), np.nan, dtype)
-    fill(seeds, out, scale, layer, role)
+    fill(seeds, np.full(len(seeds), layer), out, scale, role)
     return out
 
 

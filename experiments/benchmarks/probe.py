@@ -197,9 +197,9 @@ def _jax(width, seeds, depth, batch) -> dict:
         return jnp.sqrt(jnp.sum(x * x))
 
     def unrolled(key):
-        keys = jax.random.split(key, depth + 2)
-        W = [jax.random.normal(k, (width, width)) * deviation for k in keys[2:]]
-        h, d = (jax.random.normal(k, (batch, width)) for k in keys[:2])
+        kw, kx, kd = jax.random.split(key, 3)
+        W = jax.random.normal(kw, (depth, width, width)) * deviation
+        h, d = (jax.random.normal(k, (batch, width)) for k in (kx, kd))
         hs, masks = [h], []
         for index in range(depth):
             z = hs[-1] @ W[index]

@@ -1,5 +1,6 @@
 """Timing side by side: machines are noisy, so only ratios within one run mean anything."""
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ def race(forms: dict[str, Callable[[], object]], rounds: int, ours: str) -> pd.D
         begun = time.perf_counter()
         form()
         first[name] = time.perf_counter() - begun
+        print(f"  {name}: first call {first[name]:.1f} s", file=sys.stderr, flush=True)
         form()
     names = list(forms)
     for turn in range(rounds):
