@@ -1,39 +1,53 @@
 """Speed beside peers: ``python -m experiments.benchmark``; ``suite=probe widths=64,256 rounds=9``.
 
-Prints ratios (peer time / flowlab time in the same round, so above 1 is ahead of the peer) with
-their spread, first-call times apart, and writes the table to ``results/benchmark/``.
+Every suite prints ratios of times within one run with their spread, since machines are noisy, and
+writes its table to ``results/benchmark/``. Each suite's own arguments can be set by name.
 """
 
+import inspect
+import shlex
 import sys
 from pathlib import Path
 
-from experiments.benchmarks import probe
+from experiments.benchmarks import batch_law, probe
 from experiments.command import guarded, options
+from experiments.run import versions
 from flowlab import tables
 from flowlab.errors import unknown
 
-SUITES = {"probe": (probe.probe, probe.report)}
+SUITES = {
+    "probe": (probe.probe, probe.report),
+    "batch_law": (batch_law.batch_law, batch_law.report),
+}
 
 
 def main(arguments: list[str]) -> None:
-    """Run the chosen suites and print their tables."""
-    given = options(
-        arguments,
-        {
-            **{"suite": "all", "results_dir": "results", "widths": (64, 128, 256, 512, 1024)},
-            **{"seeds": 16, "depth": 50, "batch": 128, "rounds": 7, "threads": 2, "compiled": 1},
-        },
-    )
-    suite, folder = given.pop("suite"), Path(given.pop("results_dir")) / "benchmark"
+    """Run the chosen suites and print their tables and what they mean."""
+    defaults = {"suite": "all", "results_dir": "results"}
+    own = {name: _arguments(run) for name, (run, _) in SUITES.items()}
+    for given in own.values():
+        defaults |= given
+    chosen = options(arguments, defaults)
+    suite, folder = chosen["suite"], Path(chosen["results_dir"]) / "benchmark"
     if suite not in ("all", *SUITES):
         raise unknown("suite", suite, ("all", *SUITES))
     tables.writable(folder)
+    named = {text.partition("=")[0] for text in arguments}
     for name in SUITES if suite == "all" else [suite]:
         run, told = SUITES[name]
-        table = run(**given)
+        print(f"suite={name}", flush=True)
+        table = run(**{key: chosen[key] for key in own[name] if key in named})
         print(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
         print(f"\n{told(table)}\n")
-        tables.write(table, folder / f"{name}.parquet", {"command": " ".join(arguments)})
+        metadata = {
+            "command": shlex.join(["python", "-m", "experiments.benchmark", *arguments]),
+            "versions": versions("torch", "jax"),
+        }
+        tables.write(table, folder / f"{name}.parquet", metadata)
+
+
+def _arguments(run) -> dict:
+    return {name: p.default for name, p in inspect.signature(run).parameters.items()}
 
 
 if __name__ == "__main__":

@@ -6,43 +6,22 @@ and ``claims.csv`` go.
 """
 
 import os
-import platform
 import shlex
 import sys
 import textwrap
 import time
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
 
-from experiments.command import guarded
-from experiments.run import PACKAGES
+from experiments.command import guarded, options
+from experiments.run import versions
 from flowlab import claims, tables
-from flowlab.errors import InputError, unknown
+from flowlab.errors import InputError
 
 OPTIONS = {"seed": 0, "seeds": 64, "only": None, "results_dir": "results"}
 WIDTH = 120
-
-
-def options(arguments: list[str]) -> dict:
-    """The options of a command line, ``key=value`` each; raises InputError for what is none."""
-    given = dict(OPTIONS)
-    for text in arguments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"options are written key=value; got {text}")
-        if key not in OPTIONS:
-            raise unknown("option", key, OPTIONS)
-        if key in ("seed", "seeds"):
-            try:
-                given[key] = int(value)
-            except ValueError:
-                raise InputError(f"{key} must be an integer; got {value}") from None
-        else:
-            given[key] = value
-    return given
 
 
 def show(row: dict, index: int, total: int) -> None:
@@ -77,7 +56,7 @@ def write(table: pd.DataFrame, folder: Path, settings: dict) -> Path:
     metadata = {
         "settings": settings,
         "command": shlex.join(["python", "-m", "experiments.claims", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": versions("jax", "torch"),
     }
     path = tables.write(table, folder / "claims.parquet", metadata)
     part = folder / f".claims.{os.getpid()}.csv"
@@ -91,22 +70,12 @@ def write(table: pd.DataFrame, folder: Path, settings: dict) -> Path:
     return path
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in (*PACKAGES, "jax", "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main(arguments: list[str]) -> int:
     """Measure, print and write; 0 if every verdict is as expected, 1 if not, 2 for bad input."""
     codes = []
 
     def action() -> None:
-        given = options(arguments)
+        given = options(arguments, OPTIONS)
         folder = Path(given.pop("results_dir")) / "claims"
         claims.select(given["only"])
         tables.writable(folder)

@@ -91,7 +91,8 @@ def options(arguments: list[str], defaults: dict) -> dict:
             else:
                 given[key] = value if default is None else type(default)(value)
         except ValueError:
-            raise InputError(f"{key} must be like {default}; got {value}") from None
+            kind = "an integer" if isinstance(default, int) else f"like {default}"
+            raise InputError(f"{key} must be {kind}; got {value}") from None
     return given
 
 

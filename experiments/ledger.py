@@ -4,19 +4,17 @@ Settings are those of ``experiments.run``; ``replace=3.relu`` makes the Jacobian
 the identity, measures again and compares the change with what the ledger said.
 """
 
-import platform
 import shlex
 import sys
 import time
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from experiments.command import main
-from experiments.run import PACKAGES
+from experiments.run import versions
 from flowlab import tables
 from flowlab.errors import InputError
 from flowlab.ledger import imbalance, ledger, operation
@@ -47,7 +45,7 @@ def run(settings: Settings, replace: str | None = None) -> None:
         "settings": settings.resolved(),
         "experiment": settings.experiment,
         "command": shlex.join(["python", "-m", "experiments.ledger", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": versions(),
     }
     for account, replaced in zip(accounts, (None, replace), strict=False):
         name = account["run"].iat[0]

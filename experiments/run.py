@@ -4,7 +4,8 @@ import platform
 import shlex
 import sys
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -33,7 +34,7 @@ def run(settings: Settings) -> None:
         "settings": settings.resolved(),
         "experiment": settings.experiment,
         "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": versions(),
     }
     name = f"{settings.run()}.parquet"
     tables.write(prediction, folder / "theory" / name, metadata)
@@ -53,6 +54,15 @@ def run(settings: Settings) -> None:
     print(summarise(table, verdict))
     print(f"\nTable:  {path}  ({len(table)} rows; pandas.read_parquet opens it)")
     print(f"Draw:   python -m experiments.plots results_dir={settings.results_dir}\n")
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Versions of Python, of the packages that make the numbers, and of others if installed."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, *others):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 class _Bar:
