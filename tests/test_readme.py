@@ -19,7 +19,8 @@ SMALL = {"depth": 3, "width": 8, "seeds": 2}
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_examples_run(example, capsys):
+def test_examples_run(example, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for key, value in SMALL.items():
         example = re.sub(rf"\b{key}=\d+", f"{key}={value}", example)
     exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
@@ -44,6 +45,8 @@ def test_modules_exist():
 
 
 def test_files_exist():
+    for name in re.findall(r"\]\((\w[^):]+)\)", README):
+        assert (ROOT / name).is_file(), name
     for name in re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml))`", README):
         assert name == "conf/init/mine.yaml" or (ROOT / name).is_file(), name
 
