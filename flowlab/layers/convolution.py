@@ -36,7 +36,7 @@ def _pad(x, padded, geometry):
         for i in range(padded.shape[1]):
             row, target = _source(i, up, h, circular), padded[c, i]
             if row < 0:
-                target[:] = 0
+                target.fill(0)
                 continue
             for j in range(w):
                 target[side + j] = x[c, row, j]
@@ -51,7 +51,7 @@ def _unpad(padded, dx, geometry):
     """The adjoint of ``_pad``."""
     _, _, up, side, _, _, circular = geometry
     h, w = dx.shape[1:]
-    dx[:] = 0
+    dx.fill(0)
     for c in range(padded.shape[0]):
         for i in range(padded.shape[1]):
             row = _source(i, up, h, circular)
@@ -87,7 +87,7 @@ def _unfold(padded, columns, geometry):
 def _fold(columns, padded, geometry):
     """The adjoint of ``_unfold``: patches are added where they came from."""
     kh, kw, _, _, stride, dilation, _ = geometry
-    padded[:] = 0
+    padded.fill(0)
     for r in range(columns.shape[0]):
         c, k = divmod(r, kh * kw)
         a, b = divmod(k, kw)
@@ -141,7 +141,7 @@ def conv2d_pullback(x, W, dy, dx, dW, db, padded, columns, product, geometry):
     o = db.size // groups
     taps, total = W.reshape(product.shape), dW.reshape(product.shape)
     flat = columns.reshape(columns.shape[0], columns[0].size)
-    total[:] = 0
+    total.fill(0)
     for n in range(x.shape[0]):
         d = dy[n].reshape(db.size, flat.shape[1])
         _pad(x[n], padded, geometry)

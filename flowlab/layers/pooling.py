@@ -34,7 +34,7 @@ def max_pool_forward(x, y, size, stride):
 
 @kernel("(n,c,h,w),(n,c,p,q)->(n,c,h,w)")
 def max_pool_pullback(x, dy, dx, size, stride):
-    dx[:] = 0
+    dx.fill(0)
     for n, c, i, j in np.ndindex(dy.shape):
         u, v = i * stride, j * stride
         row, column = _largest(x[n, c, u : u + size, v : v + size])
@@ -53,7 +53,7 @@ def average_pool_forward(x, y, size, stride):
 
 @kernel("(n,c,p,q)->(n,c,h,w)")
 def average_pool_pullback(dy, dx, size, stride):
-    dx[:] = 0
+    dx.fill(0)
     for n, c, i, j in np.ndindex(dy.shape):
         share = dy[n, c, i, j] / (size * size)
         for u in range(i * stride, i * stride + size):
