@@ -32,6 +32,8 @@ results: $(VENV)/run.stamp ## Run every sweep of conf/experiment
 		echo "experiment=$$name"; \
 		$(BIN)/python -m experiments.run -m "experiment=$$name" $(ARGS) || exit 1; \
 	done
+	echo "Weights, biases and the batch"
+	$(BIN)/python -m experiments.batch $(ARGS)
 
 plots: $(VENV)/run.stamp ## Draw the tables under results
 	$(BIN)/python -m experiments.plots $(ARGS)

@@ -102,10 +102,7 @@ def draw(
             "experiment": folder.name,
             "runs": [f"runs/{run}.parquet" for run in runs],
         }
-        described = stem.with_suffix(".json")
-        temporary = described.with_name(f".{described.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(description, ensure_ascii=False, indent=2) + "\n")
-        os.replace(temporary, described)
+        described = describe(stem, description)
     except OSError as error:
         raise InputError(f"cannot write {stem}: {error.strerror or error}") from None
     if left_out and drawing.name == "profiles":
@@ -114,6 +111,15 @@ def draw(
             "filter the table: flowlab.figures.profiles(table.query('depth == 50'))"
         )
     return (*paths, described)
+
+
+def describe(stem: Path, description: dict) -> Path:
+    """Write title, caption, experiment and runs of a figure beside it, for the report."""
+    path = stem.with_suffix(".json")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(description, ensure_ascii=False, indent=2) + "\n")
+    os.replace(temporary, path)
+    return path
 
 
 def load(folder: Path, theory: bool = False) -> tuple[pd.DataFrame, list[str]]:
