@@ -34,6 +34,8 @@ results: $(VENV)/run.stamp ## Run every sweep of conf/experiment
 	done
 	echo "Weights, biases and the batch"
 	$(BIN)/python -m experiments.batch $(ARGS)
+	echo "Where the gradient goes"
+	$(BIN)/python -m experiments.ledger depth=20 skip=identity $(ARGS)
 
 plots: $(VENV)/run.stamp ## Draw the tables under results
 	$(BIN)/python -m experiments.plots $(ARGS)

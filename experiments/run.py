@@ -13,6 +13,7 @@ from hydra.types import RunMode
 
 from experiments.command import main
 from flowlab import tables
+from flowlab.errors import InputError
 from flowlab.measure import measure
 from flowlab.prediction import predict
 from flowlab.settings import Settings
@@ -37,8 +38,12 @@ def run(settings: Settings) -> None:
         "versions": versions(),
     }
     name = f"{settings.run()}.parquet"
-    tables.write(prediction, folder / "theory" / name, metadata)
-    path = tables.write(table, folder / "runs" / name, metadata)
+    predicted = tables.write(prediction, folder / "theory" / name, metadata)
+    try:
+        path = tables.write(table, folder / "runs" / name, metadata)
+    except InputError:
+        predicted.unlink(missing_ok=True)  # a prediction without its run is of no use
+        raise
     verdict, seconds = judge(table, prediction), time.perf_counter() - begun
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
