@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from math import isfinite, isnan, log10, nan, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -123,10 +124,12 @@ def scheme(name, **change):
 
 
 def stretched_orthogonal(patch):
-    fill = initializers._fill_orthogonal
-    patch.setattr(
-        initializers, "_fill_orthogonal", lambda *rest: fill(*rest[:-1], gain=1.01 * rest[-1])
-    )
+    fill = initializers.fill_orthogonal.run
+
+    def wrong(seeds, layer, out, gain, *rest):
+        fill(seeds, layer, out, 1.01 * gain, *rest)
+
+    patch.setattr(initializers, "fill_orthogonal", SimpleNamespace(run=wrong))
 
 
 def clipped_by_value(patch):
