@@ -1,0 +1,182 @@
+"""Gradient flow through convolutional nets of stride 1: z_{l+1} = conv(phi(z_l)) + b.
+
+sigma_w2 = k^d c_in Var(W) for kernels of k^d positions. With many channels the preactivations at
+every position are Gaussian and a convolution acts on their variance as an average over the window,
+
+    q_{l+1} = sigma_w2 A E phi(z_l)^2 + sigma_b2,    v_l = sigma_w2 E phi'(z_l)^2 A' v_{l+1},
+
+q and v fields over positions, v the squared cotangent summed over channels, A = 1/k^d where an
+input position lies in an output's window. With circular padding A conserves a constant field: the
+map and chi of a fully-connected net of fan-in k^d c_in (Xiao et al. 2018, "Dynamical isometry and
+a mean field theory of CNNs"). Zero padding loses at the border what windows hold outside: for
+homogeneous activations the profile is a power of A, and the rate's loss tends to A's top
+eigenvalue, a product over dimensions; for k = 3 of (1 + 2 cos(pi/(n+1)))/3, because A is then a
+path's adjacency matrix plus the identity, over three.
+
+**Finite channels, circular padding.** The positions of one example are a batch that shares its
+weights (`finite_width`): with P positions and c channels one step has relative variance
+
+    v = [3 m_1 - 1 + (P - 1)(m (1 + 2 alpha) - 1)] / (c P),
+
+where m = E D_i^2 D_j^2 / mu_1^2 at the forward correlation of two positions, which follows the
+fully-connected correlation map, and alpha is the mean squared cosine of the cotangents of two
+positions after the adjoint's average over the window. For each lag that cosine is a field over
+positions: a step multiplies its Fourier mode f by h^2 a(f)^2, a the window's transform, and adds
+white noise (m (1 + 2 alpha) - h^2 alpha)/c. So only the mode f = 0 remembers: a net on many
+positions fluctuates far less than a fully-connected one of c units, by up to 1/P.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowlab.errors import InputError
+from flowlab.theory.activations import Activation, get_activation
+from flowlab.theory.moments import Sites
+
+
+def averaging(size: int, kernel: int, padding: int) -> np.ndarray:
+    """A along one dimension, (size + 2 padding - kernel + 1, size): 1/kernel inside the window.
+
+    Row i reads positions i - padding .. i - padding + kernel - 1. Raises `InputError` where no
+    window fits.
+    """
+    outputs = size + 2 * padding - kernel + 1
+    if min(size, kernel, outputs) < 1 or padding < 0:
+        raise InputError(
+            "size, kernel and size + 2 padding - kernel + 1 must be at least 1 and padding at least"
+            f" 0; got size={size}, kernel={kernel}, padding={padding}"
+        )
+    offset = np.arange(size) - np.arange(outputs)[:, None] + padding
+    return ((offset >= 0) & (offset < kernel)) / kernel
+
+
+def border_rate(shape: tuple[int, ...], kernel: int) -> float:
+    """What the border leaves of the rate per layer, deep in a zero-padded net: A's top eigenvalue.
+
+    shape: positions per dimension; kernel odd, padding (kernel - 1)/2. Forward and backward alike,
+    for homogeneous activations without bias: rate = border_rate * chi.
+    """
+    if kernel % 2 == 0:
+        raise InputError(f"kernel must be odd to keep the shape; got {kernel}")
+    tops = [np.linalg.eigvalsh(averaging(n, kernel, (kernel - 1) // 2))[-1] for n in shape]
+    return float(np.prod(tops))
+
+
+def _along(matrices, field):
+    """Apply one matrix to each dimension of a field."""
+    for axis, matrix in enumerate(matrices):
+        field = np.moveaxis(np.tensordot(matrix, field, axes=(1, axis)), 0, axis)
+    return field
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Fields over positions in a net of L convolutions, and the rates of their sums.
+
+    log_q: L arrays (positions), log E z_l^2; delta: L arrays, E delta_l^2 summed over channels and
+    normalized to a mean of 1 over positions; log_delta: (L,), log of sum_l over positions, 0 at L;
+    rate: (L - 1,), E||delta_l||^2 / E||delta_{l+1}||^2.
+    """
+
+    log_q: list[np.ndarray]
+    delta: list[np.ndarray]
+    log_delta: np.ndarray
+    rate: np.ndarray
+
+
+def zero_padded_profile(
+    activation: str | Activation,
+    depth: int,
+    *,
+    input_q: np.ndarray,
+    kernel: int,
+    padding: int,
+    sigma_w2: float,
+    sigma_b2: float = 0.0,
+    upstream: np.ndarray | None = None,
+) -> Profile:
+    """Variances of z_1 = conv(x) .. z_L and of the cotangents at them, position by position.
+
+    input_q: E x^2 at every position, any number of dimensions; upstream: E delta_L^2 at every
+    position of z_L, default constant. The shape shrinks where padding < (kernel - 1)/2. Exact for
+    many channels with the backward weights independent of the forward pass.
+    """
+    act = get_activation(activation)
+    field = np.asarray(input_q, dtype=float)
+    if depth < 1:
+        raise InputError(f"depth must be at least 1; got {depth}")
+    if not (np.all(field >= 0) and np.any(field > 0)):
+        raise InputError("input_q must be at least 0 everywhere and above 0 somewhere")
+    steps, log_q, mu1 = [], [], []
+    with np.errstate(divide="ignore"):
+        log_field = np.log(field)
+        for _ in range(depth):
+            steps.append([averaging(n, kernel, padding) for n in log_field.shape])
+            top = log_field.max()
+            log_mean = np.log(sigma_w2) + top + np.log(_along(steps[-1], np.exp(log_field - top)))
+            log_q.append(np.logaddexp(log_mean, np.log(sigma_b2)))
+            sites = Sites(act, log_q[-1].ravel())
+            log_field = np.reshape(sites.log_phi2, log_q[-1].shape)
+            mu1.append(np.reshape(sites.mu1, log_q[-1].shape))
+    delta = np.ones_like(mu1[-1]) if upstream is None else np.asarray(upstream, dtype=float)
+    if delta.shape != mu1[-1].shape:
+        raise InputError(
+            f"upstream must have the shape {mu1[-1].shape} of the last layer; got {delta.shape}"
+        )
+    fields, rate = [delta / delta.mean()], []
+    for layer in reversed(range(depth - 1)):
+        pulled = sigma_w2 * mu1[layer] * _along([a.T for a in steps[layer + 1]], fields[-1])
+        rate.append(pulled.sum() / fields[-1].sum())
+        fields.append(pulled / pulled.mean())
+    rate = np.array(rate[::-1])
+    log_delta = np.append(np.cumsum(np.log(rate[::-1]))[::-1], 0.0)
+    return Profile(log_q, fields[::-1], log_delta, rate)
+
+
+def circular_steps(
+    activation: str | Activation,
+    depth: int,
+    *,
+    shape: tuple[int, ...],
+    kernel: int,
+    channels: int,
+    input_c: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each step of log ||delta_l||^2 - log chi, both (depth - 1,).
+
+    Entry l is the step from z_{l+2} down to z_{l+1} (counted from one); steps are uncorrelated, so
+    that means and variances add. One example, homogeneous activation without bias, Gaussian
+    weights, circular padding, iid Gaussian cotangent; input_c: correlation of two positions of z_1.
+    First order in depth/channels (see the module's text). Raises `InputError` for an activation
+    that is not homogeneous: q then fluctuates too, which is not derived.
+    """
+    act = get_activation(activation)
+    if not act.homogeneous:
+        raise InputError(f"activation must be homogeneous (identity, relu, leaky); got {act.name}")
+    if min(*shape, kernel, channels) < 1:
+        raise InputError(
+            "shape, kernel and channels must be at least 1;"
+            f" got {tuple(shape)}, {kernel} and {channels}"
+        )
+    positions = int(np.prod(shape))
+    # The mean of the spectrum over modes is alpha; iid cotangents have a white one.
+    damping = np.ones(())
+    for n in shape:
+        window = np.bincount(np.arange(kernel) % n, minlength=n) / kernel
+        damping = np.multiply.outer(damping, np.abs(np.fft.fft(window)) ** 2)
+    site = Sites(act, np.zeros(1))
+    c = [input_c]
+    for _ in range(depth - 2):
+        c.append(site.phi_correlation(0, c[-1]))
+    h, m, _, _ = site.pairs(np.array(c))
+    spectrum, steps = np.full(shape, 1 / channels), []
+    for layer in reversed(range(depth - 1)):
+        spectrum = spectrum * damping
+        alpha = spectrum.mean()
+        own, cross = 3 * site.m1[0] - 1, m[layer] * (1 + 2 * alpha) - 1
+        steps.append((own + (positions - 1) * cross) / (channels * positions))
+        noise = (m[layer] * (1 + 2 * alpha) - h[layer] ** 2 * alpha) / channels
+        spectrum = (h[layer] ** 2 * spectrum + noise) / (1 + cross / channels)
+    variance = np.array(steps[::-1])
+    return -variance / 2, variance

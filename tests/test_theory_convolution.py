@@ -1,0 +1,162 @@
+"""The border's cost and the fluctuations of convolutional nets, against nets in plain NumPy."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from flowlab.errors import InputError
+from flowlab.theory import chi, get_activation, leaky_relu
+from flowlab.theory import convolution as cv
+
+
+def shifted(x, offset, circular):
+    """x moved by ``offset`` over the position axes (after the seed axis, before channels)."""
+    for axis, step in enumerate(offset, start=1):
+        x = np.roll(x, step, axis)
+        if not circular and step:
+            cut = [slice(None)] * x.ndim
+            cut[axis] = slice(None, step) if step > 0 else slice(step, None)
+            x = x.copy()
+            x[tuple(cut)] = 0
+    return x
+
+
+def net(activation, shape, channels, depth, seeds, sigma_w2, circular, seed=0):
+    """Squared preactivations and cotangents, (depth, seeds, *shape), summed over channels."""
+    act, rng = get_activation(activation), np.random.default_rng(seed)
+    offsets = list(product((-1, 0, 1), repeat=len(shape)))
+    scale = np.sqrt(sigma_w2 / (len(offsets) * channels))
+    h, z, weights = rng.standard_normal((seeds, *shape, channels)), [], []
+    expand = (slice(None),) + (None,) * (len(shape) - 1)
+    for _ in range(depth):
+        w = rng.standard_normal((len(offsets), seeds, channels, channels)) * scale
+        z.append(sum(shifted(h, o, circular) @ k[expand] for o, k in zip(offsets, w, strict=True)))
+        weights.append(w)
+        h = act.phi(z[-1])
+    d = rng.standard_normal(h.shape)
+    deltas = [d]
+    for layer in reversed(range(1, depth)):
+        d = sum(
+            shifted(d @ k[expand].swapaxes(-1, -2), tuple(-i for i in o), circular)
+            for o, k in zip(offsets, weights[layer], strict=True)
+        )
+        d = d * act.derivative(z[layer - 1])
+        deltas.append(d)
+    return tuple(np.sum(np.square(x), axis=-1) for x in (z, deltas[::-1]))
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (8, 5), (28, 28)])
+def test_border_rate_is_the_path_graphs(shape):
+    expected = np.prod([(1 + 2 * np.cos(np.pi / (n + 1))) / 3 for n in shape])
+    assert cv.border_rate(shape, 3) == pytest.approx(expected, rel=1e-12)
+
+
+def test_averaging_counts_the_window():
+    a = cv.averaging(5, 3, 1)
+    signal = np.arange(5.0)
+    np.testing.assert_allclose(a @ signal, np.convolve(signal, np.ones(3) / 3, "same"))
+    assert cv.averaging(5, 2, 0).shape == (4, 5)
+    assert np.all(cv.averaging(5, 2, 0).sum(1) == 1)
+
+
+def test_rate_tends_to_the_top_eigenvalue():
+    profile = cv.zero_padded_profile(
+        "relu", 400, input_q=np.ones((6, 9)), kernel=3, padding=1, sigma_w2=2.0
+    )
+    assert profile.rate[0] == pytest.approx(cv.border_rate((6, 9), 3), rel=1e-10)
+    sine = np.multiply.outer(*(np.sin(np.pi * np.arange(1, n + 1) / (n + 1)) for n in (6, 9)))
+    np.testing.assert_allclose(profile.delta[0], sine / sine.mean(), rtol=1e-8)
+    assert np.diff(profile.log_q[-2:], axis=0) == pytest.approx(np.log(profile.rate[0]), rel=1e-8)
+    assert profile.log_delta[0] == pytest.approx(np.log(profile.rate).sum())
+
+
+def test_without_padding_the_inner_rate_is_chi():
+    """Every window is full: only positions near the border lose gradient."""
+    profile = cv.zero_padded_profile(
+        "tanh", 3, input_q=np.full(11, 0.8), kernel=3, padding=0, sigma_w2=1.7, sigma_b2=0.1
+    )
+    assert [x.size for x in profile.log_q] == [9, 7, 5]
+    q = np.exp(profile.log_q[1][0])
+    # Each position of z_3 reads three of z_2: nothing is lost in the sum.
+    assert profile.rate[1] == pytest.approx(chi("tanh", q, 1.7), rel=1e-9)
+
+
+@pytest.mark.parametrize("activation, sigma_w2", [("relu", 2.0), ("tanh", 2.5)])
+def test_zero_padding_matches_nets(activation, sigma_w2):
+    """Profiles within 4 SE + 3 % per position, the rate's log likewise."""
+    shape, channels, depth, seeds = (5, 4), 64, 8, 40
+    squares, deltas = net(activation, shape, channels, depth, seeds, sigma_w2, circular=False)
+    profile = cv.zero_padded_profile(
+        activation, depth, input_q=np.ones(shape), kernel=3, padding=1, sigma_w2=sigma_w2
+    )
+    for layer in (0, 3, depth - 1):
+        q = squares[layer] / channels
+        se = q.std(0) / np.sqrt(seeds)
+        error = np.abs(q.mean(0) - np.exp(profile.log_q[layer]))
+        assert np.all(error < 4.5 * se + 0.03 * q.mean(0))
+        share = deltas[layer] / deltas[layer].mean((1, 2), keepdims=True)
+        se = share.std(0) / np.sqrt(seeds)
+        assert np.all(np.abs(share.mean(0) - profile.delta[layer]) < 4.5 * se + 0.03)
+    total = np.log(deltas.sum((2, 3)))
+    change = total[0] - total[-1]
+    slack = change.var() / 2 + (0.05 if activation == "tanh" else 0.02)
+    assert abs(change.mean() - profile.log_delta[0]) < 4 * change.std() / np.sqrt(seeds) + slack
+
+
+@pytest.mark.parametrize("shape, channels", [((8,), 24), ((4, 4), 16), ((1,), 24)])
+@pytest.mark.parametrize("activation", ["identity", "relu", leaky_relu(0.3)])
+def test_circular_steps_match_nets(activation, shape, channels):
+    """Mean within 4 SE + 0.2 of itself; variance within 25 % (ReLU's is first order in L/c)."""
+    depth, seeds = 16, 400
+    act = get_activation(activation)
+    gain = 2 / (1 + act.negative_slope**2)
+    _, deltas = net(act, shape, channels, depth, seeds, gain, circular=True)
+    log = np.log(deltas.reshape(depth, seeds, -1).sum(2))
+    mean, variance = cv.circular_steps(act, depth, shape=shape, kernel=3, channels=channels)
+    for layer in (0, depth // 2):
+        change = log[layer] - log[-1]
+        slack = 0.2 * abs(mean[layer:].sum())
+        assert abs(change.mean() - mean[layer:].sum()) < 4 * change.std() / np.sqrt(seeds) + slack
+        assert change.var() == pytest.approx(variance[layer:].sum(), rel=0.3)
+
+
+def test_one_position_is_a_fully_connected_net():
+    _, variance = cv.circular_steps("relu", 6, shape=(1,), kernel=1, channels=50)
+    np.testing.assert_allclose(variance, 5 / 50)
+
+
+def test_identical_positions_fluctuate_as_one():
+    """A kernel that covers the ring makes every cotangent the same after one step."""
+    _, variance = cv.circular_steps("identity", 6, shape=(7,), kernel=7, channels=1000, input_c=1.0)
+    # One of seven modes survives: alpha before the first average is 1/c at all seven.
+    assert variance[-1] == pytest.approx((2 + 6 * 2 / 7 / 1000) / 7 / 1000)
+    assert np.all(np.diff(variance) < 0)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: cv.averaging(2, 5, 0), "got size=2, kernel=5, padding=0"),
+        (lambda: cv.border_rate((8,), 2), "kernel must be odd to keep the shape; got 2"),
+        (
+            lambda: cv.circular_steps("tanh", 4, shape=(3,), kernel=3, channels=4),
+            "activation must be homogeneous .* got tanh",
+        ),
+        (
+            lambda: cv.zero_padded_profile(
+                "relu",
+                2,
+                input_q=np.ones(4),
+                kernel=3,
+                padding=1,
+                sigma_w2=2,
+                upstream=np.ones(3),
+            ),
+            r"upstream must have the shape \(4,\)",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
