@@ -5,6 +5,7 @@ import pytest
 
 from flowlab import laws
 from flowlab.errors import InputError
+from flowlab.kernel import ShapeError
 from flowlab.layer import Chain, Primitive
 from flowlab.layers import (
     ACTIVATIONS,
@@ -35,6 +36,23 @@ def test_activations(name, shape):
 @pytest.mark.parametrize("shape", [(4, 3), (1, 7)])
 def test_layers_with_parameters(layer, shape):
     laws.check(layer, shape)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3), (2, 3, 2, 4), (1, 1, 3)])
+def test_linear_on_tokens(shape):
+    laws.check(Linear(5, name="Q"), shape)
+
+
+def test_linear_on_tokens_names_an_axis_that_does_not_fit():
+    x, W, b, y = (np.ones(shape) for shape in ((2, 3, 6, 4), (2, 4, 5), (2, 5), (2, 6, 3, 5)))
+    with pytest.raises(ShapeError, match=r"^linear_forward: axis 1 of y must be 3; got 6"):
+        Linear.forward_kernel(x, W, b, y)
+    with pytest.raises(ShapeError, match=r"^linear_example_norms: axis 2 of dy must be 6; got 5"):
+        Linear.example_norms(x, x[:, :, :5].copy(), np.empty((2, 2)))
+    with pytest.raises(ShapeError, match=r"^linear_forward: axis i of W must be 4, as in x; got 3"):
+        Linear.forward_kernel(x, W[:, :3].copy(), b, np.ones((2, 3, 6, 5)))
+    with pytest.raises(ShapeError, match=r"^V: input must have axes \(batch, ..., features\); got"):
+        Linear(5, name="V").declare((4,))
 
 
 @pytest.mark.parametrize("a, s", [(1.0, 1.0), (0.3, 1.0), (1.0, 0.5**0.5), (-0.7, 1.1), (0.0, 1.0)])

@@ -162,6 +162,11 @@ def test_layer_against_jax(layer):
     compare_with_jax(layer, (BATCH, INPUTS))
 
 
+def test_linear_on_tokens_against_jax():
+    compare_with_jax(Linear(WIDTH), (2, 3, INPUTS))
+    compare_with_jax(Linear(WIDTH), (2, 3, 2, INPUTS))
+
+
 @pytest.mark.parametrize("loss, data", LOSSES, ids=LOSS_NAMES)
 def test_loss_against_jax(loss, data):
     compare_with_jax(loss, (BATCH, CLASSES), data)
@@ -229,6 +234,11 @@ def torch():
 )
 def test_layer_against_torch(torch, layer):
     compare_with_torch(torch, layer, (BATCH, INPUTS))
+
+
+def test_linear_on_tokens_against_torch(torch):
+    compare_with_torch(torch, Linear(WIDTH), (2, 3, INPUTS))
+    compare_with_torch(torch, Linear(WIDTH), (2, 3, 2, INPUTS))
 
 
 def test_linear_against_torch_module(torch):
@@ -324,6 +334,41 @@ def test_linear_against_sums():
             (dx[s], gradients["W"][s], gradients["b"][s]), expected, strict=True
         ):
             close(ours, theirs)
+
+
+def norms_of_examples(x, dy):
+    """log2 √Σ_n ‖g_n‖² of W and b from the gradient of each example, (seeds, 2)."""
+    x, dy = (a.reshape(*a.shape[:2], -1, a.shape[-1]) for a in (x, dy))
+    g, own = np.einsum("snti,snto->snio", x, dy), dy.sum(axis=2)
+    return np.log2([np.sqrt((g**2).sum((1, 2, 3))), np.sqrt((own**2).sum((1, 2)))]).T
+
+
+@pytest.mark.parametrize("tokens", [(1,), (3,), (2, 2), (20,)], ids=str)  # few: by pairs of them
+@pytest.mark.parametrize(
+    "dtype, at, up",
+    [("float64", 0, 0), ("float64", -200, -150), ("float64", 200, 90), ("float32", 30, 30)],
+)
+def test_example_norms_of_tokens(tokens, dtype, at, up):
+    random = np.random.default_rng(0)
+    x, dy = (random.standard_normal((SEEDS, 4, *tokens, k)) for k in (24, 30))
+    out = np.empty((SEEDS, 2))
+    Linear.example_norms((x * 10.0**at).astype(dtype), (dy * 10.0**up).astype(dtype), out)
+    expected = norms_of_examples(x, dy) + np.log2(10) * np.array([at + up, up])
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12 if at == 0 else 1e-5)
+
+
+def test_example_norms_of_tokens_that_cancel():
+    """Equal tokens whose cotangents sum to nearly nothing: pairs would lose every digit."""
+    random = np.random.default_rng(0)
+    x = np.repeat(random.standard_normal((SEEDS, 4, 1, 40)), 3, axis=2)
+    dy = random.standard_normal((SEEDS, 4, 3, 40))
+    dy += 1e-9 * random.standard_normal(dy.shape) - dy.mean(axis=2, keepdims=True)
+    out = np.empty((SEEDS, 2))
+    Linear.example_norms(x, dy, out)
+    np.testing.assert_allclose(out, norms_of_examples(x, dy), rtol=0, atol=1e-5)
+    dy[0], x[1, 2, 1, 3] = 0, np.nan
+    Linear.example_norms(x, dy, out)
+    assert np.all(out[0] == -np.inf) and np.isnan(out[1, 0]) and np.isfinite(out[1, 1])
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -5,11 +5,69 @@ import math
 import numpy as np
 
 from flowlab.errors import InputError
-from flowlab.kernel import ShapeError, kernel
-from flowlab.layer import Declaration, Parameter, Primitive
+from flowlab.kernel import Kernel, ShapeError, jit, kernel
+from flowlab.layer import Declaration, Parameter, Primitive, expect_shape
 
 
-@kernel("(n,i),(i,o),(o)->(n,o)")
+class Positionwise(Kernel):
+    """A kernel of rows (n, i) that takes tokens (n, ..., i) too: every position is a row.
+
+    The rows are in the arrays whose first dimension is n; their axes before the last must agree.
+    """
+
+    def __init__(self, function, signature: str, fastmath):
+        super().__init__(function, signature, fastmath)
+        self.rows = tuple(k for k, dims in enumerate(self.dimensions) if dims[:1] == ("n",))
+
+    def run(self, *arguments):
+        super().run(*(self._merged(arguments) if arguments[0].ndim > 3 else arguments))
+
+    def check(self, arguments):
+        if arguments and np.ndim(arguments[0]) > 3:
+            first = arguments[0].shape
+            for k in self.rows:
+                shape = arguments[k].shape
+                expected = (*first[:-1], *shape[-1:])
+                expect_shape(self.name, self.argument_names[k], shape, expected)
+            arguments = self._merged(arguments)
+        super().check(arguments)
+
+    def _merged(self, arguments) -> list:
+        merged = list(arguments)
+        for k in self.rows:
+            a = merged[k]
+            merged[k] = a.reshape(a.shape[0], -1, a.shape[-1])
+        return merged
+
+
+class ExampleNorms(Kernel):
+    """A kernel of rows (n, i), (n, o) that gives tokens to :func:`tokens_example_norms`."""
+
+    def run(self, x, dy, out):
+        if x.ndim == 3:
+            super().run(x, dy, out)
+        else:
+            tokens_example_norms.run(*_tokens(x, dy), out)
+
+    def check(self, arguments):
+        if arguments and np.ndim(arguments[0]) > 3:
+            x, dy, out = arguments
+            expect_shape(self.name, "dy", dy.shape, (*x.shape[:-1], *dy.shape[-1:]))
+            tokens_example_norms.check((*_tokens(x, dy), out))
+        else:
+            super().check(arguments)
+
+
+def _tokens(*arrays) -> list[np.ndarray]:
+    """Arrays (seeds, n, ..., features) with one axis of tokens."""
+    return [a.reshape(*a.shape[:2], -1, a.shape[-1]) for a in arrays]
+
+
+def _kernel(kind: type[Kernel], signature: str):
+    return lambda function: kind(function, signature, {"contract"})
+
+
+@_kernel(Positionwise, "(n,i),(i,o),(o)->(n,o)")
 def linear_forward(x, W, b, y):
     np.dot(x, W, y)
     for n in range(y.shape[0]):
@@ -17,7 +75,7 @@ def linear_forward(x, W, b, y):
             y[n, o] += b[o]
 
 
-@kernel("(n,i),(i,o),(n,o)->(n,i),(i,o),(o)")
+@_kernel(Positionwise, "(n,i),(i,o),(n,o)->(n,i),(i,o),(o)")
 def linear_pullback(x, W, dy, dx, dW, db):
     np.dot(dy, W.T, dx)
     np.dot(x.T, dy, dW)
@@ -26,6 +84,12 @@ def linear_pullback(x, W, dy, dx, dW, db):
     for n in range(dy.shape[0]):
         for o in range(db.size):
             db[o] += dy[n, o]
+
+
+@jit
+def exponent(a):
+    """The binary exponent of the largest |element|, within ±1000."""
+    return min(max(math.frexp(np.abs(a).max())[1], -1000), 1000)
 
 
 @kernel("(n,i),(n,o)->(two)", reassociate=True)
@@ -47,14 +111,81 @@ def _example_squares(x, dy, out, scale_x, scale_dy):
 _squares = _example_squares.single
 
 
-@kernel("(n,i),(n,o)->(two)")
+@jit
+def _scale(x, out, scale):
+    for a in range(x.shape[0]):
+        for b in range(x.shape[1]):
+            out[a, b] = scale * x[a, b]
+
+
+@kernel("(t,o)->()", reassociate=True)
+def _column_sums(d, out, sums):
+    sums[:] = 0
+    for t in range(d.shape[0]):
+        for o in range(d.shape[1]):
+            sums[o] += d[t, o]
+    out[0] = 0.0
+    for o in range(sums.size):
+        out[0] += sums[o] * sums[o]
+
+
+@kernel("(a,b),(a,b)->()", reassociate=True)
+def _inner(u, v, out):
+    total = 0.0
+    for a in range(u.shape[0]):
+        for b in range(u.shape[1]):
+            total += float(u[a, b]) * float(v[a, b])
+    out[0] = total
+
+
+_sums, _product = _column_sums.single, _inner.single
+
+
+@kernel("(n,t,i),(n,t,o)->(two)")
+def tokens_example_norms(x, dy, out):
+    """‖g_n‖² of g_n = X_nᵀ D_n: from g_n itself, or as Σ (x_t · x_t')(d_t · d_t') over t, t'.
+
+    The second form costs t²(i + o) instead of t i o, but loses digits where g_n is small beside
+    ‖X_n‖‖D_n‖. It is taken in float64 where it is cheaper so, and given up where it cancels.
+    """
+    (tokens, i), o = x.shape[1:], dy.shape[2]
+    e_x, e_dy = exponent(x), exponent(dy)
+    down_x, down_dy = math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy)
+    by_pairs = 2 * tokens * (i + o) < i * o
+    weight = bias = 0.0
+    one, sums = np.empty(1), np.empty(o)
+    a, d = np.empty((tokens, i), x.dtype), np.empty((tokens, o), x.dtype)
+    g = np.empty((i, o), x.dtype)
+    if by_pairs:
+        wide_a, wide_d = np.empty((tokens, i)), np.empty((tokens, o))
+        pairs_a, pairs_d = np.empty((tokens, tokens)), np.empty((tokens, tokens))
+    for n in range(x.shape[0]):
+        _scale(x[n], a, down_x)
+        _scale(dy[n], d, down_dy)
+        _sums(d, one, sums)
+        bias += one[0]
+        if by_pairs:
+            wide_a[:], wide_d[:] = a, d
+            np.dot(wide_a, wide_a.T, pairs_a)
+            np.dot(wide_d, wide_d.T, pairs_d)
+            _product(pairs_a, pairs_d, one)
+            if one[0] > 1e-4 * np.trace(pairs_a) * np.trace(pairs_d):
+                weight += one[0]
+                continue
+        np.dot(a.T, d, g)
+        _product(g, g, one)
+        weight += one[0]
+    out[0] = 0.5 * np.log2(weight) + e_x + e_dy
+    out[1] = 0.5 * np.log2(bias) + e_dy
+
+
+@_kernel(ExampleNorms, "(n,i),(n,o)->(two)")
 def linear_example_norms(x, dy, out):
     _squares(x, dy, out, 1.0, 1.0)
     e_x = e_dy = 0
     if not (1e-280 < out[0] < 1e280 and 1e-280 < out[1] < 1e280):
         # Squares left float64's range, or the arrays are zero or not finite.
-        e_x = min(max(math.frexp(np.abs(x).max())[1], -1000), 1000)
-        e_dy = min(max(math.frexp(np.abs(dy).max())[1], -1000), 1000)
+        e_x, e_dy = exponent(x), exponent(dy)
         _squares(x, dy, out, math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy))
     out[0] = 0.5 * np.log2(out[0]) + e_x + e_dy
     out[1] = 0.5 * np.log2(out[1]) + e_dy
@@ -63,8 +194,11 @@ def linear_example_norms(x, dy, out):
 class Linear(Primitive):
     """Y = XW + b with X (n, i), W (i, o), b (o); dX = dY Wᵀ, dW = Xᵀ dY, db = Σ_n dY.
 
-    Raises InputError for ``features`` below 1, ShapeError for an input that has not two axes.
-    ``factor`` scales the initial weights (0 starts a branch at zero, as in Fixup).
+    With more axes, X (n, ..., i), the map acts on the last and all positions share W and b; dW and
+    db then sum over them too. ``factor`` scales the initial weights (0 starts a branch at zero, as
+    in Fixup); ``name`` is the layer's in tables.
+
+    Raises InputError for ``features`` below 1, ShapeError for an input with fewer than two axes.
     """
 
     name = "linear"
@@ -72,20 +206,21 @@ class Linear(Primitive):
     trainable = True
     forward_kernel, pullback_kernel = linear_forward, linear_pullback
     pullback_reads = ("x", "W")
-    example_norms = linear_example_norms  # of x_n dy_nᵀ and of dy_n
+    example_norms = linear_example_norms  # of Σ_t x_nt dy_ntᵀ and of Σ_t dy_nt
 
-    def __init__(self, features: int, factor: float = 1.0):
+    def __init__(self, features: int, factor: float = 1.0, name: str | None = None):
+        self.features, self.factor, self.name = features, factor, name or self.name
         if features < 1:
-            raise InputError(f"linear: features must be at least 1; got {features}")
-        self.features, self.factor = features, factor
+            raise InputError(f"{self.name}: features must be at least 1; got {features}")
 
     def shapes(self, shape):
-        if len(shape) != 2:
-            raise ShapeError(f"linear: input must have axes (batch, features); got shape {shape}")
-        n, i = shape
-        o = self.features
+        if len(shape) < 2:
+            raise ShapeError(
+                f"{self.name}: input must have axes (batch, ..., features); got shape {shape}"
+            )
+        i, o = shape[-1], self.features
         return Declaration(
-            output=(n, o),
+            output=(*shape[:-1], o),
             parameters={
                 "W": Parameter((i, o), fan_in=i, fan_out=o, factor=self.factor),
                 "b": Parameter((o,), fan_in=i, fan_out=o, role="bias", factor=self.factor),
