@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from flowlab.errors import InputError
-from flowlab.theory import chi, get_activation, leaky_relu
+from flowlab.theory import c_map, chi, get_activation, leaky_relu, q_map
 from flowlab.theory import convolution as cv
+from flowlab.theory.finite_width import BackwardMap, batch_step
+from flowlab.theory.moments import Sites
 
 
 def shifted(x, offset, circular):
@@ -77,7 +79,8 @@ def test_without_padding_the_inner_rate_is_chi():
         "tanh", 3, input_q=np.full(11, 0.8), kernel=3, padding=0, sigma_w2=1.7, sigma_b2=0.1
     )
     assert [x.size for x in profile.log_q] == [9, 7, 5]
-    q = np.exp(profile.log_q[1][0])
+    q = q_map("tanh", 1.7 * 0.8 + 0.1, 1.7, 0.1)
+    np.testing.assert_allclose(profile.log_q[1], np.log(q))
     # Each position of z_3 reads three of z_2: nothing is lost in the sum.
     assert profile.rate[1] == pytest.approx(chi("tanh", q, 1.7), rel=1e-9)
 
@@ -124,6 +127,22 @@ def test_circular_steps_match_nets(activation, shape, channels):
 def test_one_position_is_a_fully_connected_net():
     _, variance = cv.circular_steps("relu", 6, shape=(1,), kernel=1, channels=50)
     np.testing.assert_allclose(variance, 5 / 50)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", leaky_relu(0.3)])
+def test_without_a_window_positions_are_a_batch(activation):
+    """A 1 x 1 kernel is a fully-connected net on a batch of positions, step by step."""
+    act, c, width, alpha = get_activation(activation), 0.2, 30, 1 / 30
+    correlations = [c, c_map(act, c, 1.0, 1.0), c_map(act, c_map(act, c, 1.0, 1.0), 1.0, 1.0)]
+    _, variance = cv.circular_steps(
+        act, 4, shape=(3, 2), kernel=1, channels=width, input_c=correlations[0]
+    )
+    for step, c in zip(variance[::-1], correlations[::-1], strict=True):
+        site = Sites(act, np.zeros(1))
+        h, m, _, _ = (float(x[0]) for x in site.pairs(np.array([c])))
+        back = BackwardMap(h, m, float(site.m1[0]))
+        expected, alpha = batch_step([back], 1.0, width, 6, alpha)
+        assert step == pytest.approx(expected, rel=1e-10)
 
 
 def test_identical_positions_fluctuate_as_one():
