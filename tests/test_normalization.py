@@ -1,5 +1,8 @@
 """Normalizations: the laws, parity with JAX and PyTorch, the identities A6 and A7, bad input."""
 
+from copy import copy
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,8 @@ from flowlab.errors import InputError
 from flowlab.initializers import SCHEMES, Initializer, InitSettings
 from flowlab.layer import Chain, Parameter, Workspace
 from flowlab.layers import BatchNorm, GroupNorm, LayerNorm, Linear, RMSNorm
+from flowlab.program import Stack, record
+from flowlab.scale import log2_norm
 
 SEEDS, EPS = 3, 1e-5
 RANDOM = np.random.default_rng(1)
@@ -20,6 +25,9 @@ CASES = {
     "batch of one image": (BatchNorm(), (1, 2, 5)),
     "batch eval": (BatchNorm(training=False), (1, 3)),
     "batch eval 3-D": (BatchNorm(training=False), (2, 3, 4)),
+    "batch last 3-D": (BatchNorm(channels_last=True), (3, 2, 4)),
+    "batch last 4-D": (BatchNorm(channels_last=True), (1, 2, 3, 2)),
+    "batch last eval": (BatchNorm(training=False, channels_last=True), (2, 3, 4)),
     "layer 2-D": (LayerNorm(), (4, 5)),
     "layer 3-D": (LayerNorm(), (2, 3, 4)),
     "rms 2-D": (RMSNorm(), (4, 5)),
@@ -27,17 +35,50 @@ CASES = {
     "group 2-D": (GroupNorm(2), (2, 8)),
     "group 3-D": (GroupNorm(2), (2, 6, 3)),
     "group 4-D": (GroupNorm(3), (2, 3, 2, 2)),
+    "group 2-D, not centred": (GroupNorm(2, centred=False), (2, 8)),
+    "group 4-D, not centred": (GroupNorm(2, centred=False), (2, 4, 2, 2)),
+    "one group, not centred": (GroupNorm(1, centred=False), (1, 3, 4)),
     "another eps": (BatchNorm(eps=0.3), (5, 3)),
 }
 every = pytest.mark.parametrize("layer, shape", CASES.values(), ids=CASES)
+ALONE = {name: case for name, case in CASES.items() if not case[0].couples_examples}
+independent = pytest.mark.parametrize("layer, shape", ALONE.values(), ids=ALONE)
 
 
 def targets(layer, shape):
     """Running statistics for batch norm that is not in training."""
     if getattr(layer, "training", True):
         return {}
-    mean = np.random.default_rng(2).standard_normal((SEEDS, shape[1]))
+    channels = layer.declare(shape).parameters["mean"].shape
+    mean = np.random.default_rng(2).standard_normal((SEEDS, *channels))
     return {"mean": mean, "variance": 0.3 + mean**2}
+
+
+def centres(layer):
+    return layer.name != "rms_norm" and getattr(layer, "centred", True)
+
+
+def channels_and_cells(layer, shape):
+    """Of each element its channel, and the number of the values that share its statistics."""
+    index = np.indices(shape)
+    if layer.name in ("layer_norm", "rms_norm"):
+        return index[-1], np.ravel_multi_index(index[:-1], shape[:-1])
+    axis = -1 if getattr(layer, "channels_last", False) else 1
+    if layer.name == "batch_norm":
+        return index[axis], index[axis]
+    group = index[1] // (shape[1] // layer.groups)
+    return index[1], index[0] * layer.groups + group
+
+
+def means(a, cells):
+    """The mean over each cell, for each seed."""
+    return np.stack([np.bincount(cells.ravel(), b.ravel()) for b in a]) / np.bincount(cells.ravel())
+
+
+def without_eps(layer):
+    layer = copy(layer)
+    layer._declared, layer.eps = {}, 0.0
+    return layer
 
 
 def draw(layer, shape):
@@ -87,17 +128,22 @@ def test_laws_in_a_chain():
 
 def in_jax(layer, x, p):
     axes = {"layer_norm": (-1,), "rms_norm": (-1,)}.get(layer.name)
-    columns = (-1,) if axes else (-1, *[1] * (x.ndim - 2))
+    last = axes or (layer.name == "batch_norm" and layer.channels_last)
+    columns = (-1,) if last else (-1, *[1] * (x.ndim - 2))
     gain = p["gain"].reshape(columns)
     if layer.name == "rms_norm":
         return gain * x / jnp.sqrt((x**2).mean(-1, keepdims=True) + layer.eps)
-    bias = p["bias"].reshape(columns)
     if layer.name == "group_norm":
         grouped = x.reshape(x.shape[0], layer.groups, -1)
+        if not layer.centred:
+            square = (grouped**2).mean(2, keepdims=True)
+            return gain * (grouped / jnp.sqrt(square + layer.eps)).reshape(x.shape)
+    bias = p["bias"].reshape(columns)
+    if layer.name == "group_norm":
         mean, variance = grouped.mean(2, keepdims=True), grouped.var(2, keepdims=True)
         x = ((grouped - mean) / jnp.sqrt(variance + layer.eps)).reshape(x.shape)
         return gain * x + bias
-    axes = axes or (0, *range(2, x.ndim))
+    axes = axes or (tuple(range(x.ndim - 1)) if last else (0, *range(2, x.ndim)))
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
     if "mean" in p:
         mean, variance = p["mean"].reshape(columns), p["variance"].reshape(columns)
@@ -135,9 +181,15 @@ def test_against_torch(layer, shape):
         moving = {name: p[name].requires_grad_() for name in ours if name != "y"}
         gain, bias = p["gain"], p.get("bias")
         if layer.name == "batch_norm":
+            z = p["dx"].movedim(-1, 1) if layer.channels_last else p["dx"]
             y = F.batch_norm(
-                p["dx"], p.get("mean"), p.get("variance"), gain, bias, layer.training, eps=layer.eps
+                z, p.get("mean"), p.get("variance"), gain, bias, layer.training, eps=layer.eps
             )
+            y = y.movedim(1, -1) if layer.channels_last else y
+        elif layer.name == "group_norm" and not layer.centred:
+            grouped = p["dx"].reshape(shape[0], layer.groups, -1)
+            y = F.rms_norm(grouped, grouped.shape[-1:], eps=EPS).reshape(shape)
+            y = gain.reshape(-1, *[1] * (len(shape) - 2)) * y
         elif layer.name == "group_norm":
             y = F.group_norm(p["dx"], layer.groups, gain, bias)
         elif layer.name == "layer_norm":
@@ -197,24 +249,35 @@ def test_linear_layer_before_batch_norm():
 
 @pytest.mark.parametrize(
     "layer, axis, lost",
-    [(BatchNorm(eps=0.0), 1, 2), (LayerNorm(eps=0.0), 2, 2), (RMSNorm(eps=0.0), 2, 1)],
-    ids=["batch", "layer", "rms"],
+    [
+        (BatchNorm(eps=0.0), 1, 2),
+        (LayerNorm(eps=0.0), 2, 2),
+        (RMSNorm(eps=0.0), 2, 1),
+        (GroupNorm(1, eps=0.0, centred=False), 2, 1),
+    ],
+    ids=["batch", "layer", "rms", "group, not centred"],
 )
 def test_share_of_an_independent_cotangent_that_passes(layer, axis, lost):
     """A7: σ²‖dz‖²/‖dy‖² is Beta((m - lost)/2, lost/2) for each vector of m values.
 
-    The pullback projects onto m - lost dimensions, and dy is a standard normal vector.
+    The pullback projects onto m - lost dimensions, and dy is a standard normal vector. Beside the
+    cotangent with frozen statistics, the whole is a mean of such shares.
     """
     seeds, shape = 200, (B, D)
     z, dy = RANDOM.standard_normal((2, seeds, *shape))
-    dz = run(layer, z, ones(layer, z), dy)[0]["dx"]
-    deviation = z if layer.name == "rms_norm" else z - z.mean(axis, keepdims=True)
+    got, tape = run(layer, z, ones(layer, z), dy)
+    dz = got["dx"]
+    deviation = z if lost == 1 else z - z.mean(axis, keepdims=True)
     ratio = (deviation**2).mean(axis) * (dz**2).sum(axis) / (dy**2).sum(axis)
     m = z.shape[axis]
     a, b = (m - lost) / 2, lost / 2
     se = np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)) / ratio.size)
     assert abs(ratio.mean() - (m - lost) / m) <= 4 * se
     assert 4 * se < 0.2 / m  # tells lost from lost ± 1
+    whole = 4.0 ** (log2_norm(dz) - layer.frozen_log2_norm(dy, tape))
+    se = whole.std() / np.sqrt(seeds)
+    assert abs(whole.mean() - (m - lost) / m) <= 4 * se
+    assert 4 * se < 0.3 / m
 
 
 @every
@@ -222,22 +285,140 @@ def test_output_is_standardized(layer, shape):
     """Mean 0 and mean square 1 (ε = 0) over the values that share statistics."""
     if not getattr(layer, "training", True):
         return
-    layer = GroupNorm(layer.groups, 0.0) if layer.name == "group_norm" else type(layer)(eps=0.0)
+    layer, (_, cells) = without_eps(layer), channels_and_cells(layer, shape)
     x = 3 + draw(layer, shape)[0]
     y = run(layer, x, ones(layer, x), x)[0]["y"]
-    if layer.name == "batch_norm":
-        y = y.reshape(SEEDS, *shape[:2], -1).swapaxes(1, 2).reshape(SEEDS, shape[1], -1)
-    if layer.name == "group_norm":
-        y = y.reshape(SEEDS, shape[0], layer.groups, -1)
-    np.testing.assert_allclose((y**2).mean(-1), 1, rtol=1e-13)
-    if layer.name != "rms_norm":
-        np.testing.assert_allclose(y.mean(-1), 0, atol=1e-14)
+    np.testing.assert_allclose(means(y**2, cells), 1, rtol=1e-13)
+    if centres(layer):
+        np.testing.assert_allclose(means(y, cells), 0, atol=1e-14)
+
+
+# --- the cotangent with frozen statistics -------------------------------------------------------
+
+
+def frozen(layer, x, parameters, dy):
+    """gain dy / σ, from the definition of σ."""
+    channels, cells = channels_and_cells(layer, x.shape[1:])
+    if "variance" in parameters:
+        variance = parameters["variance"]
+    else:
+        mean = means(x, cells) if centres(layer) else np.zeros((len(x), cells.max() + 1))
+        variance = means((x - mean[:, cells]) ** 2, cells)
+    return parameters["gain"][:, channels] * dy / np.sqrt(variance + layer.eps)[:, cells]
+
+
+@every
+@pytest.mark.parametrize("dtype, up", [("float64", 0), ("float64", -250), ("float32", 30)])
+def test_frozen_log2_norm(layer, shape, dtype, up):
+    x, parameters, dy = draw(layer, shape)
+    scaled = (dy * 10.0**up).astype(dtype)
+    cast = {name: a.astype(dtype) for name, a in parameters.items()}
+    got, tape = run(layer, x.astype(dtype), cast, scaled)
+    norms = layer.frozen_log2_norm(scaled, tape)
+    expected = log2_norm(frozen(layer, x, parameters, dy)) + up * np.log2(10)
+    assert norms.dtype == np.float64 and norms.shape == (SEEDS,)
+    np.testing.assert_allclose(norms, expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-11)
+    if not getattr(layer, "training", True):
+        np.testing.assert_allclose(norms, log2_norm(got["dx"]), rtol=0, atol=1e-6)
+
+
+def backward_step(layer, carry, tape):
+    dx, _ = layer.pullback(carry[0], tape, Workspace())
+    examples = np.empty((SEEDS, len(layer.declare(tape["x"].shape[1:]).parameters)))
+    if layer.example_norms is not None:
+        read = [tape[name] for name in layer.example_norms_reads]
+        layer.example_norms.run(*read, carry[0], examples)
+    return (dx,), (layer.frozen_log2_norm(carry[0], tape), examples)
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (BatchNorm(), (3, 2, 4)),
+        (BatchNorm(channels_last=True), (3, 2, 4)),
+        (RMSNorm(), (1, 3)),
+        (GroupNorm(1), (1, 3, 2)),
+        (GroupNorm(2, centred=False), (2, 4, 2)),
+    ],
+    ids=["batch", "batch last", "rms of one", "group of one", "group, not centred"],
+)
+def test_norms_can_be_recorded(layer, shape):
+    """A compiled pass over three layers gives the bits of the calls one by one."""
+    tapes = [
+        run(layer, *(RANDOM.standard_normal((SEEDS, *shape)), draw(layer, shape)[1]), dy)[1]
+        for dy in RANDOM.standard_normal((3, SEEDS, *shape))
+    ]
+    dy, step = draw(layer, shape)[2], partial(backward_step, layer)
+    _, program = record(step, (dy.copy(),), tapes[2])
+    stacks = {name: Stack(np.stack([t[name] for t in tapes], axis=1)) for name in tapes[0]}
+    (dx,), (norms, examples), _ = program.scan((dy,), stacks, 3, np.empty, (False,), -1)
+    carry = (dy,)
+    for at, tape in enumerate(reversed(tapes)):
+        carry, expected = step(carry, tape)
+        np.testing.assert_array_equal(norms.at(at), expected[0])
+        if layer.example_norms is not None:
+            np.testing.assert_array_equal(examples.at(at), expected[1])
+    np.testing.assert_array_equal(dx, carry[0])
+
+
+# --- norms of the examples ----------------------------------------------------------------------
+
+
+def example_norms(layer, tape, dy):
+    out = np.empty((len(dy), sum(name in tape for name in ("gain", "bias"))))
+    layer.example_norms.run(*(tape[name] for name in layer.example_norms_reads), dy, out)
+    return out
+
+
+@independent
+def test_example_norms(layer, shape):
+    """Against the gradients that each example gives when it is alone."""
+    shape = (5, *shape[1:])
+    x, parameters, dy = draw(layer, shape)
+    out = example_norms(layer, run(layer, x, parameters, dy)[1], dy)
+    squares = np.zeros_like(out)
+    for n in range(shape[0]):
+        alone, _ = run(layer, x[:, n : n + 1].copy(), parameters, dy[:, n : n + 1].copy())
+        for k, name in enumerate([name for name in ("gain", "bias") if name in alone]):
+            squares[:, k] += np.sum(alone[name] ** 2, axis=1)
+    np.testing.assert_allclose(out, 0.5 * np.log2(squares), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "dtype, at, up",
+    [("float32", 30, 30), ("float32", -36, -30), ("float64", -200, -250), ("float64", 200, 250)],
+)
+def test_example_norms_at_any_scale(dtype, at, up):
+    """With given statistics x̂ may have any scale too."""
+    layer, shape = BatchNorm(training=False), (4, 3, 2)
+    _, parameters, dy = draw(layer, shape)
+    tape = {**parameters, "normalized": RANDOM.standard_normal((SEEDS, *shape))}
+    expected = example_norms(layer, tape, dy) + np.log2(10) * np.array([at + up, up])
+    tape["normalized"] = (tape["normalized"] * 10.0**at).astype(dtype)
+    out = example_norms(layer, tape, (dy * 10.0**up).astype(dtype))
+    np.testing.assert_allclose(out, expected, atol=1e-5 if dtype == "float32" else 1e-9, rtol=0)
+
+
+@independent
+def test_example_norms_of_zero_and_of_what_is_not_finite(layer, shape):
+    x, parameters, dy = draw(layer, shape)
+    tape = run(layer, x, parameters, dy)[1]
+    dy[0], dy[1].flat[0] = 0, np.inf
+    tape["normalized"][2].flat[-1] = np.nan
+    out = example_norms(layer, tape, dy)
+    assert np.all(out[0] == -np.inf) and not np.isfinite(out[1]).any()
+    assert np.isnan(out[2, 0]) and np.isfinite(out[2, 1:]).all()
 
 
 # --- accuracy -----------------------------------------------------------------------------------
 
-CENTRED = [(BatchNorm(), (64, 4)), (LayerNorm(), (4, 64)), (GroupNorm(2), (3, 4, 32))]
-centred = pytest.mark.parametrize("layer, shape", CENTRED, ids=["batch", "layer", "group"])
+CENTRED = {
+    "batch": (BatchNorm(), (64, 4)),
+    "batch last": (BatchNorm(channels_last=True), (16, 4, 5)),
+    "layer": (LayerNorm(), (4, 64)),
+    "group": (GroupNorm(2), (3, 4, 32)),
+}
+centred = pytest.mark.parametrize("layer, shape", CENTRED.values(), ids=CENTRED)
 
 
 @centred
@@ -269,15 +450,23 @@ def test_saved_values(layer, shape):
     got, tape = run(layer, x, parameters, dy)
     declared = layer.declare(shape)
     assert list(declared.saved) == ["normalized", "inverse"]
-    columns = (SEEDS, 1, -1, *[1] * (len(shape) - 2))
-    if layer.name in ("layer_norm", "rms_norm"):
-        columns = (SEEDS, *[1] * (len(shape) - 1), -1)
-    gain = parameters["gain"].reshape(columns)
-    bias = parameters["bias"].reshape(columns) if "bias" in parameters else 0
-    close(gain * tape["normalized"] + bias, got["y"])
-    sharing = {"batch_norm": shape[1], "group_norm": shape[0] * getattr(layer, "groups", 1)}
-    count = sharing.get(layer.name, int(np.prod(shape[:-1])))
-    assert tape["inverse"][0].size == count and np.all(tape["inverse"] > 0)
+    channels, cells = channels_and_cells(layer, shape)
+    gain, bias = parameters["gain"], parameters.get("bias", np.zeros_like(parameters["gain"]))
+    close(gain[:, channels] * tape["normalized"] + bias[:, channels], got["y"])
+    assert tape["inverse"].shape == (SEEDS, cells.max() + 1) and np.all(tape["inverse"] > 0)
+
+
+@pytest.mark.parametrize("layer, shape", [(GroupNorm(1, centred=False), (2, 3, 4))])
+@pytest.mark.parametrize("up", [25, -30])
+def test_squares_stay_within_range(layer, shape, up):
+    """Those of single-precision values at 10^±25 are beyond its range, and not eps = 0."""
+    layer = without_eps(layer)
+    x, parameters, dy = draw(layer, shape)
+    expected = run(layer, x, parameters, dy)[0]["y"]
+    x, dy, parameters["gain"] = (
+        a.astype(np.float32) for a in (x * 10.0**up, dy, parameters["gain"])
+    )
+    close(run(layer, x, parameters, dy)[0]["y"], expected, 1e-6)
 
 
 # --- declarations and bad input -----------------------------------------------------------------
@@ -287,7 +476,8 @@ def test_only_training_batch_norm_couples_examples():
     coupling = {name for name, (layer, _) in CASES.items() if layer.couples_examples}
     assert coupling == {n for n in CASES if "batch" in n and "eval" not in n} | {"another eps"}
     assert Chain([Linear(3), BatchNorm()]).couples_examples
-    assert all(layer.example_norms is None for layer, _ in CASES.values())
+    for layer, _ in CASES.values():
+        assert (layer.example_norms is None) == layer.couples_examples
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -308,6 +498,10 @@ BAD = [
      " per channel; got 1 (shape (1, 3))"),
     (lambda: BatchNorm().declare((3,)),
      "batch_norm: input must have axes (batch, channels, ...); got shape (3,)"),
+    (lambda: BatchNorm(channels_last=True).declare((1, 1, 3)), "batch_norm: a training batch must"
+     " have at least 2 values per channel; got 1 (shape (1, 1, 3))"),
+    (lambda: BatchNorm(channels_last=True).declare((3,)),
+     "batch_norm: input must have axes (batch, ..., channels); got shape (3,)"),
     (lambda: BatchNorm(eps=-1.0), "batch_norm: eps must be a finite number, at least 0; got -1.0"),
     (lambda: RMSNorm(eps=float("nan")),
      "rms_norm: eps must be a finite number, at least 0; got nan"),

@@ -3,7 +3,8 @@
 They differ in what μ and σ are means over: of each channel, the examples and positions (batch norm,
 Ioffe and Szegedy 2015); of each example and position, the features (layer norm, Ba et al. 2016; RMS
 norm, Zhang and Sennrich 2019, which takes μ = 0); of each example, a group of channels with their
-positions (group norm, Wu and He 2018). With g the cotangent of x̂ and the same means,
+positions (group norm, Wu and He 2018; with μ = 0 where it is not centred). With g the cotangent of
+x̂ and the same means,
 
     dx = (g - mean g - x̂ mean(g x̂)) / σ,    dgain = Σ dy x̂,    dbias = Σ dy,
 
@@ -18,17 +19,20 @@ al. 1983, "Algorithms for computing the sample variance"), so that a large μ co
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
+from flowlab.scale import log2_norm
 
 EPS = 1e-5
 
 
 @kernel("(...),(c),(c)->(...),(...),(c)")
-def batch_norm_forward(x, gain, bias, y, normalized, inverse, eps):
-    n, c = x.shape[0], x.shape[1]
-    p = x.size // (n * c)
+def batch_norm_forward(x, gain, bias, y, normalized, inverse, eps, p):
+    c = gain.size
+    n = x.size // (c * p)
     x, y, normalized = x.reshape(n, c, p), y.reshape(n, c, p), normalized.reshape(n, c, p)
     for k in range(c):
         origin = float(x[0, k, 0])
@@ -52,9 +56,9 @@ def batch_norm_forward(x, gain, bias, y, normalized, inverse, eps):
 
 
 @kernel("(c),(...),(c),(...)->(...),(c),(c)")
-def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
-    n, c = dy.shape[0], dy.shape[1]
-    p = dy.size // (n * c)
+def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p):
+    c = gain.size
+    n = dy.size // (c * p)
     normalized, dy, dx = normalized.reshape(n, c, p), dy.reshape(n, c, p), dx.reshape(n, c, p)
     for k in range(c):
         total = along = 0.0
@@ -72,9 +76,9 @@ def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
 
 
 @kernel("(...),(c),(c),(c),(c)->(...),(...),(c)")
-def fixed_norm_forward(x, gain, bias, mean, variance, y, normalized, inverse, eps):
-    n, c = x.shape[0], x.shape[1]
-    p = x.size // (n * c)
+def fixed_norm_forward(x, gain, bias, mean, variance, y, normalized, inverse, eps, p):
+    c = gain.size
+    n = x.size // (c * p)
     x, y, normalized = x.reshape(n, c, p), y.reshape(n, c, p), normalized.reshape(n, c, p)
     for k in range(c):
         scale = 1.0 / math.sqrt(variance[k] + eps)
@@ -87,9 +91,9 @@ def fixed_norm_forward(x, gain, bias, mean, variance, y, normalized, inverse, ep
 
 
 @kernel("(c),(...),(c),(...)->(...),(c),(c)")
-def fixed_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
-    n, c = dy.shape[0], dy.shape[1]
-    p = dy.size // (n * c)
+def fixed_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p):
+    c = gain.size
+    n = dy.size // (c * p)
     normalized, dy, dx = normalized.reshape(n, c, p), dy.reshape(n, c, p), dx.reshape(n, c, p)
     for k in range(c):
         total = along = 0.0
@@ -182,14 +186,28 @@ def rms_norm_pullback(gain, normalized, inverse, dy, dx, dgain, eps):
             dx[i, j] = inverse[i] * (float(gain[j]) * dy[i, j] - normalized[i, j] * along)
 
 
-@kernel("(...),(c),(c)->(...),(...),(n,g)")
-def group_norm_forward(x, gain, bias, y, normalized, inverse, eps):
-    (n, groups), c = inverse.shape, gain.size
-    m, p = x.size // (n * groups), x.size // (n * c)
-    x, grouped = x.reshape(n, groups, m), normalized.reshape(n, groups, m)
-    for i in range(n):
-        for g in range(groups):
-            inverse[i, g] = _standardize(x[i, g], grouped[i, g], eps)
+@jit
+def _divide_by_rms(x, normalized, eps):
+    """``_standardize`` with μ = 0."""
+    square = 0.0
+    for j in range(x.size):
+        square += np.float64(x[j]) ** 2
+    scale = 1.0 / math.sqrt(square / x.size + eps)
+    for j in range(x.size):
+        normalized[j] = x[j] * scale
+    return scale
+
+
+@jit
+def _group_forward(x, gain, bias, y, normalized, inverse, eps, centred):
+    n, c, s = x.shape[0], gain.size, inverse.size
+    m, p = x.size // s, x.size // (n * c)
+    x, grouped = x.reshape(s, m), normalized.reshape(s, m)
+    for g in range(s):
+        if centred:
+            inverse[g] = _standardize(x[g], grouped[g], eps)
+        else:
+            inverse[g] = _divide_by_rms(x[g], grouped[g], eps)
     normalized, y = normalized.reshape(n, c, p), y.reshape(n, c, p)
     for i in range(n):
         for k in range(c):
@@ -197,9 +215,10 @@ def group_norm_forward(x, gain, bias, y, normalized, inverse, eps):
                 y[i, k, j] = gain[k] * normalized[i, k, j] + bias[k]
 
 
-@kernel("(c),(...),(n,g),(...)->(...),(c),(c)")
-def group_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
-    (n, groups), c = inverse.shape, gain.size
+@jit
+def _group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, centred):
+    n, c = dy.shape[0], gain.size
+    groups = inverse.size // n
     p, members = dy.size // (n * c), c // groups
     normalized, dy, dx = normalized.reshape(n, c, p), dy.reshape(n, c, p), dx.reshape(n, c, p)
     for k in range(c):
@@ -217,40 +236,125 @@ def group_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
                 dbias[k] += own
                 total += gain[k] * own
                 along += gain[k] * own_along
-            total /= members * p
+            total = total / (members * p) if centred else 0.0
             along /= members * p
+            scale = inverse[i * groups + g]
             for k in channels:
                 for j in range(p):
                     v = float(gain[k]) * dy[i, k, j]
-                    dx[i, k, j] = inverse[i, g] * (v - total - normalized[i, k, j] * along)
+                    dx[i, k, j] = scale * (v - total - normalized[i, k, j] * along)
+
+
+@kernel("(...),(c),(c)->(...),(...),(s)")
+def group_norm_forward(x, gain, bias, y, normalized, inverse, eps):
+    _group_forward(x, gain, bias, y, normalized, inverse, eps, True)
+
+
+@kernel("(c),(...),(s),(...)->(...),(c),(c)")
+def group_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
+    _group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, True)
+
+
+@kernel("(...),(c)->(...),(...),(s)")
+def group_rms_forward(x, gain, y, normalized, inverse, eps):
+    _group_forward(x, gain, np.zeros_like(gain), y, normalized, inverse, eps, False)
+
+
+@kernel("(c),(...),(s),(...)->(...),(c)")
+def group_rms_pullback(gain, normalized, inverse, dy, dx, dgain, eps):
+    _group_pullback(gain, normalized, inverse, dy, dx, dgain, np.empty_like(dgain), False)
+
+
+@kernel("(c),(s),(...)->(...)")
+def frozen_pullback(gain, inverse, dy, dx, groups, p):
+    """gain dy / σ, with 1/σ of ``groups`` groups of channels, of each row or of all rows."""
+    c = gain.size
+    n, members = dy.size // (c * p), c // groups
+    rows = inverse.size // groups
+    dy, dx, inverse = dy.reshape(n, c, p), dx.reshape(n, c, p), inverse.reshape(rows, groups)
+    for i in range(n):
+        for k in range(c):
+            scale = np.float64(gain[k]) * inverse[i % rows, k // members]
+            for j in range(p):
+                dx[i, k, j] = scale * dy[i, k, j]
+
+
+@jit
+def _exponent(a):
+    """The binary exponent of the largest |element|; 0 where that is zero or not finite."""
+    largest = 0.0
+    for value in a.reshape(a.size):
+        largest = max(largest, abs(value))
+    return min(max(math.frexp(largest)[1], -1000), 1000) if 0 < largest < math.inf else 0
+
+
+@jit
+def _example_norms(normalized, dy, out, c, p):
+    # Powers of two keep squares within the float range, and cost no accuracy.
+    e_x, e_dy = _exponent(normalized), _exponent(dy)
+    down_x, down_dy = math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy)
+    n = dy.shape[0]
+    rows = dy.size // (n * c * p)
+    normalized, dy = normalized.reshape(n, rows, c, p), dy.reshape(n, rows, c, p)
+    gain = bias = 0.0
+    for i in range(n):
+        for k in range(c):
+            total = along = 0.0
+            for r in range(rows):
+                for j in range(p):
+                    d = down_dy * dy[i, r, k, j]
+                    total += d
+                    along += d * (down_x * normalized[i, r, k, j])
+            gain += along * along
+            bias += total * total
+    out[0] = 0.5 * np.log2(gain) + e_x + e_dy
+    if out.size > 1:
+        out[1] = 0.5 * np.log2(bias) + e_dy
+
+
+@kernel("(...),(...)->(gradients)")
+def channels_first_example_norms(normalized, dy, out):
+    n, c = dy.shape[0], dy.shape[1]
+    _example_norms(normalized, dy, out, c, dy.size // (n * c))
+
+
+@kernel("(...),(...)->(gradients)")
+def channels_last_example_norms(normalized, dy, out):
+    _example_norms(normalized, dy, out, dy.shape[-1], 1)
 
 
 class Normalization(Primitive):
     """What normalizations share: ``eps``, a gain that starts at 1 and a bias that starts at 0.
 
-    Each saves ``normalized`` (x̂, shaped like x) and ``inverse`` (1/σ). ``eps`` may be 0; InputError
-    where it is negative or not finite, ShapeError for an input with too few axes.
+    Each saves ``normalized`` (x̂, shaped like x) and ``inverse`` (1/σ, one axis). ``eps`` may be 0;
+    InputError where it is negative or not finite, ShapeError for an input with too few axes.
     """
 
     axes: str  # of the input, for messages
+    channels_last = False
+    groups: int | None = None  # of channels that share statistics; by default each has its own
     trainable = True
     pullback_reads = ("gain", "normalized", "inverse")
+    example_norms_reads = ("normalized",)
 
     def __init__(self, eps: float = EPS):
         if not 0 <= eps < math.inf:
             raise InputError(f"{self.name}: eps must be a finite number, at least 0; got {eps}")
         self.eps = eps
 
-    def declaration(self, shape, features: int, inverse, **targets) -> Declaration:
-        """The declaration for ``features`` gains and biases and 1/σ of the shape ``inverse``."""
+    def declaration(
+        self, shape, features: int, cells: int, bias: bool = True, **targets
+    ) -> Declaration:
+        """The declaration for ``features`` gains and biases and ``cells`` values of 1/σ."""
+        parameters = {"gain": Parameter((features,), role="gain")}
+        if bias:
+            parameters["bias"] = Parameter((features,), role="bias", factor=0.0)
+        for name, target in targets.items():
+            parameters[name] = Parameter(target, role="target")
         return Declaration(
             output=shape,
-            parameters={
-                "gain": Parameter((features,), role="gain"),
-                "bias": Parameter((features,), role="bias", factor=0.0),
-                **{name: Parameter(target, role="target") for name, target in targets.items()},
-            },
-            saved={"normalized": shape, "inverse": inverse},
+            parameters=parameters,
+            saved={"normalized": shape, "inverse": (cells,)},
             constants=(self.eps,),
         )
 
@@ -259,9 +363,28 @@ class Normalization(Primitive):
         if len(shape) < 2:
             raise ShapeError(f"{self.name}: input must have axes {self.axes}; got shape {shape}")
 
+    def positions(self, shape) -> int:
+        """How many positions follow the channel axis of an input (n, ...)."""
+        return 1 if self.channels_last else math.prod(shape[2:])
+
+    def frozen_log2_norm(self, dy: np.ndarray, tape) -> np.ndarray:
+        """log2 ‖gain · dy / σ‖ for ``dy`` (seeds, n, ...) and its tape: (seeds,), float64.
+
+        This is dx as if μ and σ were constants: without the terms in mean g and mean(g x̂). These
+        remove two of m dimensions for means over m values, one where μ = 0: for iid dy, unit gains
+        and eps = 0, E ‖dx‖² is (m - 2)/m or (m - 1)/m times what E ‖gain · dy / σ‖² is.
+        """
+        gain = tape["gain"]
+        frozen = np.empty(dy.shape)
+        groups = self.groups or gain.shape[1]
+        frozen_pullback.run(gain, tape["inverse"], dy, frozen, groups, self.positions(dy.shape[1:]))
+        return log2_norm(frozen)
+
 
 class BatchNorm(Normalization):
     """Each channel of (n, c) or (n, c, ...) normalized over the batch and all positions.
+
+    With ``channels_last`` the input is (n, ..., c), as the tokens of a transformer are.
 
     In training the batch's own statistics couple its examples: the gradient of one example does not
     exist by itself. With ``training=False`` they are the parameters ``mean`` and ``variance`` (c,)
@@ -269,26 +392,31 @@ class BatchNorm(Normalization):
     """
 
     name = "batch_norm"
-    axes = "(batch, channels, ...)"
 
-    def __init__(self, training: bool = True, eps: float = EPS):
+    def __init__(self, training: bool = True, eps: float = EPS, channels_last: bool = False):
         super().__init__(eps)
         self.training = self.couples_examples = training
+        self.channels_last = channels_last
+        self.axes = "(batch, ..., channels)" if channels_last else "(batch, channels, ...)"
         self.forward_kernel = batch_norm_forward if training else fixed_norm_forward
         self.pullback_kernel = batch_norm_pullback if training else fixed_norm_pullback
+        if not training:
+            self.example_norms = (
+                channels_last_example_norms if channels_last else channels_first_example_norms
+            )
 
     def shapes(self, shape):
         self.expect_axes(shape)
-        c = shape[1]
+        c = shape[-1 if self.channels_last else 1]
         values = math.prod(shape) // c
-        if not self.training:
-            return self.declaration(shape, c, (c,), mean=(c,), variance=(c,))
-        if values < 2:
+        if self.training and values < 2:
             raise ShapeError(
                 f"batch_norm: a training batch must have at least 2 values per channel; "
                 f"got {values} (shape {shape})"
             )
-        return self.declaration(shape, c, (c,))
+        targets = {} if self.training else {"mean": (c,), "variance": (c,)}
+        declared = self.declaration(shape, c, c, **targets)
+        return replace(declared, constants=(self.eps, self.positions(shape)))
 
 
 class LayerNorm(Normalization):
@@ -296,11 +424,13 @@ class LayerNorm(Normalization):
 
     name = "layer_norm"
     axes = "(batch, ..., features)"
+    channels_last, groups = True, 1
     forward_kernel, pullback_kernel = layer_norm_forward, layer_norm_pullback
+    example_norms = channels_last_example_norms
 
     def shapes(self, shape):
         self.expect_axes(shape)
-        return self.declaration(shape, shape[-1], (math.prod(shape[:-1]),))
+        return self.declaration(shape, shape[-1], math.prod(shape[:-1]))
 
 
 class RMSNorm(Normalization):
@@ -308,34 +438,38 @@ class RMSNorm(Normalization):
 
     name = "rms_norm"
     axes = "(batch, ..., features)"
+    channels_last, groups = True, 1
     forward_kernel, pullback_kernel = rms_norm_forward, rms_norm_pullback
+    example_norms = channels_last_example_norms
 
     def shapes(self, shape):
         self.expect_axes(shape)
-        whole = self.declaration(shape, shape[-1], (math.prod(shape[:-1]),))
-        return replace(whole, parameters={"gain": whole.parameters["gain"]})
+        return self.declaration(shape, shape[-1], math.prod(shape[:-1]), bias=False)
 
 
 class GroupNorm(Normalization):
     """Each of ``groups`` groups of channels of (n, c, ...) normalized with all its positions.
 
-    Groups are of successive channels. InputError for ``groups`` below 1, ShapeError where they do
-    not divide the channels.
+    Groups are of successive channels. With ``centred=False`` a group is divided by the root of its
+    mean square plus eps, as RMS norm does with a vector: μ = 0, and there is no bias. InputError
+    for ``groups`` below 1, ShapeError where they do not divide the channels.
     """
 
     name = "group_norm"
     axes = "(batch, channels, ...)"
-    forward_kernel, pullback_kernel = group_norm_forward, group_norm_pullback
+    example_norms = channels_first_example_norms
 
-    def __init__(self, groups: int, eps: float = EPS):
+    def __init__(self, groups: int, eps: float = EPS, centred: bool = True):
         super().__init__(eps)
         if groups < 1:
             raise InputError(f"group_norm: groups must be at least 1; got {groups}")
-        self.groups = groups
+        self.groups, self.centred = groups, centred
+        self.forward_kernel = group_norm_forward if centred else group_rms_forward
+        self.pullback_kernel = group_norm_pullback if centred else group_rms_pullback
 
     def shapes(self, shape):
         self.expect_axes(shape)
         n, c = shape[:2]
         if c % self.groups:
             raise ShapeError(f"group_norm: groups must divide the {c} channels; got {self.groups}")
-        return self.declaration(shape, c, (n, self.groups))
+        return self.declaration(shape, c, n * self.groups, bias=self.centred)
