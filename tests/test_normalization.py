@@ -456,7 +456,9 @@ def test_saved_values(layer, shape):
     assert tape["inverse"].shape == (SEEDS, cells.max() + 1) and np.all(tape["inverse"] > 0)
 
 
-@pytest.mark.parametrize("layer, shape", [(GroupNorm(1, centred=False), (2, 3, 4))])
+@pytest.mark.parametrize(
+    "layer, shape", [(RMSNorm(), (2, 5)), (GroupNorm(1, centred=False), (2, 3, 4))]
+)
 @pytest.mark.parametrize("up", [25, -30])
 def test_squares_stay_within_range(layer, shape, up):
     """Those of single-precision values at 10^±25 are beyond its range, and not eps = 0."""

@@ -162,7 +162,7 @@ def rms_norm_forward(x, gain, y, normalized, inverse, eps):
     for i in range(r):
         square = 0.0
         for j in range(d):
-            square += float(x[i, j]) * x[i, j]
+            square += np.float64(x[i, j]) ** 2
         scale = 1.0 / math.sqrt(square / d + eps)
         inverse[i] = scale
         for j in range(d):
