@@ -1,7 +1,10 @@
 """The layers: one concept per file, forward and adjoint kernels side by side."""
 
 from flowlab.layers.activation import ACTIVATIONS, Activation
+from flowlab.layers.attention import MultiHeadAttention, ScaledDotProductAttention
 from flowlab.layers.convolution import Conv1d, Conv2d
+from flowlab.layers.embedding import PositionalEncoding, TokenEmbedding
+from flowlab.layers.fork import Fork
 from flowlab.layers.linear import Linear
 from flowlab.layers.loss import SoftmaxCrossEntropy, SquaredError
 from flowlab.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
@@ -16,14 +19,19 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Flatten",
+    "Fork",
     "GlobalAveragePool",
     "GroupNorm",
     "LayerNorm",
     "Linear",
     "MaxPool2d",
+    "MultiHeadAttention",
+    "PositionalEncoding",
     "RMSNorm",
     "Residual",
     "Scale",
+    "ScaledDotProductAttention",
     "SoftmaxCrossEntropy",
     "SquaredError",
+    "TokenEmbedding",
 ]

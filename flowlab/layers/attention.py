@@ -1,0 +1,317 @@
+"""Attention: every token takes a mean of all tokens' values, weighted by how its query meets keys.
+
+Y = A V with A = softmax(scale Q Kᵀ) over the keys, for each head by itself (Vaswani et al. 2017,
+"Attention is all you need", eq. 1 and section 3.2.2). The adjoint, with dA = dY Vᵀ:
+
+    dV = Aᵀ dY,    dS = A ∘ (dA - rowsum(dA ∘ A)),    dQ = scale dS K,    dK = scale dSᵀ Q.
+
+Heads are successive parts of the last axis, as in PyTorch's ``MultiheadAttention``.
+"""
+
+import math
+
+import numpy as np
+
+from flowlab.elementary import exp
+from flowlab.errors import InputError
+from flowlab.kernel import ShapeError, jit, kernel
+from flowlab.layer import Chain, Declaration, Parameter, Primitive
+from flowlab.layers.fork import Fork
+from flowlab.layers.linear import Linear
+
+_LOWEST, _LOG2_E = np.float32(-104), np.float32(1 / math.log(2))
+_LN2_HIGH = np.float32(float.fromhex("0x1.62ep-1"))
+_LN2_LOW = np.float32(math.log(2) - float(_LN2_HIGH))
+_ROUND = np.float32(1.5 * 2.0**23)
+_ROUND_BITS, _BIAS, _MANTISSA = _ROUND.view(np.int32), np.int32(127), np.int32(23)
+_E = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
+
+
+@jit
+def _take_head(x, first, block, scale):
+    """One head's features of x (t, d) into a contiguous block (t, e)."""
+    for t in range(block.shape[0]):
+        for k in range(block.shape[1]):
+            block[t, k] = scale * x[t, first + k]
+
+
+@jit
+def _put_head(block, first, y, scale):
+    for t in range(block.shape[0]):
+        for k in range(block.shape[1]):
+            y[t, first + k] = scale * block[t, k]
+
+
+@jit
+def _largest(z):
+    """The maximum, in eight lanes that fit a vector register; NaN is passed over."""
+    a = b = c = d = e = f = g = h = z[0]
+    last = z.size - z.size % 8
+    for j in range(0, last, 8):
+        a = z[j] if z[j] > a else a
+        b = z[j + 1] if z[j + 1] > b else b
+        c = z[j + 2] if z[j + 2] > c else c
+        d = z[j + 3] if z[j + 3] > d else d
+        e = z[j + 4] if z[j + 4] > e else e
+        f = z[j + 5] if z[j + 5] > f else f
+        g = z[j + 6] if z[j + 6] > g else g
+        h = z[j + 7] if z[j + 7] > h else h
+    for j in range(last, z.size):
+        a = z[j] if z[j] > a else a
+    return max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
+
+
+@jit
+def _exp_single(x):
+    """e^x of a float32 x <= 0, as ``elementary.exp`` in twice as many lanes."""
+    x = _LOWEST if x < _LOWEST else x
+    shifted = x * _LOG2_E + _ROUND
+    k = np.float32(shifted).view(np.int32) - _ROUND_BITS
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = _E[7]
+    p = p * r + _E[6]
+    p = p * r + _E[5]
+    p = p * r + _E[4]
+    p = p * r + _E[3]
+    p = p * r + _E[2]
+    p = p * r + _E[1]
+    p = p * r + _E[0]
+    half = k >> np.int32(1)
+    first = np.int32((half + _BIAS) << _MANTISSA).view(np.float32)
+    second = np.int32((k - half + _BIAS) << _MANTISSA).view(np.float32)
+    return p * first * second
+
+
+@kernel("->(t)", reassociate=True)
+def _softmax(z):
+    """Logits become probabilities, in place."""
+    top = _largest(z)
+    total = z.dtype.type(0)
+    if z.itemsize == 4:
+        for j in range(z.size):
+            z[j] = _exp_single(np.float32(z[j] - top))
+            total += z[j]
+    else:
+        for j in range(z.size):
+            z[j] = exp(z[j] - top)
+            total += z[j]
+    scale = z.dtype.type(1.0 / total)
+    for j in range(z.size):
+        z[j] = scale * z[j]
+
+
+_normalise = _softmax.single
+
+
+@jit
+def _attend(x, hidden, y, attention, blocks, scale, causal):
+    heads, tokens = attention.shape[1:3]
+    width = blocks.shape[2]
+    q, k, v, out = blocks[0], blocks[1], blocks[2], blocks[3]
+    for n in range(x.shape[0]):
+        for h in range(heads):
+            weights = attention[n, h]
+            _take_head(x[n, 0], h * width, q, scale)
+            _take_head(x[n, 1], h * width, k, 1.0)
+            _take_head(x[n, 2], h * width, v, 1.0)
+            np.dot(q, k.T, weights)
+            for t in range(tokens):
+                seen = t + 1 if causal else tokens
+                if hidden is not None:
+                    for j in range(seen):
+                        if hidden[n, j] != 0:
+                            weights[t, j] = -np.inf
+                _normalise(weights[t, :seen])
+                weights[t, seen:] = 0
+            np.dot(weights, v, out)
+            _put_head(out, h * width, y[n], 1.0)
+
+
+@kernel("(n,three,t,d)->(n,t,d),(n,h,t,t),(five,t,e),(t,t)")
+def attention_forward(x, y, attention, blocks, square, scale, causal):
+    _attend(x, None, y, attention, blocks, scale, causal)
+
+
+@kernel("(n,three,t,d),(n,t)->(n,t,d),(n,h,t,t),(five,t,e),(t,t)")
+def masked_attention_forward(x, hidden, y, attention, blocks, square, scale, causal):
+    _attend(x, hidden, y, attention, blocks, scale, causal)
+
+
+@kernel("->(t,t)", reassociate=True)
+def _softmax_pullback(weights, ds):
+    """dS from dA, in place."""
+    for t in range(ds.shape[0]):
+        along = ds.dtype.type(0)
+        for j in range(ds.shape[1]):
+            along += ds[t, j] * weights[t, j]
+        for j in range(ds.shape[1]):
+            ds[t, j] = weights[t, j] * (ds[t, j] - along)
+
+
+_through_softmax = _softmax_pullback.single
+
+
+@kernel("(n,three,t,d),(n,h,t,t),(n,t,d)->(n,three,t,d),(five,t,e),(t,t)")
+def attention_pullback(x, attention, dy, dx, blocks, ds, scale, causal):
+    q, k, v, g, out = blocks[0], blocks[1], blocks[2], blocks[3], blocks[4]
+    width = blocks.shape[2]
+    for n in range(x.shape[0]):
+        for h in range(attention.shape[1]):
+            weights, first = attention[n, h], h * width
+            _take_head(x[n, 0], first, q, scale)
+            _take_head(x[n, 1], first, k, scale)
+            _take_head(x[n, 2], first, v, 1.0)
+            _take_head(dy[n], first, g, 1.0)
+            np.dot(weights.T, g, out)
+            _put_head(out, first, dx[n, 2], 1.0)
+            np.dot(g, v.T, ds)
+            _through_softmax(weights, ds)
+            np.dot(ds, k, out)
+            _put_head(out, first, dx[n, 0], 1.0)
+            np.dot(ds.T, q, out)
+            _put_head(out, first, dx[n, 1], 1.0)
+
+
+class ScaledDotProductAttention(Primitive):
+    """Attention of (n, 3, T, d), the queries, keys and values of T tokens, to (n, T, d).
+
+    Logits are queries times keys times ``scale``, by default 1/√(d/heads). ``causal`` hides later
+    tokens from a query. With ``masked`` there is a parameter ``hidden`` (n, T) of role ``target``,
+    not 0 where a key is padding, PyTorch's ``key_padding_mask``. Saves the probabilities
+    ``attention`` (n, heads, T, T), whose rows are queries.
+
+    InputError for ``heads`` below 1, a scale that is not finite and a mask that leaves a query
+    nothing to see; ShapeError for other axes and for heads that do not divide d.
+    """
+
+    name = "attention"
+    pullback_kernel = attention_pullback
+    pullback_reads = ("x", "attention")
+
+    def __init__(
+        self, heads: int, causal: bool = False, scale: float | None = None, masked: bool = False
+    ):
+        if heads < 1:
+            raise InputError(f"{self.name}: heads must be at least 1; got {heads}")
+        if scale is not None and not math.isfinite(scale):
+            raise InputError(f"{self.name}: scale must be a finite number; got {scale}")
+        self.heads, self.causal, self.scale, self.masked = heads, causal, scale, masked
+        self.forward_kernel = masked_attention_forward if masked else attention_forward
+
+    def shapes(self, shape):
+        if len(shape) != 4 or shape[1] != 3:
+            raise ShapeError(
+                f"{self.name}: input must have axes (batch, 3, tokens, features); got shape {shape}"
+            )
+        n, _, tokens, d = shape
+        if d % self.heads:
+            raise ShapeError(
+                f"{self.name}: heads must divide the {d} features; got {self.heads} heads"
+            )
+        width = d // self.heads
+        scale = 1 / math.sqrt(width) if self.scale is None else self.scale
+        hidden = {"hidden": Parameter((n, tokens), role="target")} if self.masked else {}
+        return Declaration(
+            output=(n, tokens, d),
+            parameters=hidden,
+            saved={"attention": (n, self.heads, tokens, tokens)},
+            scratch={"blocks": (5, tokens, width), "square": (tokens, tokens)},
+            constants=(float(scale), bool(self.causal)),
+        )
+
+    def forward(self, x, parameters, workspace):
+        if self.masked and "hidden" in parameters:
+            self._expect_keys(parameters["hidden"] != 0)
+        return super().forward(x, parameters, workspace)
+
+    def _expect_keys(self, hidden: np.ndarray) -> None:
+        """Raise InputError unless every query sees a key; the first query sees the fewest."""
+        blind = hidden[..., 0] if self.causal else hidden.all(axis=-1)
+        if blind.any():
+            network, example = np.argwhere(blind)[0]
+            what = "the first token, all that the first query sees" if self.causal else "every key"
+            raise InputError(
+                f"{self.name}: hidden must leave every query a key; "
+                f"got a mask that hides {what}, in example {example} of network {network}"
+            )
+
+
+class MultiHeadAttention(Chain):
+    """Self-attention of tokens (n, T, features): linear maps Q, K and V, attention, linear map O.
+
+    PyTorch's ``MultiheadAttention`` without dropout, its weights transposed. Parameters are nested
+    as ((Q, K, V), mask, O); ``causal``, ``scale`` and ``masked`` are those of
+    :class:`ScaledDotProductAttention`, ``factor`` scales O's initial weights. K's bias adds the
+    same to all logits of a query, so its gradient is 0 up to rounding. ShapeError for heads that do
+    not divide the features.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        causal: bool = False,
+        scale: float | None = None,
+        masked: bool = False,
+        factor: float = 1.0,
+    ):
+        maps = [Linear(features, name=name) for name in ("Q", "K", "V")]
+        attention = ScaledDotProductAttention(heads, causal, scale, masked)
+        attention.declare((1, 3, 1, features))
+        last = Linear(features, factor, name="O")
+        super().__init__([Fork(maps, name="projections"), attention, last], name="attention")
+
+
+@kernel("(...)->()")
+def _entropy(attention, out):
+    rows = attention.size // attention.shape[-1]
+    flat = attention.reshape(attention.size)
+    total = 0.0
+    for p in flat:
+        if p != 0:
+            total -= p * math.log(p)
+    out[0] = total / rows
+
+
+def attention_entropy(attention: np.ndarray) -> np.ndarray:
+    """Mean entropy in nats of the rows of probabilities, (seeds, ..., keys) -> (seeds,), float64.
+
+    0 where every query attends to one key, log T where it attends to T keys alike.
+    """
+    out = np.empty(len(attention))
+    _entropy.run(attention, out)
+    return out
+
+
+@kernel("(n,t,d)->(),(d)")
+def _cosine(x, out, total):
+    (n, tokens), sum_of_all = x.shape[:2], 0.0
+    for i in range(n):
+        total[:] = 0
+        own = 0.0
+        for t in range(tokens):
+            square = 0.0
+            for k in range(total.size):
+                square += float(x[i, t, k]) * x[i, t, k]
+            inverse = 1.0 / math.sqrt(square)
+            for k in range(total.size):
+                total[k] += inverse * x[i, t, k]
+            own += square * inverse * inverse
+        for k in range(total.size):
+            sum_of_all += total[k] * total[k]
+        sum_of_all -= own
+    pairs = n * tokens * (tokens - 1)
+    out[0] = sum_of_all / pairs if pairs > 0 else np.nan
+
+
+def token_cosine(x: np.ndarray) -> np.ndarray:
+    """Mean cosine between different tokens of an example, (seeds, n, T, d) -> (seeds,), float64.
+
+    1 where all tokens of an example are alike up to a positive factor (rank collapse, Dong et al.
+    2021); NaN for a single token and where a token is zero. From sums over tokens, in T d steps
+    for each example: Σ_{t,t'} u_t · u_t' = ‖Σ_t u_t‖² for unit vectors u_t.
+    """
+    out = np.empty(len(x))
+    _cosine.run(x, out, np.empty((len(x), x.shape[-1])))
+    return out
