@@ -322,6 +322,16 @@ def test_frozen_log2_norm(layer, shape, dtype, up):
         np.testing.assert_allclose(norms, log2_norm(got["dx"]), rtol=0, atol=1e-6)
 
 
+def test_frozen_log2_norm_beyond_the_range_of_single_precision():
+    layer, shape = RMSNorm(), (2, 5)
+    x, parameters, dy = draw(layer, shape)
+    tape = run(layer, x, parameters, dy)[1]
+    expected = layer.frozen_log2_norm(dy, tape) + 50 * np.log2(10)
+    tape["gain"], tape["inverse"] = (tape["gain"] * 1e20).astype("f4"), tape["inverse"].astype("f4")
+    got = layer.frozen_log2_norm((dy * 1e30).astype("f4"), tape)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
 def backward_step(layer, carry, tape):
     dx, _ = layer.pullback(carry[0], tape, Workspace())
     examples = np.empty((SEEDS, len(layer.declare(tape["x"].shape[1:]).parameters)))
