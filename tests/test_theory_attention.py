@@ -114,19 +114,29 @@ def test_cross_overlaps_match_draws():
     close(1 - np.sum(pa**2, axis=1), o.trace, 1e-4)
 
 
+@pytest.mark.parametrize("r", [0.0, 0.4, 1.0])
+def test_uniform_attention_averages(r):
+    """Without logits every dx_b is the mean of dy, and every row of p X the mean token."""
+    pull = at.attention_pullback(0.3, r, 5, 8, logit_variance=0.0)
+    mean = (1 + 4 * r) / 5
+    assert (pull.value, pull.off, pull.rate) == pytest.approx((mean, mean, mean))
+    assert at.attention_gram(0.3, 5, 8, 0.0) == pytest.approx(((1 + 4 * 0.3) / 5,) * 2)
+
+
 @pytest.mark.parametrize(
-    "count, cosine, cotangent_cosine, sigma2",
+    "count, width, cosine, cotangent_cosine, sigma2",
     [
-        (16, 0.0, 0.0, (1, 1, 1, 1)),
-        (64, 0.0, 0.0, (1, 1, 1, 1)),
-        (32, 0.5, 0.0, (2.0, 0.7, 1.5, 0.6)),
-        (32, 0.5, 0.5, (0.5, 0.5, 1, 1)),
-        (32, 0.9, 1.0, (1, 1, 1, 1)),
+        (16, 128, 0.0, 0.0, (1, 1, 1, 1)),
+        (64, 128, 0.0, 0.0, (1, 1, 1, 1)),
+        (32, 128, 0.5, 0.0, (2.0, 0.7, 1.5, 0.6)),
+        (32, 128, 0.5, 0.5, (0.5, 0.5, 1, 1)),
+        (32, 128, 0.9, 1.0, (1, 1, 1, 1)),
+        (64, 64, 0.3, 1.0, (0.5, 0.5, 1, 1)),
     ],
 )
-def test_one_head_matches_nets(count, cosine, cotangent_cosine, sigma2):
+def test_one_head_matches_nets(count, width, cosine, cotangent_cosine, sigma2):
     """Rates of the three paths, their overlap and four weight gradients: 4 SE + 5 %."""
-    rng, width, seeds = np.random.default_rng(3), 128, 40
+    rng, seeds = np.random.default_rng(3), 60
     x = tokens(rng, seeds, count, width, cosine)
     x /= rms(x)
     dy = tokens(rng, seeds, count, width, cotangent_cosine)
@@ -138,7 +148,8 @@ def test_one_head_matches_nets(count, cosine, cotangent_cosine, sigma2):
 
     own, off = at.attention_gram(rho, count, width, s2)
     close(np.mean(y**2, axis=(1, 2)), outer * own, 0.05)
-    assert cosine_of(y) * np.mean(y**2) == pytest.approx(outer * off, rel=0.15, abs=0.01)
+    apart = np.sum((y - y.mean(1, keepdims=True)) ** 2, axis=(1, 2)) / (count - 1) / width
+    close(apart, outer * (own - off), 0.08)
 
     pull = at.attention_pullback(rho, r, count, width, s2)
     for path, rate in zip(paths, (pull.value, pull.query, pull.key), strict=True):
