@@ -28,18 +28,25 @@ _E = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 
 
 @jit
-def _take_head(x, first, block, scale):
-    """One head's features of x (t, d) into a contiguous block (t, e)."""
-    for t in range(block.shape[0]):
-        for k in range(block.shape[1]):
-            block[t, k] = scale * x[t, first + k]
+def _split(x, heads, scale):
+    """(t, d) into heads (h, t, e), each contiguous; rows are read as they lie in memory."""
+    width = heads.shape[2]
+    for t in range(x.shape[0]):
+        for h in range(heads.shape[0]):
+            source, target = x[t, h * width : (h + 1) * width], heads[h, t]
+            for k in range(width):
+                target[k] = scale * source[k]
 
 
 @jit
-def _put_head(block, first, y, scale):
-    for t in range(block.shape[0]):
-        for k in range(block.shape[1]):
-            y[t, first + k] = scale * block[t, k]
+def _merge(heads, y):
+    """The inverse of ``_split``."""
+    width = heads.shape[2]
+    for t in range(y.shape[0]):
+        for h in range(heads.shape[0]):
+            source, target = heads[h, t], y[t, h * width : (h + 1) * width]
+            for k in range(width):
+                target[k] = source[k]
 
 
 @jit
@@ -105,17 +112,16 @@ _normalise = _softmax.single
 
 
 @jit
-def _attend(x, hidden, y, attention, blocks, scale, causal):
-    heads, tokens = attention.shape[1:3]
-    width = blocks.shape[2]
-    q, k, v, out = blocks[0], blocks[1], blocks[2], blocks[3]
+def _attend(x, hidden, y, attention, heads, scale, causal):
+    tokens = x.shape[2]
+    q, k, v, out = heads[0], heads[1], heads[2], heads[3]
     for n in range(x.shape[0]):
-        for h in range(heads):
+        _split(x[n, 0], q, scale)
+        _split(x[n, 1], k, 1.0)
+        _split(x[n, 2], v, 1.0)
+        for h in range(attention.shape[1]):
             weights = attention[n, h]
-            _take_head(x[n, 0], h * width, q, scale)
-            _take_head(x[n, 1], h * width, k, 1.0)
-            _take_head(x[n, 2], h * width, v, 1.0)
-            np.dot(q, k.T, weights)
+            np.dot(q[h], k[h].T, weights)
             for t in range(tokens):
                 seen = t + 1 if causal else tokens
                 if hidden is not None:
@@ -124,18 +130,18 @@ def _attend(x, hidden, y, attention, blocks, scale, causal):
                             weights[t, j] = -np.inf
                 _normalise(weights[t, :seen])
                 weights[t, seen:] = 0
-            np.dot(weights, v, out)
-            _put_head(out, h * width, y[n], 1.0)
+            np.dot(weights, v[h], out[h])
+        _merge(out, y[n])
 
 
-@kernel("(n,three,t,d)->(n,t,d),(n,h,t,t),(five,t,e),(t,t)")
-def attention_forward(x, y, attention, blocks, square, scale, causal):
-    _attend(x, None, y, attention, blocks, scale, causal)
+@kernel("(n,three,t,d)->(n,t,d),(n,h,t,t),(four,h,t,e),(t,t)")
+def attention_forward(x, y, attention, heads, square, scale, causal):
+    _attend(x, None, y, attention, heads, scale, causal)
 
 
-@kernel("(n,three,t,d),(n,t)->(n,t,d),(n,h,t,t),(five,t,e),(t,t)")
-def masked_attention_forward(x, hidden, y, attention, blocks, square, scale, causal):
-    _attend(x, hidden, y, attention, blocks, scale, causal)
+@kernel("(n,three,t,d),(n,t)->(n,t,d),(n,h,t,t),(four,h,t,e),(t,t)")
+def masked_attention_forward(x, hidden, y, attention, heads, square, scale, causal):
+    _attend(x, hidden, y, attention, heads, scale, causal)
 
 
 @kernel("->(t,t)", reassociate=True)
@@ -152,25 +158,25 @@ def _softmax_pullback(weights, ds):
 _through_softmax = _softmax_pullback.single
 
 
-@kernel("(n,three,t,d),(n,h,t,t),(n,t,d)->(n,three,t,d),(five,t,e),(t,t)")
-def attention_pullback(x, attention, dy, dx, blocks, ds, scale, causal):
-    q, k, v, g, out = blocks[0], blocks[1], blocks[2], blocks[3], blocks[4]
-    width = blocks.shape[2]
+@kernel("(n,three,t,d),(n,h,t,t),(n,t,d)->(n,three,t,d),(four,h,t,e),(t,t)")
+def attention_pullback(x, attention, dy, dx, heads, ds, scale, causal):
+    q, k, v, g = heads[0], heads[1], heads[2], heads[3]
     for n in range(x.shape[0]):
+        _split(x[n, 0], q, scale)
+        _split(x[n, 1], k, scale)
+        _split(x[n, 2], v, 1.0)
+        _split(dy[n], g, 1.0)
         for h in range(attention.shape[1]):
-            weights, first = attention[n, h], h * width
-            _take_head(x[n, 0], first, q, scale)
-            _take_head(x[n, 1], first, k, scale)
-            _take_head(x[n, 2], first, v, 1.0)
-            _take_head(dy[n], first, g, 1.0)
-            np.dot(weights.T, g, out)
-            _put_head(out, first, dx[n, 2], 1.0)
-            np.dot(g, v.T, ds)
+            weights = attention[n, h]
+            np.dot(g[h], v[h].T, ds)
             _through_softmax(weights, ds)
-            np.dot(ds, k, out)
-            _put_head(out, first, dx[n, 0], 1.0)
-            np.dot(ds.T, q, out)
-            _put_head(out, first, dx[n, 1], 1.0)
+            # A gradient takes the place of an operand that is no longer needed.
+            np.dot(weights.T, g[h], v[h])
+            np.dot(ds, k[h], g[h])
+            np.dot(ds.T, q[h], k[h])
+        _merge(g, dx[n, 0])
+        _merge(k, dx[n, 1])
+        _merge(v, dx[n, 2])
 
 
 class ScaledDotProductAttention(Primitive):
@@ -216,7 +222,7 @@ class ScaledDotProductAttention(Primitive):
             output=(n, tokens, d),
             parameters=hidden,
             saved={"attention": (n, self.heads, tokens, tokens)},
-            scratch={"blocks": (5, tokens, width), "square": (tokens, tokens)},
+            scratch={"heads": (4, self.heads, tokens, width), "square": (tokens, tokens)},
             constants=(float(scale), bool(self.causal)),
         )
 
