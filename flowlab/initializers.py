@@ -4,7 +4,8 @@ The numbers of a parameter depend on (seed, layer, role) alone; see :mod:`flowla
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -40,6 +41,9 @@ SCHEMES = {
     "orthogonal": Scheme(1.0, "fan_in", "orthogonal"),
     # Xiao et al. 2018, section 3.1: the kernel's centre is orthogonal, the rest of it is 0.
     "delta_orthogonal": Scheme(1.0, "fan_in", "delta_orthogonal"),
+    # Le et al. 2015, of recurrent networks of ReLUs: ones on the diagonal; of a kernel, at its
+    # centre.
+    "identity": Scheme(1.0, "fan_in", "identity"),
     # torch.nn.Linear: weights and biases uniform on ±1/sqrt(fan_in).
     "torch_default": Scheme(1.0 / 3.0, "fan_in", "uniform", bias=True),
     # sigma_w^2 / fan_in, the parametrisation of mean-field theory.
@@ -70,7 +74,7 @@ class InitSettings:
             raise unknown("init", self.name, SCHEMES)
         if self.mode is not None and self.mode not in MODES:
             raise unknown("init.mode", self.mode, MODES)
-        without_mode = ("orthogonal", "delta_orthogonal", "torch_default")
+        without_mode = ("orthogonal", "delta_orthogonal", "identity", "torch_default")
         if self.mode is not None and self.name in without_mode:
             raise InputError(f"init.mode does not apply to {self.name}; got {self.mode}")
         for name in ("gain", "sigma_w"):
@@ -94,7 +98,8 @@ class Initializer:
         settings.validate()
         self.settings = settings
         self.scheme = SCHEMES[settings.name]
-        self.delta = self.scheme.distribution == "delta_orthogonal"
+        self.identity = self.scheme.distribution == "identity"
+        self.delta = self.identity or self.scheme.distribution == "delta_orthogonal"
         self.orthogonal = self.delta or self.scheme.distribution == "orthogonal"
         self._deviations: dict[Parameter, float] = {}
 
@@ -115,6 +120,8 @@ class Initializer:
 
     def deviation(self, parameter: Parameter) -> float:
         """The standard deviation of a parameter's elements."""
+        if parameter.scheme is not None:
+            return _by_scheme(parameter.scheme).deviation(replace(parameter, scheme=None))
         if parameter not in self._deviations:
             variance = 0.0
             if parameter.role == "bias":
@@ -122,7 +129,8 @@ class Initializer:
             elif parameter.role == "weight":
                 fans = parameter.fan_in, parameter.fan_out
                 if self.orthogonal and not self.delta:
-                    fans = parameter.shape[0], math.prod(parameter.shape[1:])
+                    columns = math.prod(parameter.shape[1:]) // _beside(parameter)
+                    fans = parameter.shape[0], columns
                 variance = self.weight_variance(*fans)
             self._deviations[parameter] = parameter.factor * math.sqrt(variance)
         return self._deviations[parameter]
@@ -131,8 +139,12 @@ class Initializer:
         """Fill ``out`` (seeds, *parameter.shape) with the numbers of (seed, layer, role).
 
         ``seeds`` is an int64 array (seeds,) of integers at least 0; ``layer`` is an integer, or
-        such an array of them.
+        such an array of them. Weights with a scheme of their own are drawn by it without the
+        settings' gain, mode and sigma_w.
         """
+        if parameter.scheme is not None:
+            other = _by_scheme(parameter.scheme)
+            return other.draw(replace(parameter, scheme=None), seeds, layer, role, out)
         if isinstance(layer, int):
             layer = np.full(len(seeds), layer)
         deviation, flat = self.deviation(parameter), out.reshape(len(out), -1)
@@ -143,8 +155,12 @@ class Initializer:
             random.fill_uniform.run(seeds, layer, flat, math.sqrt(3.0) * deviation, role)
         elif self.orthogonal and weight:
             matrices, tap = self._matrices(parameter)
+            out, beside = out.reshape(-1, *matrices), _beside(parameter)
             gain = parameter.factor * self.settings.gain
-            fill_orthogonal.run(seeds, layer, out.reshape(-1, *matrices), gain, role, tap)
+            if self.identity:
+                fill_identity.run(out, gain, tap, beside)
+            else:
+                fill_orthogonal.run(seeds, layer, out, gain, role, tap, beside)
         else:
             random.fill_normal.run(seeds, layer, flat, deviation, role)
 
@@ -158,25 +174,47 @@ class Initializer:
         return (rows // of_group, of_group, columns, math.prod(taps)), int(centre)
 
 
+@cache
+def _by_scheme(name: str) -> Initializer:
+    return Initializer(InitSettings(name))
+
+
+def _beside(parameter: Parameter) -> int:
+    """How many matrices stand side by side in a weight's columns: of a gated layer, its gates."""
+    return parameter.shape[1] // parameter.fan_out if len(parameter.shape) == 2 else 1
+
+
+@kernel("->(groups,rows,columns,taps)")
+def fill_identity(out, gain, tap, beside):
+    """Matrices with ``gain`` on the diagonal, at one tap of a kernel or side by side; else 0."""
+    width = out.shape[2] // beside
+    out[:] = 0
+    for g in range(out.shape[0]):
+        for b in range(beside):
+            for i in range(min(out.shape[1], width)):
+                out[g, i, b * width + i, tap] = gain
+
+
 _fill_normal = random.fill_normal.single
 
 
 @kernel("(),()->(groups,rows,columns,taps)")
-def fill_orthogonal(seed, layer, out, gain, role, tap):
+def fill_orthogonal(seed, layer, out, gain, role, tap, beside):
     """Haar-distributed matrices: QR of Gaussian ones with R's diagonal positive (Mezzadri 2007).
 
-    Each stands at one tap of a kernel; the others are 0.
+    Each stands at one tap of a kernel, the others are 0; or they stand ``beside`` one another.
     """
-    groups, rows, columns = out.shape[:3]
-    gaussian = np.empty((groups, max(rows, columns), min(rows, columns)))
+    groups, rows, columns = out.shape[0], out.shape[1], out.shape[2] // beside
+    gaussian = np.empty((groups * beside, max(rows, columns), min(rows, columns)))
     _fill_normal(seed, layer, gaussian.reshape(gaussian.size), 1.0, role)
     out[:] = 0
-    for g in range(groups):
-        q, r = np.linalg.qr(gaussian[g])
+    for m in range(groups * beside):
+        g, first = m // beside, m % beside * columns
+        q, r = np.linalg.qr(gaussian[m])
         for i in range(q.shape[0]):
             for j in range(q.shape[1]):
                 value = gain * q[i, j] * np.sign(r[j, j])
                 if rows >= columns:
-                    out[g, i, j, tap] = value
+                    out[g, i, first + j, tap] = value
                 else:
-                    out[g, j, i, tap] = value
+                    out[g, j, first + i, tap] = value

@@ -27,7 +27,7 @@ class Parameter:
 
     ``role`` is ``weight``, ``bias``, ``scale`` (drawn as zeros), ``gain`` (drawn as ones) or
     ``target`` (data such as labels, without a gradient). ``factor`` multiplies whatever the
-    initializer draws.
+    initializer draws. A weight with a ``scheme`` is drawn by that scheme in place of the run's.
     """
 
     shape: Shape
@@ -35,6 +35,7 @@ class Parameter:
     fan_out: int = 1
     role: str = "weight"
     factor: float = 1.0
+    scheme: str | None = None
 
 
 @dataclass(frozen=True)
