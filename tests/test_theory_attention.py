@@ -266,6 +266,22 @@ def test_blocks_match_nets(norm, skip, scale, activation, cotangent_cosine, slac
     np.testing.assert_allclose(back, theory.cotangent_cosine, atol=0.06)
 
 
+def test_logits_without_norm_grow_with_the_square_of_the_tokens():
+    """One norm-free head on tokens of r.m.s. sqrt 2: 4 SE + 5 %."""
+    rng, count, width, seeds, s2 = np.random.default_rng(6), 16, 128, 60, 0.3
+    x = tokens(rng, seeds, count, width, 0.3)
+    x *= np.sqrt(2) / rms(x)
+    w = matrices(rng, seeds, width, s2, 1, 1, 1)
+    y, saved = head(x, w)
+    dy = rng.standard_normal(y.shape)
+    dx = sum(pull_head(dy, saved, w)[0])
+    options = {"norm": "none", "skip": False, "square": 2.0, "logit_variance": s2}
+    theory = at.token_flow(1, count, width, cosine=cosine_of(x), **options)
+    close(square(dx) / square(dy), theory.rate[0], 0.05)
+    close(np.mean(y**2, axis=(1, 2)), theory.square[1], 0.05)
+    assert cosine_of(y) == pytest.approx(theory.cosine[1], rel=0.05)
+
+
 def test_residual_scaling_keeps_tokens_apart():
     """With a^2 = 1/L the last cosine does not depend on depth; with a = 1 tokens collapse."""
     ends = [
