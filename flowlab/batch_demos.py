@@ -58,7 +58,7 @@ def duplicated(seeds: int = 16, seed: int = 0) -> pd.DataFrame:
 
 class _Doubled:
     def __init__(self, batches: Batches):
-        self.batches, self.features, self.classes = batches, batches.features, batches.classes
+        self.batches, self.example, self.classes = batches, batches.example, batches.classes
 
     def __call__(self, seeds):
         return tuple(np.concatenate([a, a], axis=1) for a in self.batches(seeds))

@@ -38,7 +38,7 @@ class DataSettings:
     target: str | None = None  # csv, parquet: label column, by default the last; npz: key, or y
     labels: str | None = None  # IDX: the label file, by default guessed from the images' name
     standardise: bool = True  # digits, file: each feature to mean 0 and variance 1
-    features: int | None = None  # gaussian: number of features, by default the network's width
+    features: int | None = None  # gaussian: number of features, by default what the network takes
     classes: int = 10  # gaussian: number of classes
 
     def validate(self) -> None:
@@ -83,12 +83,12 @@ class Dataset:
         return self.x[rows], self.labels[rows]
 
 
-def load(settings: DataSettings, width: int, batch_size: int, seed: int) -> Dataset:
+def load(settings: DataSettings, features: int, batch_size: int, seed: int) -> Dataset:
     """The data set that ``settings`` describe.
 
-    ``gaussian`` draws ``batch_size`` rows of N(0, 1) inputs, ``width`` wide unless the settings
+    ``gaussian`` draws ``batch_size`` rows of ``features`` N(0, 1) inputs unless the settings
     say otherwise, with uniform labels; they depend on ``seed`` alone, so that fewer rows are a
-    prefix of more. ``digits`` and ``file`` load every row, whatever the width, batch and seed.
+    prefix of more. ``digits`` and ``file`` load every row, whatever the features, batch and seed.
     Raises InputError for settings or files that will not do.
     """
     settings.validate()
@@ -96,7 +96,7 @@ def load(settings: DataSettings, width: int, batch_size: int, seed: int) -> Data
         return _digits(settings.standardise)
     if settings.name == "file":
         return _from_file(settings)
-    return _gaussian(settings.features or width, settings.classes, batch_size, seed)
+    return _gaussian(settings.features or features, settings.classes, batch_size, seed)
 
 
 def standardise(x: np.ndarray) -> np.ndarray:

@@ -121,15 +121,26 @@ class Primitive(Layer):
     values), then dy, and writes dx and the parameters' cotangents. The declaration's scratch and
     constants follow.
 
-    ``example_norms``, where a layer has it, reads (x, dy) and writes for each parameter
-    log2 √Σ_n ‖g_n‖², with g_n the gradient that example n alone would give: its own sum over
-    positions where a weight is shared by several.
+    ``example_norms``, where a layer has it, reads what ``example_norms_reads`` names and dy, and
+    writes for each parameter log2 √Σ_n ‖g_n‖², with g_n the gradient that example n alone would
+    give: its own sum over positions where a weight is shared by several.
+
+    ``readings`` are columns of the table that the layer fills beside norms, by ``read``.
     """
 
     forward_kernel: Kernel
     pullback_kernel: Kernel
     pullback_reads: tuple[str, ...] = ("x",)
     example_norms: Kernel | None = None
+    example_norms_reads: tuple[str, ...] = ("x",)
+    readings: tuple[str, ...] = ()
+
+    def read(self, tape: Arrays, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, ...]:
+        """One (seeds,) array for each of ``readings``, after the pullback, made by kernels alone.
+
+        What the table shows as log10 is log2 here.
+        """
+        raise NotImplementedError
 
     def shapes(self, shape: Shape) -> Declaration:
         """The declaration for an input shape, computed once for each shape by ``declare``."""

@@ -21,18 +21,30 @@ from threadpoolctl import ThreadpoolController
 
 from flowlab import data, random
 from flowlab.initializers import Initializer
-from flowlab.layer import Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
+from flowlab.layer import Layer, Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.loss import LOSSES
-from flowlab.networks import Network, build
+from flowlab.networks import Network, build, example_shape, features
 from flowlab.program import Stack, record, single
 from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
-from flowlab.settings import Settings
-from flowlab.tables import EXAMPLES, NORMS
+from flowlab.settings import NETWORKS, Settings
+from flowlab.tables import EXAMPLES, GAINS, GAINS_EXAMPLES, NORMS, READINGS
 
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
-COLUMNS = (*NORMS, *EXAMPLES)
-ACTIVATION, DELTA, DX, DW, DB, DW_EXAMPLES, DB_EXAMPLES = range(len(COLUMNS))
+COLUMNS = (*NORMS, *EXAMPLES, *GAINS, *GAINS_EXAMPLES, *READINGS)
+ACTIVATION, DELTA, DX = range(3)
+# A parameter's role: the columns of its gradient's norm and of its examples'.
+_GRADIENTS = {
+    "weight": ("dW_log10_norm", "dW_examples_log10_norm"),
+    "scale": ("dW_log10_norm", "dW_examples_log10_norm"),
+    "bias": ("db_log10_norm", "db_examples_log10_norm"),
+    "gain": ("dgain_log10_norm", "dgain_examples_log10_norm"),
+    "shift": ("dbias_log10_norm", "dbias_examples_log10_norm"),
+}
+# Gradients that are products of the cotangent and the input, in the units of both.
+_OF_INPUT = [COLUMNS.index(name) for name in _GRADIENTS["weight"]]
+# Base-2 logarithms until the table is made.
+_LOGARITHMS = np.array([LOG10_2 if "log10" in name else 1.0 for name in COLUMNS])
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
 # Shorter runs of equal layers are passed in Python before their loop would be compiled.
 _WORTH_COMPILING = 24
@@ -68,33 +80,49 @@ Observer = Callable[[Operation], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a block: the operation's name and its fans."""
+    """One row of a block: the operation's name and fans, and what is told of it.
+
+    ``operation`` counts the block's operations that have rows; ``gradients`` are (number of the
+    gradient, its column, its examples' column).
+    """
 
     op: str
     fan_in: int
     fan_out: int
+    operation: int
+    has_delta: bool
+    gradients: tuple[tuple[int, int, int], ...]
+    readings: tuple[int, ...]
 
 
 class Batches:
-    """The inputs of a run: one batch for each seed, drawn with that seed."""
+    """The inputs of a run: one batch for each seed, drawn with that seed.
+
+    ``example`` is the shape of one example as the network takes it, ``shape`` that of a batch.
+    """
 
     def __init__(self, settings: Settings):
         self.settings = settings
         first = self._load(settings.seed)
         first.batch(settings.batch_size, settings.seed)
         self._shared = None if first.independent else first
-        self.features, self.classes = first.x.shape[1], first.n_classes
+        self.classes = first.n_classes
+        self.example = example_shape(settings, first.x.shape[1])
 
     def _load(self, seed: int) -> data.Dataset:
         settings = self.settings
-        return data.load(settings.data, settings.width, settings.batch_size, seed)
+        return data.load(settings.data, features(settings), settings.batch_size, seed)
+
+    @property
+    def shape(self) -> Shape:
+        return (self.settings.batch_size, *self.example)
 
     def __call__(self, seeds) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (S, batch, features) in the run's dtype and labels (S, batch)."""
+        """Inputs (S, *shape) in the run's dtype and labels (S, batch)."""
         size = self.settings.batch_size
         drawn = [(self._shared or self._load(seed)).batch(size, seed) for seed in seeds]
         x = np.stack([x for x, _ in drawn]).astype(self.settings.dtype)
-        return x, np.stack([labels for _, labels in drawn])
+        return x.reshape(len(x), *self.shape), np.stack([labels for _, labels in drawn])
 
 
 def measure(
@@ -119,7 +147,7 @@ def measure(
     batches = batches or Batches(settings)
     outputs = batches.classes if settings.upstream == "loss" else None
     network = network or build(settings, outputs)
-    shape = (settings.batch_size, batches.features)
+    shape = (settings.batch_size, *batches.example)
     rows, shapes = layout(network, shape), list(_input_shapes(network, shape))
     seeds = np.arange(settings.seed, settings.seed + settings.seeds)
     parts = _parts(seeds, settings, network, shape)
@@ -180,40 +208,67 @@ def _parts(seeds, settings: Settings, network: Network, shape: Shape) -> list[np
 
 
 def layout(network: Network, shape: Shape) -> list[list[Row]]:
-    """The rows of every block: its operations with parameters, in forward order.
+    """The rows of every block: its operations with parameters or readings, in forward order.
 
     The last row of a block carries what belongs to the block: the norm of its output, and for a
-    residual block the gradient of the sum rather than of the branch.
+    residual block the gradient of the sum rather than of the branch. A normalization has no delta:
+    its input's is the map's before it.
     """
-    rows = []
+    rows, kinds = [], {}
     for block in network.blocks:
-        declaration = block.declare(shape)
-        layers = [layer for layer in primitives(block) if layer.trainable]
-        names = [layer.name for layer in layers]
-        rows.append([])
-        for k, (layer, fans) in enumerate(zip(layers, _fans(declaration.parameters), strict=True)):
-            repeated = names.count(layer.name) > 1
-            number = f"_{names[: k + 1].count(layer.name)}" if repeated else ""
-            rows[-1].append(Row(layer.name + number, *fans))
-        shape = declaration.output
+        if (block, shape) not in kinds:
+            kinds[block, shape] = list(_rows(block, shape))
+        rows.append(kinds[block, shape])
+        shape = block.declare(shape).output
     return rows
+
+
+def _rows(block: Layer, shape: Shape) -> Iterator[Row]:
+    """The rows of one block; weights W_a and W_b of one operation have rows of their own."""
+    declared = _by_primitive(block.declare(shape).parameters)
+    told = [(p, own) for p, own in zip(primitives(block), declared, strict=True) if told_of(p)]
+    names = [layer.name for layer, _ in told]
+    for k, (layer, own) in enumerate(told):
+        repeated = names.count(layer.name) > 1
+        name = layer.name + (f"_{names[: k + 1].count(layer.name)}" if repeated else "")
+        gradients = [(i, n, p) for i, (n, p) in enumerate(own.items()) if p.role != "target"]
+        normalizes = any(p.role == "gain" for _, _, p in gradients)
+        suffixes = list(dict.fromkeys(n.partition("_")[2] for _, n, _ in gradients)) or [""]
+        for suffix in suffixes:
+            mine = [(i, p) for i, n, p in gradients if n.partition("_")[2] == suffix]
+            fans = (mine[0][1].fan_in, mine[0][1].fan_out) if mine else (1, 1)
+            columns = []
+            for i, p in mine:
+                role = "shift" if normalizes and p.role == "bias" else p.role
+                columns.append((i, *map(COLUMNS.index, _GRADIENTS[role])))
+            yield Row(
+                name + (f"_{suffix}" if suffix else ""),
+                *fans,
+                operation=k,
+                has_delta=not normalizes,
+                gradients=tuple(columns),
+                readings=tuple(map(COLUMNS.index, layer.readings)),
+            )
+
+
+def told_of(layer: Primitive) -> bool:
+    """Has this operation rows in the table?"""
+    return layer.trainable or bool(layer.readings)
+
+
+def _by_primitive(parameters) -> Iterator[dict]:
+    """Each primitive's own parameters, in forward order, of a nest of them."""
+    if isinstance(parameters, dict):
+        yield parameters
+    else:
+        for inner in parameters:
+            yield from _by_primitive(inner)
 
 
 def _input_shapes(network: Network, shape: Shape) -> Iterator[Shape]:
     for block in network.blocks:
         yield shape
         shape = block.declare(shape).output
-
-
-def _fans(parameters) -> Iterator[tuple[int, int]]:
-    """(fan_in, fan_out) of each operation with parameters, in forward order."""
-    if isinstance(parameters, dict):
-        if parameters:
-            first = next(iter(parameters.values()))
-            yield first.fan_in, first.fan_out
-    else:
-        for inner in parameters:
-            yield from _fans(inner)
 
 
 @dataclass(frozen=True)
@@ -247,9 +302,9 @@ class _Ensemble:
         runs, y, exponent = self.forward(x, progress)
         dy, dy_exponent = self.upstream(y, labels, exponent)
         self.backward(dy, dy_exponent, runs, progress)
-        # Made from activations that are not known.
-        self.values[self.lost, DW] = self.values[self.lost, DW_EXAMPLES] = np.nan
-        return self.values * LOG10_2, self.lost
+        for column in _OF_INPUT:  # made from activations that are not known
+            self.values[self.lost, column] = np.nan
+        return self.values * _LOGARITHMS, self.lost
 
     def forward(self, x, progress):
         """The runs of layers passed, the output and its exponent (S,)."""
@@ -398,13 +453,16 @@ class _Ensemble:
         def watch(layer, tape, dy, dx, gradients):
             if tell is not None:
                 tell(layer, tape, dy, dx, gradients)
-            if gradients:
-                norms = log2_norms(dy, dx, *gradients.values())
-                examples = ()
-                if layer.example_norms is not None:
-                    examples = np.empty((len(dy), len(gradients)))
-                    layer.example_norms.run(tape["x"], dy, examples)
-                reports.append((norms, examples))
+            if layer.children or not told_of(layer):
+                return
+            norms = log2_norms(dy, dx, *gradients.values())
+            examples = ()
+            if layer.example_norms is not None and not layer.couples_examples:
+                examples = np.empty((len(dy), len(gradients)))
+                reads = (tape[name] for name in layer.example_norms_reads)
+                layer.example_norms.run(*reads, dy, examples)
+            readings = layer.read(tape, dy, dx) if layer.readings else ()
+            reports.append((norms, examples, readings))
 
         dx, _ = block.pullback(dy, tape, self.workspace, watch)
         norms = log2_norm(dx)
@@ -416,17 +474,21 @@ class _Ensemble:
         ``incoming`` (S,) are the norms of the cotangent that reaches the run.
         """
         values, lost = (array[:, ::-1] for array in self.rows_of(run))
-        for k, (measured, examples) in enumerate(reports):
-            row, measured = values[:, :, -1 - k], measured.base
-            row[..., DELTA] = measured[..., 0] + exponent
-            row[..., DX] = measured[..., 1] + exponent
-            row[..., DW] = measured[..., 2] + exponent + run.exponents
-            if measured.shape[-1] > 3:
-                row[..., DB] = measured[..., 3] + exponent
-            if examples != () and self.independent:
-                row[..., DW_EXAMPLES] = examples.base[..., 0] + exponent + run.exponents
-                if measured.shape[-1] > 3:
-                    row[..., DB_EXAMPLES] = examples.base[..., 1] + exponent
+        reports = reports[::-1]  # as in the forward pass
+        for k, row in enumerate(self.rows[run.start]):
+            told, (norms_of, examples, readings) = values[:, :, k], reports[row.operation]
+            measured = norms_of.base + exponent[..., None]
+            if row.has_delta:
+                told[..., DELTA] = measured[..., 0]
+            told[..., DX] = measured[..., 1]
+            for number, column, of_examples in row.gradients:
+                input_exponent = run.exponents if column in _OF_INPUT else 0
+                told[..., column] = measured[..., 2 + number] + input_exponent
+                if examples != () and self.independent:
+                    each = examples.base[..., number] + exponent + input_exponent
+                    told[..., of_examples] = each
+            for column, reading in zip(row.readings, readings, strict=True):
+                told[..., column] = reading.base
         # The cotangent of a block's output: what the layer before passed on, renormalised.
         passed = np.hstack([incoming[:, None], norms[:, :-1] - np.diff(exponent, axis=1)])
         if self.network.residual[run.start]:
@@ -442,13 +504,13 @@ class _Ensemble:
 
     def tell(self, index: int, exponent, input_exponent) -> Watch:
         """What passes a block's operations on to the caller's ``observe`` and ``watch``."""
-        names = [row.op for row in self.rows[index]]
+        names = list({row.operation: row.op for row in self.rows[index]}.values())
         other = self.watch(self.seeds, index + 1) if self.watch else None
 
         def watch(layer, tape, dy, dx, gradients):
             if other is not None:
                 other(layer, tape, dy, dx, gradients)
-            if gradients and self.observe is not None:
+            if not layer.children and told_of(layer) and self.observe is not None:
                 self.observe(
                     Operation(
                         *(self.seeds, index + 1, names.pop(), layer, tape["x"], dy),
@@ -457,6 +519,19 @@ class _Ensemble:
                 )
 
         return watch
+
+
+def _options(settings: Settings, n: int) -> dict[str, Any]:
+    """The network's options as columns of ``n`` rows, null where it has them not."""
+    columns = {}
+    for name in ("branch_scale", "padding", "kernel_size"):
+        applies = name in NETWORKS[settings.network.name][0]
+        if name == "branch_scale":
+            applies = applies and settings.skip == "scaled"
+        value = getattr(settings.network, name)
+        dtype = "string" if isinstance(value, str) else "Int64"
+        columns[name] = pd.array([value if applies else None] * n, dtype=dtype)
+    return columns
 
 
 def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
@@ -472,11 +547,10 @@ def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
         "init": settings.init.name,
         "data": settings.data.name,
     }
-    for axis in ("depth", "width", "activation", "skip", "batch_size", "upstream", "reduction"):
+    for axis in ("depth", "width", "activation", "skip", "norm", "batch_size", "upstream"):
         columns[axis] = getattr(settings, axis)
-    columns |= {"dtype": settings.dtype, "seeds": settings.seeds}
-    scale = settings.network.branch_scale if settings.skip == "scaled" else None
-    columns["branch_scale"] = pd.array([scale] * len(seeds) * n, dtype="string")
+    columns |= {name: getattr(settings, name) for name in ("reduction", "dtype", "seeds")}
+    columns |= _options(settings, len(seeds) * n)
     columns |= {axis: getattr(settings.init, axis) for axis in ("gain", "sigma_w", "sigma_b")}
     columns["seed"] = np.repeat(seeds, n)
     columns["layer"] = np.tile([layer for layer, _ in flat], len(seeds))

@@ -27,7 +27,9 @@ def predict(settings: Settings) -> pd.DataFrame:
     batches = Batches(settings)
     outputs = batches.classes if settings.upstream == "loss" else None
     network = build(settings, outputs)
-    rows = layout(network, (settings.batch_size, batches.features))
+    rows = layout(network, batches.shape)
+    if settings.network.name != "mlp" or settings.norm != "none":
+        return _silent(rows, settings)
     initializer = Initializer(settings.init)
     fans = [(block[-1].fan_in, block[-1].fan_out) for block in rows]
     if settings.skip == "rezero":  # the last row of a block is its scale: the map comes before
@@ -56,12 +58,25 @@ def predict(settings: Settings) -> pd.DataFrame:
     return _by_operation(curve, rows, settings)
 
 
+def _silent(rows, settings: Settings) -> pd.DataFrame:
+    """The rows without a prediction."""
+    named = [
+        {"run": settings.run(), "layer": layer, "op": row.op}
+        for layer, block in enumerate(rows, 1)
+        for row in block
+    ]
+    columns = [column for name in NORMS for column in (name, f"{name}_sd")]
+    unknown = {c: math.nan for c in (*columns, "delta_log10_norm_infinite", "q", "chi")}
+    return pd.DataFrame(named).assign(**unknown)
+
+
 def input_moments(batches: Batches, settings: Settings) -> tuple[float, float]:
     """Mean of ‖x‖²/features over examples, and mean cosine of two examples of a batch."""
     seeds = range(settings.seed, settings.seed + min(settings.seeds, _MOST_BATCHES))
     x, _ = batches(seeds)
+    x = x.reshape(len(x), settings.batch_size, -1)
     squares = np.square(x, dtype=np.float64).sum(axis=2)
-    q = float(squares.mean() / batches.features)
+    q = float(squares.mean() / x.shape[2])
     n = settings.batch_size
     if n == 1:
         return q, 0.0

@@ -48,6 +48,12 @@ def _log2_norm(x, out):
 _log2_norm_single = _log2_norm.single
 
 
+@kernel("(a),(b)->(two)")
+def _log2_norms_of_two(a, b, out):
+    _log2_norm_single(a, out[0:1])
+    _log2_norm_single(b, out[1:2])
+
+
 @kernel("(a),(b),(c)->(three)")
 def _log2_norms_of_three(a, b, c, out):
     _log2_norm_single(a, out[0:1])
@@ -75,9 +81,11 @@ def log2_norm(x: np.ndarray) -> np.ndarray:
 
 
 def log2_norms(*arrays: np.ndarray) -> np.ndarray:
-    """``log2_norm`` of three or four arrays in one pass: (seeds, 3 or 4)."""
+    """``log2_norm`` of two or more arrays, (seeds, arrays): in one pass of up to four."""
     out = np.empty((len(arrays[0]), len(arrays)))
-    together = {3: _log2_norms_of_three, 4: _log2_norms_of_four}[len(arrays)]
+    if len(arrays) > 4:
+        return np.stack([log2_norm(array) for array in arrays], axis=1)
+    together = (_log2_norms_of_two, _log2_norms_of_three, _log2_norms_of_four)[len(arrays) - 2]
     together.run(*(x if x.ndim > 1 else x.reshape(-1, 1) for x in arrays), out)
     return out
 

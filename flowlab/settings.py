@@ -3,41 +3,116 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from flowlab.data import DataSettings
 from flowlab.errors import InputError, unknown
 from flowlab.initializers import InitSettings
 from flowlab.layers.activation import ACTIVATIONS
+from flowlab.layers.convolution import PADDING_MODES
 from flowlab.layers.loss import LOSSES, REDUCTIONS
 
-NETWORKS = ("mlp",)
 SKIPS = ("none", "identity", "scaled", "mix", "rezero", "fixup")
+NORMALIZATIONS = ("none", "batch", "layer", "rms")
 BRANCH_SCALES = ("inverse_sqrt_depth", "inverse_depth")
 UPSTREAMS = ("loss", "gaussian", "ones")
 DTYPES = ("float32", "float64")
+PLACEMENTS = ("pre", "post")
+LOGIT_SCALES = ("inverse_sqrt", "inverse")
+RECURRENT = ("lecun", "orthogonal", "identity")
+
+_BRANCH = ("branch_maps", "branch_scale")
+_IMAGE = ("kernel_size", "padding", "channels", "image")
+# The activations of networks that offer but some.
+_ACTIVATIONS = {"rnn": ("tanh", "relu", "identity"), "lstm": ("tanh",), "gru": ("tanh",)}
+_TIME = ("steps", "recurrent", "radius", "truncation")
+_SHALLOW = {"depth": 2, "batch_size": 32, "activation": "tanh"}
+# Each network: the options that it reads, and the axes whose defaults it changes.
+NETWORKS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "mlp": (_BRANCH, {}),
+    "cnn": ((*_BRANCH, *_IMAGE), {"width": 32, "batch_size": 32}),
+    "resnet": (
+        (*_BRANCH, *_IMAGE),
+        {"width": 32, "batch_size": 32, "skip": "identity", "norm": "batch"},
+    ),
+}
 
 
 @dataclass
 class NetworkSettings:
-    """The architecture and the residual branch.
+    """The architecture; each network reads the options that `NETWORKS` lists for it.
 
-    ``branch_maps`` is the number of linear maps in a branch (1 or 2; by default 2 for fixup, else
-    1); ``branch_scale`` is the factor a of ``skip=scaled``: 1/sqrt(L) or 1/L for L blocks.
+    ``branch_maps`` is the number of maps in a residual branch (1 or 2; by default 2 for fixup and
+    resnet, else 1); ``branch_scale`` is the factor a of ``skip=scaled``: 1/sqrt(L) or 1/L for L
+    blocks. Images have ``channels`` (by default 1, of gaussian data the width) and of gaussian data
+    the side ``image``; convolutions keep their size by ``padding``, zeros or circular, and so have
+    an odd ``kernel_size``.
+
+    Sequences have ``steps``: an image's rows (8) or pixels (64), say. Of recurrence, ``recurrent``
+    is the scheme of the maps from state to state (by default the run's), ``radius`` their gain,
+    ``truncation`` the steps after which backpropagation through time is cut (by default never), and
+    ``forget_bias`` is added to an LSTM's forget gates. Of attention there are ``heads``, of tokens
+    that see earlier ones alone if ``causal``; logits are divided by the square root of a head's
+    width, or by that width (``logit_scale``); ``placement`` puts normalizations before a branch or
+    after its sum; the token-wise MLP is ``expansion`` times as wide.
     """
 
     name: str = "mlp"
     branch_maps: int | None = None
     branch_scale: str = "inverse_sqrt_depth"
+    kernel_size: int = 3
+    padding: str = "zeros"
+    channels: int | None = None
+    image: int = 8
+    steps: int = 8
+    recurrent: str | None = None
+    radius: float = 1.0
+    truncation: int | None = None
+    forget_bias: float = 0.0
+    heads: int = 4
+    causal: bool = False
+    logit_scale: str = "inverse_sqrt"
+    placement: str = "pre"
+    expansion: int = 4
 
     def validate(self) -> None:
-        """Raise InputError for an unknown name or a number of maps other than 1 and 2."""
+        """Raise InputError for an unknown name, an option of another network, a broken rule."""
         if self.name not in NETWORKS:
             raise unknown("network", self.name, NETWORKS)
+        options, _ = NETWORKS[self.name]
+        for field_ in dataclasses.fields(self)[1:]:
+            value = getattr(self, field_.name)
+            if field_.name not in options and value != field_.default:
+                raise InputError(
+                    f"network.{field_.name} does not apply to network={self.name}; got {value}"
+                )
         if self.branch_maps not in (None, 1, 2):
             raise InputError(f"network.branch_maps must be 1 or 2; got {self.branch_maps}")
-        if self.branch_scale not in BRANCH_SCALES:
-            raise unknown("network.branch_scale", self.branch_scale, BRANCH_SCALES)
+        for name, known in (
+            ("branch_scale", BRANCH_SCALES),
+            ("padding", PADDING_MODES),
+            ("recurrent", (None, *RECURRENT)),
+            ("logit_scale", LOGIT_SCALES),
+            ("placement", PLACEMENTS),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(f"network.{name}", getattr(self, name), [k for k in known if k])
+        for name in (
+            *("kernel_size", "channels", "image", "steps", "truncation", "heads", "expansion"),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"network.{name} must be at least 1; got {value}")
+        if self.kernel_size % 2 == 0:
+            raise InputError(
+                f"network.kernel_size must be odd, to keep the image's size; got {self.kernel_size}"
+            )
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise InputError(f"network.radius must be a finite number above 0; got {self.radius}")
+        if not math.isfinite(self.forget_bias):
+            raise InputError(f"network.forget_bias must be finite; got {self.forget_bias}")
 
 
 @dataclass
@@ -56,6 +131,7 @@ class Settings:
     width: int = 128
     activation: str = "relu"
     skip: str = "none"
+    norm: str = "none"
     batch_size: int = 128
     seeds: int = 16
     seed: int = 0
@@ -78,6 +154,7 @@ class Settings:
         for name, known in (
             ("activation", ACTIVATIONS),
             ("skip", SKIPS),
+            ("norm", NORMALIZATIONS),
             ("upstream", UPSTREAMS),
             ("loss", LOSSES),
             ("reduction", REDUCTIONS),
@@ -94,14 +171,20 @@ class Settings:
         self.network.validate()
         self.init.validate()
         self.data.validate()
+        offered = _ACTIVATIONS.get(self.network.name, ACTIVATIONS)
+        if self.activation not in offered:
+            raise unknown(f"activation of network={self.network.name}", self.activation, offered)
+        if self.skip != "none" and self.network.name in ("rnn", "lstm", "gru"):
+            raise InputError(f"skip must be none for network={self.network.name}; got {self.skip}")
         if self.skip == "fixup" and self.network.branch_maps == 1:
             raise InputError("network.branch_maps must be 2 for skip=fixup; got 1")
         return self
 
     @property
     def branch_maps(self) -> int:
-        """Linear maps in a residual branch."""
-        return self.network.branch_maps or (2 if self.skip == "fixup" else 1)
+        """Maps in a residual branch."""
+        two = self.skip == "fixup" or self.network.name == "resnet"
+        return self.network.branch_maps or (2 if two else 1)
 
     def resolved(self) -> dict:
         """Everything that determines the numbers, as plain data: no folders, no memory budget."""
@@ -119,7 +202,8 @@ class Settings:
 def make(**axes) -> Settings:
     """Validated settings from keywords; ``init``, ``network`` and ``data`` may be plain names.
 
-    ``make(init="he", depth=50)``; raises InputError for an unknown key or a broken rule.
+    ``make(init="he", depth=50)``; a network brings its own defaults. Raises
+    InputError for an unknown key or a broken rule.
     """
     known = {f.name: f for f in dataclasses.fields(Settings)}
     groups = {"init": InitSettings, "network": NetworkSettings, "data": DataSettings}
@@ -132,7 +216,8 @@ def make(**axes) -> Settings:
             axes[name] = groups[name](**value)
         elif known[name].type is int and not _is_integer(value):
             raise InputError(f"{name} must be an integer; got {value}")
-    return Settings(**axes).validate()
+    _, defaults = NETWORKS.get(axes.get("network", NetworkSettings()).name, ((), {}))
+    return Settings(**{**defaults, **axes}).validate()
 
 
 def _is_integer(value) -> bool:

@@ -409,6 +409,12 @@ def _rows(
             raise unknown("column", name, table.columns)
     if first is not None and last is not None and first > last:
         raise InputError(f"first must be at most last; got first={first}, last={last}")
+    if "time" in table:  # rows of single time steps stand beside those of whole layers
+        single = table["time"].notna()
+        if along == "time" or "time" in keys:
+            table = table[single]
+        elif not single.all():
+            table = table[~single]
     for axis in ("run", "step", "time", "layer"):
         if axis in table and axis != along and axis not in keys and table[axis].nunique() > 1:
             raise InputError(

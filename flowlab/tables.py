@@ -24,7 +24,13 @@ NORMS = (
 )
 # log10 √Σ_n ‖g_n‖² over the examples' own gradients; null where examples are not independent.
 EXAMPLES = ("dW_examples_log10_norm", "db_examples_log10_norm")
+# Of a normalization: gradients of its gain and bias, as above.
+GAINS = ("dgain_log10_norm", "dbias_log10_norm")
+GAINS_EXAMPLES = ("dgain_examples_log10_norm", "dbias_examples_log10_norm")
+# What some operations tell beside norms; log10 of ratios, cosines and nats.
+READINGS = ("statistics_log10_gain", "token_cosine", "attention_entropy")
 KEYS = ("run", "experiment", "network", "init", "data", "depth", "width", "activation", "skip")
+KEYS += ("norm", "padding", "kernel_size")
 KEYS += ("batch_size", "upstream", "reduction", "dtype", "gain", "sigma_w", "sigma_b", "seeds")
 REQUIRED = ("run", "experiment", "seed", "layer", "op", *NORMS, "status")
 

@@ -34,7 +34,7 @@ def materialised(run):
     seeds = np.arange(run.seed, run.seed + run.seeds)
     x, labels = batches(seeds)
     network = build(run, batches.classes)
-    initializer, parameters, shape = Initializer(run.init), [], (run.batch_size, batches.features)
+    initializer, parameters, shape = Initializer(run.init), [], batches.shape
     for layer, block in enumerate(network.blocks, 1):
         declared = block.declare(shape)
         shape = declared.output
@@ -239,7 +239,7 @@ def test_what_is_not_defined_says_why():
 
 class _Alike:
     def __init__(self, batches):
-        self.batches, self.features, self.classes = batches, batches.features, batches.classes
+        self.batches, self.example, self.classes = batches, batches.example, batches.classes
 
     def __call__(self, seeds):
         return tuple(np.repeat(a[:, :1], a.shape[1], axis=1) for a in self.batches(seeds))

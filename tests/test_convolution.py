@@ -13,6 +13,7 @@ from flowlab.claims.parity import difference, in_jax, in_torch
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer, InitSettings
+from flowlab.kernel import ShapeError
 from flowlab.layer import Chain, Workspace
 from flowlab.layers import (
     Activation,
@@ -23,6 +24,7 @@ from flowlab.layers import (
     GlobalAveragePool,
     Linear,
     MaxPool2d,
+    TokenMean,
 )
 
 SEEDS = 2
@@ -123,6 +125,17 @@ def test_laws_of_pooling(layer, shape):
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 2, 4), (1, 1, 1, 1)])
 def test_laws_of_reshaping(layer, shape):
     laws.check(layer, shape)
+
+
+def test_the_mean_over_tokens():
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
+    laws.check(TokenMean(), (3, 4, 5))
+    y, tape = TokenMean().forward(x, {}, Workspace())
+    np.testing.assert_allclose(y, x.mean(axis=2), rtol=1e-14)
+    dx, _ = TokenMean().pullback(y, tape, Workspace())
+    np.testing.assert_allclose(dx, np.repeat(y[:, :, None] / 4, 4, axis=2), rtol=1e-14)
+    with pytest.raises(ShapeError, match=r"axes \(batch, tokens, features\); got shape \(1, 2\)"):
+        TokenMean().declare((1, 2))
 
 
 def network():

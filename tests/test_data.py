@@ -21,7 +21,7 @@ CODES = [1, 0, 1, 2]
 
 def read(path, **settings):
     settings = {"standardise": False} | settings
-    return load(DataSettings("file", str(path), **settings), width=5, batch_size=2, seed=0)
+    return load(DataSettings("file", str(path), **settings), features=5, batch_size=2, seed=0)
 
 
 def idx(array, code):
@@ -52,7 +52,7 @@ def test_digits_are_those_of_scikit_learn(standardised):
     if standardised:
         deviation = expected_x.std(axis=0)
         expected_x = (expected_x - expected_x.mean(axis=0)) / np.where(deviation, deviation, 1)
-    data = load(DataSettings(standardise=standardised), width=3, batch_size=5000, seed=1)
+    data = load(DataSettings(standardise=standardised), features=3, batch_size=5000, seed=1)
     np.testing.assert_allclose(data.x, expected_x, rtol=1e-12, atol=1e-13)
     np.testing.assert_array_equal(data.labels, expected_labels)
     assert (data.x.dtype, data.labels.dtype) == (np.float64, np.int64)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from experiments import command
 from experiments.run import run
-from flowlab.settings import Settings
+from flowlab.settings import NETWORKS, Settings, make
 
 NAMES = command.groups()["experiment"]
 TINY = {"depth": (3, 4), "width": (8, 9), "batch_size": (4, 5), "seeds": (2, 3)}
@@ -47,6 +47,15 @@ def call(tmp_path, monkeypatch, capsys):
     return run_command
 
 
+def test_every_network_has_a_file():
+    assert set(command.groups()["network"]) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_has_the_same_defaults_in_files_and_in_python(name, composed):
+    assert composed(f"network={name}") == make(network=name)
+
+
 def first_comment(name):
     lines = (command.CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     comments = [line[2:] for line in lines if line.startswith("# ") and "@package" not in line]
@@ -71,7 +80,7 @@ def test_the_first_comment_is_the_command_of_a_sweep_that_runs(name, call, tmp_p
     assert table["run"].nunique() == theory["run"].nunique() == conditions
     assert set(table["experiment"]) == {folder.name}
     for key, values in axes.items():
-        column = table[key.removeprefix("init.")].unique()
+        column = table[key.removeprefix("init.").removeprefix("network.")].unique()
         if key != "init":  # two choices of init may share a name and differ in gain
             assert sorted(map(str, column)) == sorted(values)
 

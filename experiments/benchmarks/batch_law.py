@@ -87,7 +87,7 @@ def _materialised(settings) -> tuple[float, float, float]:
     """Seconds, processor seconds and megabytes for Σ‖g_i‖² and ‖Σg_i‖² of one net's layers."""
     import torch
 
-    features = Batches(settings).features
+    (features,) = Batches(settings).example
     network = build(settings, 10)
     sizes = [features, *(settings.width for _ in network.blocks[:-1]), 10]
     torch.set_num_threads(2)

@@ -10,7 +10,7 @@ from flowlab.layers.linear import Linear
 from flowlab.layers.loss import SoftmaxCrossEntropy, SquaredError
 from flowlab.layers.lstm import LSTM
 from flowlab.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
-from flowlab.layers.pooling import AvgPool2d, Flatten, GlobalAveragePool, MaxPool2d
+from flowlab.layers.pooling import AvgPool2d, Flatten, GlobalAveragePool, MaxPool2d, TokenMean
 from flowlab.layers.recurrent import LastStep, Recurrent
 from flowlab.layers.residual import Residual, Scale
 
@@ -41,4 +41,5 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "SquaredError",
     "TokenEmbedding",
+    "TokenMean",
 ]

@@ -81,6 +81,26 @@ def global_average_pullback(dy, dx):
             positions[k, p] = given[k] / positions.shape[1]
 
 
+@kernel("(n,t,d)->(n,d)")
+def token_mean_forward(x, y):
+    for n in range(y.shape[0]):
+        for i in range(y.shape[1]):
+            y[n, i] = 0
+        for t in range(x.shape[1]):
+            for i in range(y.shape[1]):
+                y[n, i] += x[n, t, i]
+        for i in range(y.shape[1]):
+            y[n, i] /= x.shape[1]
+
+
+@kernel("(n,d)->(n,t,d)")
+def token_mean_pullback(dy, dx):
+    for n in range(dy.shape[0]):
+        for t in range(dx.shape[1]):
+            for i in range(dy.shape[1]):
+                dx[n, t, i] = dy[n, i] / dx.shape[1]
+
+
 @kernel("(...)->(n,features)")
 def flatten_forward(x, y):
     x, y = x.reshape(x.size), y.reshape(y.size)
@@ -158,6 +178,22 @@ class GlobalAveragePool(Primitive):
                 f"got shape {shape}"
             )
         return Declaration(output=shape[:2])
+
+
+class TokenMean(Primitive):
+    """The mean over tokens, (n, t, d) -> (n, d); ShapeError for an input without tokens."""
+
+    name = "token_mean"
+    homogeneous = True
+    forward_kernel, pullback_kernel = token_mean_forward, token_mean_pullback
+    pullback_reads = ()
+
+    def shapes(self, shape):
+        if len(shape) != 3:
+            raise ShapeError(
+                f"{self.name}: input must have axes (batch, tokens, features); got shape {shape}"
+            )
+        return Declaration(output=(shape[0], shape[2]))
 
 
 class Flatten(Primitive):
