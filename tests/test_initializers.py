@@ -1,6 +1,7 @@
 """Initial parameters: variances, distributions, orthogonality, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,49 @@ def test_orthogonal_is_haar():
     trace = np.trace(W, axis1=1, axis2=2)
     assert abs(trace.mean()) < 4 / math.sqrt(4000)
     assert abs(np.mean(trace**2) - 1) < 4 * math.sqrt(2 / 4000)
+
+
+def test_identity():
+    """Ones times gain and factor on the diagonal; of a kernel, of each group at its centre."""
+    expected = 1.5 * np.eye(FAN_IN, FAN_OUT)
+    np.testing.assert_array_equal(
+        draw(InitSettings("identity", 3.0), factor=0.5), np.broadcast_to(expected, (20, 40, 90))
+    )
+    W, initializer = np.full((2, 6, 2, 3, 3), np.nan), Initializer(InitSettings("identity"))
+    initializer.draw(Parameter((6, 2, 3, 3), 18, 27), np.arange(2), 1, 0, W)
+    np.testing.assert_array_equal(W[0, ..., 1, 1], np.concatenate([np.eye(3, 2)] * 2))
+    W[..., 1, 1] = 0
+    assert not W.any()
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "identity"])
+def test_matrices_side_by_side(name):
+    """A gated layer's weight is one matrix for each gate: as many as fan_out divides columns."""
+    W, parameter = np.empty((3, 5, 12)), Parameter((5, 12), 5, 4)
+    initializer = Initializer(InitSettings(name, 2.0))
+    initializer.draw(parameter, np.arange(3), 1, 0, W)
+    blocks = W.reshape(3, 5, 3, 4).swapaxes(1, 2)
+    np.testing.assert_allclose(
+        np.swapaxes(blocks, 2, 3) @ blocks, np.broadcast_to(4 * np.eye(4), (3, 3, 4, 4)), atol=1e-13
+    )
+    assert initializer.deviation(parameter) ** 2 == pytest.approx(np.mean(W**2), rel=1e-12)
+    assert np.array_equal(blocks[:, 0], blocks[:, 1]) == (name == "identity")
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_parameters_own_scheme(name):
+    """It is drawn as under a run of that scheme, times its factor, whatever the run's settings."""
+    run, own = InitSettings("he", gain=3.0, mode="fan_out"), Parameter((6, 6), 6, 6, scheme=name)
+    for role, factor in (("weight", 0.5), ("bias", 0.5)):
+        parameter = replace(own, role=role, factor=factor)
+        drawn, expected = np.empty((2, 6, 6)), np.empty((2, 6, 6))
+        Initializer(run).draw(parameter, np.arange(2), 1, 0, drawn)
+        plain = Initializer(InitSettings(name))
+        plain.draw(replace(parameter, scheme=None), np.arange(2), 1, 0, expected)
+        np.testing.assert_array_equal(drawn, expected)
+        assert Initializer(run).deviation(parameter) == plain.deviation(
+            replace(parameter, scheme=None)
+        )
 
 
 def test_biases():

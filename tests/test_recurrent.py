@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from flowlab import laws
+from flowlab.errors import InputError
+from flowlab.initializers import SCHEMES, Initializer, InitSettings
 from flowlab.layer import Chain, Workspace
 from flowlab.layers import GRU, LSTM, LastStep, Linear, Recurrent
+from flowlab.layers.recurrent import gate, gate_slope, opened, tanh_and_slope
 
 SEEDS = 2
 LAYERS = {
@@ -297,3 +300,266 @@ def test_a_scaled_stack_against_exact_rationals(activation, radius):
             ours = np.vectorize(Fraction, otypes=[object])(gradients[name][0])
             ours = ours * Fraction(2) ** int(tape["gradient_exponents"][0, k])
             assert log2_size(ours - exact[name]) <= log2_size(exact[name]) - 40, name
+
+
+# --- closed forms of long sequences ---------------------------------------------------------------
+
+LONG = 3000
+
+
+def matrix(layer, i, dtype):
+    """The layer's own initial W_hh, positive W_ih, no biases."""
+    declared = layer.declare((1, 1, i)).parameters
+    p = {k: np.zeros((SEEDS, *v.shape), dtype) for k, v in declared.items()}
+    p["W_ih"] += np.random.default_rng(6).uniform(0.1, 1.0, p["W_ih"].shape).astype(dtype)
+    drawn = Initializer(InitSettings("he"))
+    drawn.draw(declared["W_hh"], np.arange(SEEDS), 1, 1, p["W_hh"])
+    return p
+
+
+def orthogonal(radius, dtype):
+    """A long linear recurrence with one input and one cotangent, and what A11 says of its norms."""
+    layer, h = Recurrent(16, "identity", recurrent="orthogonal", radius=radius), 16
+    p, random = matrix(layer, 4, dtype), np.random.default_rng(7)
+    x, dy = np.zeros((SEEDS, 2, LONG, 4), dtype), np.zeros((SEEDS, 2, LONG, h), dtype)
+    x[:, :, 0] = random.standard_normal(x[:, :, 0].shape)
+    dy[:, :, -1] = random.standard_normal(dy[:, :, -1].shape)
+    steps = math.log2(radius) * np.arange(LONG)
+    first = np.log2(np.linalg.norm(x[:, :, 0] @ p["W_ih"], axis=(1, 2)))
+    last = np.log2(np.linalg.norm(dy[:, :, -1], axis=(1, 2)))
+    return layer, x, p, dy, first[:, None] + steps, last[:, None] + steps[::-1]
+
+
+@pytest.mark.parametrize("radius", [0.7, 1.0, 1.5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_orthogonal_recurrence_keeps_norms(radius, dtype):
+    """A11: states and cotangents by the radius each step, over 1,500 powers of ten."""
+    layer, x, p, dy, forward, backward = orthogonal(radius, dtype)
+    _, dx, _, tape = run(layer, x, p, dy)
+    tolerance = 4 * LONG * np.finfo(dtype).eps
+    np.testing.assert_allclose(tape["state_log2_norms"], forward, atol=tolerance)
+    for name in ("state_cotangent_log2_norms", "delta_log2_norms"):
+        np.testing.assert_allclose(tape[name], backward, atol=tolerance)
+    # What a float cannot hold reads 0 or infinite, never NaN.
+    assert not np.isnan(dx).any()
+    assert np.all(dx[:, :, 0] == 0) == (radius < 1)
+    assert np.all(np.isinf(dx[:, :, 0])) == (radius > 1)
+    # dW_hh sums products of states and cotangents that are all of one size.
+    zero = np.zeros((SEEDS, LONG), np.int64)
+    _, _, gradients, tape = run_along_time(layer, x, p, dy, zero, zero)
+    size = np.log2(np.linalg.norm(gradients["W_hh"].astype(float), axis=(1, 2)))
+    size += tape["gradient_exponents"][:, 1]
+    expected = (forward[:, 0] + backward[:, 1]) + math.log2(LONG - 1)
+    assert np.all(size < expected + 1e-3) and np.all(size > expected - 8)
+
+
+def test_without_the_carry_the_closed_form_fails():
+    layer, x, p, dy, _, backward = orthogonal(0.7, np.float32)
+    layer.comfort = math.inf
+    norms = run(layer, x, p, dy)[3]["state_cotangent_log2_norms"]
+    assert np.isneginf(norms[:, 0]).all() and np.isfinite(backward).all()
+
+
+def test_an_identity_recurrence_has_ratio_one():
+    """A12: with ReLU and non-negative preactivations."""
+    layer = Recurrent(8, "relu", recurrent="identity")
+    p, random = matrix(layer, 3, np.float32), np.random.default_rng(8)
+    x = random.uniform(0, 1, (SEEDS, 2, LONG, 3)).astype(np.float32)
+    dy = np.zeros((SEEDS, 2, LONG, 8), np.float32)
+    dy[:, :, -1] = random.standard_normal(dy[:, :, -1].shape)
+    tape = run(layer, x, p, dy)[3]
+    for name in ("state_cotangent_log2_norms", "delta_log2_norms"):
+        assert np.ptp(tape[name], axis=1).max() == 0
+
+
+@pytest.mark.parametrize("forget_bias", [-2.0, 0.0, 3.0])
+def test_the_cell_alone_multiplies_by_its_forget_gates(forget_bias):
+    """A12: with the path through h cut, the cell's cotangent is a product of forget gates."""
+    layer = LSTM(1, forget_bias=forget_bias, radius=0.0)
+    x, p, dy = draw(layer, (1, LONG, 2))
+    p["W_hh"][:] = 0
+    dy[:, :, :-1] = 0
+    tape = run(layer, x, p, dy)[3]
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    for s in range(SEEDS):
+        z = x[s, 0] @ p["W_ih"][s] + p["b_ih"][s] + p["b_hh"][s]
+        i, f, o = sigmoid(z[:, 0]), sigmoid(z[:, 1] + forget_bias), sigmoid(z[:, 3])
+        g, c = np.tanh(z[:, 2]), [0.0]
+        for t in range(LONG):
+            c.append(f[t] * c[-1] + i[t] * g[t])
+        last = dy[s, 0, -1, 0]
+        of_c = math.log2(abs(last * o[-1] * (1 - np.tanh(c[-1]) ** 2)))
+        of_c = of_c + np.append(np.cumsum(np.log2(f[:0:-1]))[::-1], 0.0)
+        slopes = g * i * (1 - i), np.array(c[:-1]) * f * (1 - f), i * (1 - g**2)
+        expected = of_c + 0.5 * np.log2(sum(slope**2 for slope in slopes))
+        np.testing.assert_allclose(tape["delta_log2_norms"][s, :-1], expected[:-1], atol=1e-9)
+        assert np.isneginf(tape["state_cotangent_log2_norms"][s, :-1]).all()
+
+
+# --- norms of examples ----------------------------------------------------------------------------
+
+
+def told(layer, x, p, dy, exponent=0):
+    """What a watch reads: log2 √Σ_n ‖g_n‖² of each parameter (seeds, 4)."""
+    out = np.empty((SEEDS, 4))
+
+    def watch(layer, tape, dy, dx, gradients):
+        layer.example_norms.run(*(tape[name] for name in layer.example_norms_reads), dy, out)
+
+    if exponent == 0:
+        run(layer, x, p, dy, watch)
+    else:
+        workspace, zero = Workspace(np.nan), np.zeros((SEEDS, x.shape[2]), np.int64)
+        _, _, tape = layer.forward_along_time(x, zero, p, workspace)
+        layer.pullback_along_time(dy, zero + exponent, tape, workspace, watch)
+    return out
+
+
+@pytest.mark.parametrize("shape", [(5, 30, 3), (5, 2, 24)], ids=["products", "pairs"])
+@pytest.mark.parametrize(
+    "layer", [Recurrent(20), Recurrent(20, "relu"), LSTM(20), GRU(20)], ids=lambda a: a.name
+)
+def test_norms_of_examples(layer, shape):
+    x, p, dy = draw(layer, shape)
+    squares = np.zeros((SEEDS, 4))
+    for n in range(shape[0]):
+        alone = run(layer, x[:, n : n + 1].copy(), p, dy[:, n : n + 1].copy())[2]
+        for k, name in enumerate(PARAMETERS):
+            squares[:, k] += np.sum(alone[name].reshape(SEEDS, -1) ** 2, axis=1)
+    expected = 0.5 * np.log2(squares)
+    np.testing.assert_allclose(told(layer, x, p, dy), expected, atol=1e-11)
+    np.testing.assert_allclose(told(layer, x, p, dy, -9000), expected - 9000, atol=1e-9)
+    single = [a.astype(np.float32) for a in (x, dy)]
+    q = {name: a.astype(np.float32) for name, a in p.items()}
+    np.testing.assert_allclose(told(layer, single[0], q, single[1]), expected, atol=1e-4)
+
+
+# --- mutants --------------------------------------------------------------------------------------
+
+
+class MissedBias(LSTM):
+    def pullback(self, dy, tape, workspace, watch=None):
+        dx, gradients = super().pullback(dy, tape, workspace, watch)
+        gradients["b_hh"][:] = 0
+        return dx, gradients
+
+
+class Transposed(LSTM):
+    def pullback(self, dy, tape, workspace, watch=None):
+        h = self.features
+        blocks = tape["W_hh"].reshape(-1, h, 4, h).swapaxes(1, 3)
+        changed = {**tape, "W_hh": np.ascontiguousarray(blocks).reshape(tape["W_hh"].shape)}
+        return super().pullback(dy, changed, workspace, watch)
+
+
+class NoCarry(GRU):
+    def __init__(self, features):
+        super().__init__(features, truncation=1)
+
+
+class SwappedCotangents(LSTM):
+    def pullback(self, dy, tape, workspace, watch=None):
+        dx, gradients = super().pullback(dy, tape, workspace, watch)
+        W = gradients["W_ih"].reshape(*gradients["W_ih"].shape[:-1], 4, -1)
+        W[...] = W[..., [1, 0, 2, 3], :]
+        return dx, gradients
+
+
+class SwappedGates(LSTM):
+    """Consistent in itself, so that only another's word can tell."""
+
+    def forward(self, x, parameters, workspace):
+        def swap(a):
+            gates = a.reshape(*a.shape[:-1], 4, -1)[..., [1, 0, 2, 3], :]
+            return np.ascontiguousarray(gates).reshape(a.shape)
+
+        return super().forward(x, {k: swap(a) for k, a in parameters.items()}, workspace)
+
+
+@pytest.mark.parametrize("mutant", [MissedBias, Transposed, NoCarry, SwappedCotangents])
+def test_mutant_is_rejected_by_the_adjoint(mutant):
+    with pytest.raises(laws.LawBroken) as broken:
+        laws.check(mutant(3), (3, 4, 2))
+    assert broken.value.law == "adjoint"
+
+
+def test_swapped_gates_are_rejected_by_jax():
+    with pytest.raises(AssertionError):
+        compare_with_jax(SwappedGates(3), (2, 9, 2))
+
+
+# --- initial parameters, functions, bad input -----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, gates", [(Recurrent, 1), (LSTM, 4), (GRU, 3)])
+@pytest.mark.parametrize("scheme", ["orthogonal", "identity", "lecun"])
+def test_spectral_radius_of_every_gate(kind, gates, scheme):
+    h = 300 if scheme == "lecun" else 12
+    declared = kind(h, recurrent=scheme, radius=0.8).declare((1, 1, 5)).parameters["W_hh"]
+    W = np.empty((1, *declared.shape))
+    Initializer(InitSettings("he", gain=3.0)).draw(declared, np.arange(1), 1, 1, W)
+    blocks = W[0].reshape(h, gates, h)
+    for k in range(gates):
+        radius = np.abs(np.linalg.eigvals(blocks[:, k])).max()
+        # The edge of the circular law is reached up to about 1/sqrt(h).
+        assert radius == pytest.approx(0.8, rel=1e-12 if scheme != "lecun" else 0.12)
+
+
+def test_slopes_are_right_in_both_tails():
+    points = np.concatenate([np.geomspace(1e-200, 340, 300), np.linspace(0.1, 3, 100)])
+    for z in [0.0, *points, *-points]:
+        e = np.exp(-abs(np.longdouble(z)))
+        slope, small = e / (1 + e) ** 2, e / (1 + e)
+        q = gate(z)
+        sigma, rest = (small, 1 - small) if z < 0 else (1 - small, small)
+        assert float(opened(q)) == pytest.approx(float(sigma), rel=2e-15)
+        assert float(opened(-q)) == pytest.approx(float(rest), rel=2e-15)
+        assert gate_slope(q) == pytest.approx(float(slope), rel=2e-15)
+        tanh, slope = tanh_and_slope(z)
+        assert tanh == pytest.approx(math.tanh(z), rel=2e-15)
+        assert slope == pytest.approx(float(4 * e * e / (1 + e * e) ** 2), rel=2e-15)
+    assert math.isnan(tanh_and_slope(math.nan)[0]) and math.isnan(opened(gate(math.nan)))
+
+
+def test_last_step():
+    assert laws.check(LastStep(), (3, 4, 2)) == list(laws.LAWS)
+    x, dy = np.random.default_rng(1).standard_normal((SEEDS, 3, 4, 2)), np.ones((SEEDS, 3, 2))
+    y, dx, _, _ = run(LastStep(), x, {}, dy)
+    np.testing.assert_array_equal(y, x[:, :, -1])
+    assert not dx[:, :, :-1].any() and np.all(dx[:, :, -1] == 1)
+
+
+@pytest.mark.parametrize(
+    "make, line",
+    [
+        (lambda: LSTM(0), "lstm: features must be at least 1; got 0"),
+        (lambda: GRU(3, truncation=0), "gru: truncation must be at least 1; got 0"),
+        (lambda: GRU(3, radius=-1.0), "gru: radius must be a finite number, at least 0; got -1.0"),
+        (
+            lambda: GRU(3, recurrent="orthogonl"),
+            f"gru: recurrent must be one of {', '.join(SCHEMES)}; got orthogonl; "
+            "did you mean orthogonal?",
+        ),
+        (
+            lambda: LSTM(3, forget_bias=math.nan),
+            "lstm: forget_bias must be a finite number; got nan",
+        ),
+        (
+            lambda: Recurrent(3, "relo"),
+            "recurrent: activation must be one of identity, relu, tanh; got relo; "
+            "did you mean relu?",
+        ),
+        (
+            lambda: Recurrent(3).declare((4, 5)),
+            "recurrent: input must have axes (batch, time, features); got shape (4, 5)",
+        ),
+        (
+            lambda: LastStep().declare((4, 5)),
+            "last_step: input must have axes (batch, time, features); got shape (4, 5)",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(make, line):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value) == line

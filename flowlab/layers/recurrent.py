@@ -21,6 +21,7 @@ import numpy as np
 
 from flowlab.elementary import exp
 from flowlab.errors import InputError, unknown
+from flowlab.initializers import SCHEMES
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import Declaration, Layer, Parameter, Primitive, expect_shape
 from flowlab.scale import _log2_norm
@@ -470,8 +471,8 @@ class Recurrence(Layer):
     batch and features, float64 (seeds, T): ``state_log2_norms`` of h_t; and after a pullback
     ``state_cotangent_log2_norms`` of all of ∂L/∂h_t and ``delta_log2_norms`` of ∂L/∂z_t.
 
-    Raises InputError for ``features`` or ``truncation`` below 1 and a negative ``radius``,
-    ShapeError for an input that has not three axes.
+    Raises InputError for ``features`` or ``truncation`` below 1, an unknown scheme and a negative
+    ``radius``, ShapeError for an input that has not three axes.
     """
 
     trainable = True
@@ -501,6 +502,8 @@ class Recurrence(Layer):
             raise InputError(
                 f"{self.name}: radius must be a finite number, at least 0; got {radius}"
             )
+        if recurrent is not None and recurrent not in SCHEMES:
+            raise unknown(f"{self.name}: recurrent", recurrent, SCHEMES)
         self.features, self.recurrent, self.radius = features, recurrent, radius
         self.truncation = truncation
         self._declared: dict = {}
