@@ -494,7 +494,7 @@ def test_swapped_gates_are_rejected_by_jax():
 @pytest.mark.parametrize("kind, gates", [(Recurrent, 1), (LSTM, 4), (GRU, 3)])
 @pytest.mark.parametrize("scheme", ["orthogonal", "identity", "lecun"])
 def test_spectral_radius_of_every_gate(kind, gates, scheme):
-    h = 300 if scheme == "lecun" else 12
+    h = 150 if scheme == "lecun" else 12
     declared = kind(h, recurrent=scheme, radius=0.8).declare((1, 1, 5)).parameters["W_hh"]
     W = np.empty((1, *declared.shape))
     Initializer(InitSettings("he", gain=3.0)).draw(declared, np.arange(1), 1, 1, W)
@@ -502,7 +502,7 @@ def test_spectral_radius_of_every_gate(kind, gates, scheme):
     for k in range(gates):
         radius = np.abs(np.linalg.eigvals(blocks[:, k])).max()
         # The edge of the circular law is reached up to about 1/sqrt(h).
-        assert radius == pytest.approx(0.8, rel=1e-12 if scheme != "lecun" else 0.12)
+        assert radius == pytest.approx(0.8, rel=1e-12 if scheme != "lecun" else 0.15)
 
 
 def test_slopes_are_right_in_both_tails():

@@ -13,6 +13,7 @@ from flowlab.kernel import kernel
 from flowlab.layers.recurrent import (
     Recurrence,
     begin,
+    copy,
     excess,
     finish,
     gate,
@@ -107,7 +108,7 @@ def gru_pullback(
     comfort,
     truncation,
 ):
-    carry[:] = 0
+    carry.fill(0)
     H = dh.shape[1]
     after = np.int64(0)
     for t in range(gates.shape[0] - 1, -1, -1):
@@ -121,7 +122,7 @@ def gru_pullback(
             q, d, e = gates[t, n], dz_ih[t, n], dz_hh[t, n]
             qr, qu, zn = q[:H], q[H : 2 * H], q[2 * H :]
             dr, du, dn = d[:H], d[H : 2 * H], d[2 * H :]
-            er, eu, en = e[:H], e[H : 2 * H], e[2 * H :]
+            en = e[2 * H :]
             before, m, of_h = states[t, n], recalled[t, n], dh[n]
             for j in range(H):
                 tanh_n, slope_n = tanh_and_slope(zn[j])
@@ -133,12 +134,11 @@ def gru_pullback(
             for j in range(H):
                 dr[j] = dn[j] * m[j] * gate_slope(qr[j])
                 en[j] = dn[j] * opened(qr[j])
-            er[:] = dr
-            eu[:] = du
+            copy(d[: 2 * H], e[: 2 * H])
         log2_norm(dz_ih[t], delta_norms[t : t + 1])
         delta_norms[t] += after
         if truncation > 0 and t % truncation == 0:
-            carry[:] = 0
+            carry.fill(0)
         else:
             np.dot(dz_hh[t], W_hh.T, carry)
             for n in range(dh.shape[0]):

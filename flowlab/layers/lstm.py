@@ -52,7 +52,7 @@ def lstm_forward(
     forget_bias,
 ):
     begin(x, W_ih, x_exponents, states, gates, steps, scaled)
-    cells[0] = 0
+    cells[0].fill(0)
     H = states.shape[2]
     for t in range(gates.shape[0]):
         np.dot(states[t], W_hh, product)
@@ -113,8 +113,8 @@ def lstm_pullback(
     truncation,
     forget_bias,
 ):
-    carry[:] = 0
-    dc[:] = 0
+    carry.fill(0)
+    dc.fill(0)
     H = dh.shape[1]
     after = np.int64(0)
     for t in range(gates.shape[0] - 1, -1, -1):
@@ -149,8 +149,8 @@ def lstm_pullback(
         log2_norm(dz[t], delta_norms[t : t + 1])
         delta_norms[t] += after
         if truncation > 0 and t % truncation == 0:
-            carry[:] = 0
-            dc[:] = 0
+            carry.fill(0)
+            dc.fill(0)
         else:
             np.dot(dz[t], W_hh.T, carry)
     finish(

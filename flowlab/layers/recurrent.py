@@ -123,6 +123,23 @@ def nonzero(a):
 
 
 @jit
+def copy(a, b):
+    """b = a."""
+    a, b = a.reshape(a.size), b.reshape(b.size)
+    for i in range(a.size):
+        b[i] = a[i]
+
+
+@jit
+def largest(a):
+    """The largest |element|."""
+    top = 0.0
+    for v in a.reshape(a.size):
+        top = max(top, abs(float(v)))
+    return top
+
+
+@jit
 def excess(norm, size, comfort):
     """The power of two to take out of an array of this log2 norm; 0 within comfort."""
     rms = norm - 0.5 * np.log2(size)
@@ -140,7 +157,7 @@ def begin(x, W_ih, x_exponents, states, gates, steps, scaled):
                 steps[t, n, i] = x[n, t, i]
         if not scaled:
             x_exponents[t] = 0
-    states[0] = 0
+    states[0].fill(0)
     T, N, G = gates.shape
     np.dot(steps.reshape(T * N, x.shape[2]), W_ih, gates.reshape(T * N, G))
 
@@ -205,9 +222,9 @@ def summed_over_steps(d, at, row, out):
     for t in range(d.shape[0]):
         if nonzero(d[t]):
             top = max(top, at[t])
-    out[:] = 0
+    out.fill(0)
     for t in range(d.shape[0]):
-        row[:] = 0
+        row.fill(0)
         for n in range(d.shape[1]):
             for k in range(out.size):
                 row[k] += d[t, n, k]
@@ -255,7 +272,7 @@ def finish(
         shift(dW_hh, gradient_exponents[1])
         shift(db_ih, gradient_exponents[2])
         shift(db_hh, gradient_exponents[3])
-        gradient_exponents[:] = 0
+        gradient_exponents.fill(0)
 
 
 # --- the simple recurrence ------------------------------------------------------------------------
@@ -310,7 +327,7 @@ def recurrent_forward(
                 for j in range(z.shape[1]):
                     h[n, j] = 0 if z[n, j] <= 0 else z[n, j]
         else:
-            h[:] = z
+            copy(z, h)
         log2_norm(h, norms[t : t + 1])
         k = excess(norms[t], h.size, comfort) if activation != _TANH else np.int64(0)
         shift(h, -k)
@@ -351,7 +368,7 @@ def recurrent_pullback(
     truncation,
     activation,
 ):
-    carry[:] = 0
+    carry.fill(0)
     after = np.int64(0)
     for t in range(gates.shape[0] - 1, -1, -1):
         top = gather(dy, t, at[t] if scaled else 0, carry, after, dh)
@@ -370,11 +387,11 @@ def recurrent_pullback(
                 for j in range(d.shape[1]):
                     d[n, j] = dh[n, j] if z[n, j] > 0 else 0
         else:
-            d[:] = dh
+            copy(dh, d)
         log2_norm(d, delta_norms[t : t + 1])
         delta_norms[t] += after
         if truncation > 0 and t % truncation == 0:
-            carry[:] = 0
+            carry.fill(0)
         else:
             np.dot(d, W_hh.T, carry)
     finish(
@@ -406,15 +423,14 @@ def example_norm(a, d, a_exponents, lag, at):
     in float64, and given up where terms cancel.
     """
     (T, N, G), D = d.shape, a.shape[2]
-    top, largest = _NOWHERE, 0.0
+    top, size = _NOWHERE, 0.0
     for t in range(lag, T):
-        size = np.abs(a[t]).max()
-        if size != 0 and nonzero(d[t]):
-            largest = max(largest, size)
+        if nonzero(a[t]) and nonzero(d[t]):
+            size = max(size, largest(a[t]))
             top = max(top, at[t] + a_exponents[t - lag])
     if top == _NOWHERE:
         return -np.inf
-    down = math.frexp(largest)[1] if largest < np.inf else 0
+    down = math.frexp(size)[1] if size < np.inf else 0
     of_a = power(-down)
     by_pairs = 2 * T * (D + G) < D * G
     left, right = np.empty((T, D), a.dtype), np.empty((T, G), a.dtype)
@@ -662,13 +678,15 @@ class Recurrent(Recurrence):
 
 @kernel("(n,t,h)->(n,h)")
 def last_step_forward(x, y):
-    y[:] = x[:, -1]
+    for n in range(y.shape[0]):
+        copy(x[n, -1], y[n])
 
 
 @kernel("(n,h)->(n,t,h)")
 def last_step_pullback(dy, dx):
-    dx[:] = 0
-    dx[:, -1] = dy
+    dx.fill(0)
+    for n in range(dy.shape[0]):
+        copy(dy[n], dx[n, -1])
 
 
 class LastStep(Primitive):
