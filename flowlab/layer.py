@@ -108,7 +108,7 @@ class Layer:
 
         Returns the cotangent of the input and of every parameter. With ``watch``, each primitive
         reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once; a
-        residual block reports after its branch, without gradients.
+        residual block or a fork reports after its branches, without gradients.
         """
         raise NotImplementedError
 

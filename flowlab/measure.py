@@ -22,12 +22,13 @@ from threadpoolctl import ThreadpoolController
 from flowlab import data, random
 from flowlab.initializers import Initializer
 from flowlab.layer import Layer, Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
+from flowlab.layers.attention import token_cosine
 from flowlab.layers.loss import LOSSES
 from flowlab.networks import Network, build, example_shape, features
 from flowlab.program import Stack, record, single
 from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
 from flowlab.settings import NETWORKS, Settings
-from flowlab.tables import EXAMPLES, GAINS, GAINS_EXAMPLES, NORMS, READINGS
+from flowlab.tables import EXAMPLES, GAINS, GAINS_EXAMPLES, NORMS, READINGS, STEPS
 
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
@@ -43,6 +44,12 @@ _GRADIENTS = {
 }
 # Gradients that are products of the cotangent and the input, in the units of both.
 _OF_INPUT = [COLUMNS.index(name) for name in _GRADIENTS["weight"]]
+# The network's options that are columns of the table.
+_OPTIONS = {
+    **{"branch_scale": "string", "padding": "string", "kernel_size": "Int64", "steps": "Int64"},
+    **{"recurrent": "string", "radius": "Float64", "heads": "Int64", "placement": "string"},
+}
+_COSINE = COLUMNS.index("token_cosine")
 # Base-2 logarithms until the table is made.
 _LOGARITHMS = np.array([LOG10_2 if "log10" in name else 1.0 for name in COLUMNS])
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
@@ -91,6 +98,7 @@ class Row:
     fan_out: int
     operation: int
     has_delta: bool
+    has_dx: bool
     gradients: tuple[tuple[int, int, int], ...]
     readings: tuple[int, ...]
 
@@ -158,16 +166,20 @@ def measure(
     def one(part):
         if not hasattr(kept, "workspace"):
             kept.workspace, kept.programs = Workspace(), {}
-        ensemble = _Ensemble(settings, network, shapes, rows, part, kept, observe, watch)
+        ensemble = kind(settings, network, shapes, rows, part, kept, observe, watch)
         measured = ensemble.measure(*batches(part), steps)
         kept.workspace.reset()
         return measured
 
+    kind = Ensemble
+    if network.steps:
+        from flowlab.through_time import ThroughTime as kind
+
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
     with _blas().limit(limits=1), ThreadPoolExecutor(_threads(settings)) as pool:
         measured = list(pool.map(one, parts))
-    values, lost = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
-    return _tidy(settings, rows, seeds, values, lost)
+    values, lost, times = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
+    return _tidy(settings, rows, seeds, values, lost, times)
 
 
 class _Steps:
@@ -245,9 +257,10 @@ def _rows(block: Layer, shape: Shape) -> Iterator[Row]:
                 name + (f"_{suffix}" if suffix else ""),
                 *fans,
                 operation=k,
-                has_delta=not normalizes,
+                has_delta=any(p.role in ("weight", "scale") for _, p in mine),
                 gradients=tuple(columns),
                 readings=tuple(map(COLUMNS.index, layer.readings)),
+                has_dx=suffix == suffixes[0],  # the others' input is the layer's own state
             )
 
 
@@ -281,8 +294,10 @@ class Run:
     exponents: np.ndarray
 
 
-class _Ensemble:
+class Ensemble:
     """A part of the ensemble on its way forward and back; arrays have a leading seed axis."""
+
+    scanned = True  # may runs of equal blocks be passed in compiled loops?
 
     def __init__(self, settings, network, shapes, rows, seeds, kept, observe=None, watch=None):
         self.settings, self.network, self.seeds = settings, network, seeds
@@ -304,7 +319,7 @@ class _Ensemble:
         self.backward(dy, dy_exponent, runs, progress)
         for column in _OF_INPUT:  # made from activations that are not known
             self.values[self.lost, column] = np.nan
-        return self.values * _LOGARITHMS, self.lost
+        return self.values * _LOGARITHMS, self.lost, np.empty((len(self.seeds), 0, 0, len(STEPS)))
 
     def forward(self, x, progress):
         """The runs of layers passed, the output and its exponent (S,)."""
@@ -315,13 +330,16 @@ class _Ensemble:
                 np.ascontiguousarray(np.broadcast_to(a, (len(self.seeds), count)))
                 for a in (self.seeds[:, None], layers[None, :])
             ]
-            step = partial(self.forward_step, self.network.blocks[start])
-            carries, (tape, norms), _ = self.pass_over(
+            step = partial(self.forward_step, start)
+            carries, (tape, (norms, *seen)), _ = self.pass_over(
                 "forward", step, start, carry, tuple(map(Stack, xs)), count, (True, True)
             )
             exponents = carries[1].base
             runs.append(Run(start, count, tape, exponents[:, :-1]))
             sticky = self.write_forward(runs[-1], norms.base, sticky, carries[0].base[0, 0].size)
+            for cosine in seen:
+                values, _ = self.rows_of(runs[-1])
+                values[:, :, -1, _COSINE] = cosine.base
             carry = carries[0].at(count), carries[1].at(count)
             progress(count)
         return runs, *carry
@@ -334,7 +352,7 @@ class _Ensemble:
             stop = start + 1
             while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start < _LONGEST_RUN:
                 stop += 1
-            if self.watched or stop - start < _WORTH_COMPILING:
+            if self.watched or not self.scanned or stop - start < _WORTH_COMPILING:
                 yield from ((layer, 1) for layer in range(start, stop))
             else:
                 yield start, stop - start
@@ -351,15 +369,17 @@ class _Ensemble:
             _, self.programs[key] = record(step, tuple(map(np.copy, carry)), example)
         return self.programs[key].scan(carry, xs, count, self.workspace.take, keep, direction)
 
-    def forward_step(self, block, carry, xs):
-        """(input, exponent), (seeds, layer) -> (output, exponent), (tape, log2 norms)."""
+    def forward_step(self, index, carry, xs):
+        """(input, exponent), (seeds, layer) -> (output, exponent), (tape, (log2 norms, ...))."""
         (x, exponent), (seeds, layer) = carry, xs
+        block = self.network.blocks[index]
         declared = block.declare(x.shape[1:]).parameters
         parameters = self.draw(declared, seeds, layer, exponent)
         y, tape = block.forward(x, parameters, self.workspace)
         norms = log2_norm(y)
         comfort = None if self.homogeneous else math.inf
-        return (y, renormalise(y, norms, exponent, comfort)), (tape, norms)
+        seen = (token_cosine(y),) if self.network.tokens and y.ndim == 4 else ()
+        return (y, renormalise(y, norms, exponent, comfort)), (tape, (norms, *seen))
 
     def draw(self, declared, seeds, layer, exponent):
         """A block's parameters; biases in the units of its input, 2^exponent."""
@@ -423,9 +443,8 @@ class _Ensemble:
     def backward(self, dy, exponent, runs, progress):
         carry, sticky, incoming = (dy, exponent), self.nowhere(), log2_norm(dy)
         for run in reversed(runs):
-            block = self.network.blocks[run.start]
             tell = self.tell(run.start, exponent, run.exponents[:, 0]) if self.watched else None
-            step = partial(self.backward_step, block, tell)
+            step = partial(self.backward_step, run.start, tell)
             carries, (norms, reports), spent = self.pass_over(
                 "backward", step, run.start, carry, run.tape, run.count, (False, True), -1
             )
@@ -445,7 +464,7 @@ class _Ensemble:
                 self.workspace.give(array)
             progress(run.count)
 
-    def backward_step(self, block, tell, carry, tape):
+    def backward_step(self, index, tell, carry, tape):
         """(cotangent, exponent), tape -> (input cotangent, exponent), (its norms, reports)."""
         dy, exponent = carry
         reports = []
@@ -453,18 +472,10 @@ class _Ensemble:
         def watch(layer, tape, dy, dx, gradients):
             if tell is not None:
                 tell(layer, tape, dy, dx, gradients)
-            if layer.children or not told_of(layer):
-                return
-            norms = log2_norms(dy, dx, *gradients.values())
-            examples = ()
-            if layer.example_norms is not None and not layer.couples_examples:
-                examples = np.empty((len(dy), len(gradients)))
-                reads = (tape[name] for name in layer.example_norms_reads)
-                layer.example_norms.run(*reads, dy, examples)
-            readings = layer.read(tape, dy, dx) if layer.readings else ()
-            reports.append((norms, examples, readings))
+            if not layer.children and told_of(layer):
+                reports.append(told(layer, tape, dy, dx, gradients))
 
-        dx, _ = block.pullback(dy, tape, self.workspace, watch)
+        dx, _ = self.network.blocks[index].pullback(dy, tape, self.workspace, watch)
         norms = log2_norm(dx)
         return (dx, renormalise(dx, norms, exponent)), (norms, tuple(reports))
 
@@ -476,19 +487,20 @@ class _Ensemble:
         values, lost = (array[:, ::-1] for array in self.rows_of(run))
         reports = reports[::-1]  # as in the forward pass
         for k, row in enumerate(self.rows[run.start]):
-            told, (norms_of, examples, readings) = values[:, :, k], reports[row.operation]
+            cells, (norms_of, examples, readings) = values[:, :, k], reports[row.operation]
             measured = norms_of.base + exponent[..., None]
             if row.has_delta:
-                told[..., DELTA] = measured[..., 0]
-            told[..., DX] = measured[..., 1]
+                cells[..., DELTA] = measured[..., 0]
+            if row.has_dx:
+                cells[..., DX] = measured[..., 1]
             for number, column, of_examples in row.gradients:
                 input_exponent = run.exponents if column in _OF_INPUT else 0
-                told[..., column] = measured[..., 2 + number] + input_exponent
+                cells[..., column] = measured[..., 2 + number] + input_exponent
                 if examples != () and self.independent:
                     each = examples.base[..., number] + exponent + input_exponent
-                    told[..., of_examples] = each
+                    cells[..., of_examples] = each
             for column, reading in zip(row.readings, readings, strict=True):
-                told[..., column] = reading.base
+                cells[..., column] = reading.base
         # The cotangent of a block's output: what the layer before passed on, renormalised.
         passed = np.hstack([incoming[:, None], norms[:, :-1] - np.diff(exponent, axis=1)])
         if self.network.residual[run.start]:
@@ -521,21 +533,32 @@ class _Ensemble:
         return watch
 
 
+def told(layer: Primitive, tape, dy, dx, gradients) -> tuple:
+    """(log2 norms of dy, dx and gradients, of examples' gradients, readings) of an operation."""
+    norms, examples = log2_norms(dy, dx, *gradients.values()), ()
+    if layer.example_norms is not None and not layer.couples_examples:
+        examples = np.empty((len(dy), len(gradients)))
+        layer.example_norms.run(*(tape[k] for k in layer.example_norms_reads), dy, examples)
+    return norms, examples, layer.read(tape, dy, dx) if layer.readings else ()
+
+
 def _options(settings: Settings, n: int) -> dict[str, Any]:
     """The network's options as columns of ``n`` rows, null where it has them not."""
     columns = {}
-    for name in ("branch_scale", "padding", "kernel_size"):
+    for name in _OPTIONS:
         applies = name in NETWORKS[settings.network.name][0]
         if name == "branch_scale":
             applies = applies and settings.skip == "scaled"
         value = getattr(settings.network, name)
-        dtype = "string" if isinstance(value, str) else "Int64"
-        columns[name] = pd.array([value if applies else None] * n, dtype=dtype)
+        columns[name] = pd.array([value if applies else None] * n, dtype=_OPTIONS[name])
     return columns
 
 
-def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
-    """Arrays (seeds, rows, norms) as the table that DESIGN promises, one row per (seed, row)."""
+def _tidy(settings: Settings, rows, seeds, values, lost, times) -> pd.DataFrame:
+    """Arrays (seeds, rows, columns) as the table, one row per (seed, row), then one per step.
+
+    ``times`` are (seeds, recurrent layers, steps, norms).
+    """
     flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
     n = len(flat)
     status = np.where(np.isneginf(values).any(axis=2), "zero", "ok").astype("U9")
@@ -556,6 +579,29 @@ def _tidy(settings: Settings, rows, seeds, values, lost) -> pd.DataFrame:
     columns["layer"] = np.tile([layer for layer, _ in flat], len(seeds))
     for field in ("op", "fan_in", "fan_out"):
         columns[field] = np.tile([getattr(row, field) for _, row in flat], len(seeds))
+    columns["time"] = pd.array([None] * len(seeds) * n, dtype="Int64")
     columns |= dict(zip(COLUMNS, values.reshape(-1, len(COLUMNS)).T, strict=True))
+    columns["dh_log10_norm"] = np.nan
     columns["status"] = status.ravel()
-    return pd.DataFrame(columns)
+    table = pd.DataFrame(columns)
+    if times.size:
+        table = pd.concat([table, _steps(table, seeds, times)], ignore_index=True)
+    return table
+
+
+def _steps(table: pd.DataFrame, seeds, times) -> pd.DataFrame:
+    """The rows of single steps, in the columns of ``table``."""
+    _, layers, steps, _ = times.shape
+    count = len(seeds) * layers * steps
+    shared = table.columns[: table.columns.get_loc("seed")]
+    rows = table.loc[[0] * count, shared].reset_index(drop=True)
+    rows["seed"] = np.repeat(seeds, layers * steps)
+    rows["layer"] = np.tile(np.repeat(np.arange(1, layers + 1), steps), len(seeds))
+    rows["time"] = pd.array(np.tile(np.arange(1, steps + 1), len(seeds) * layers), dtype="Int64")
+    rows["op"], rows["fan_in"], rows["fan_out"] = "state", *[table["width"].iat[0]] * 2
+    values = LOG10_2 * times.reshape(count, -1)
+    rows[list(STEPS)] = values
+    gone = np.isnan(values).any(axis=1) | np.isposinf(values).any(axis=1)
+    zero = np.isneginf(values).any(axis=1)
+    rows["status"] = np.select([gone, zero], ["nonfinite", "zero"], "ok")
+    return rows.reindex(columns=table.columns).astype(table.dtypes)

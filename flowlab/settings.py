@@ -37,6 +37,16 @@ NETWORKS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         (*_BRANCH, *_IMAGE),
         {"width": 32, "batch_size": 32, "skip": "identity", "norm": "batch"},
     ),
+    "rnn": (_TIME, _SHALLOW),
+    "lstm": ((*_TIME, "forget_bias"), _SHALLOW),
+    "gru": (_TIME, _SHALLOW),
+    "transformer": (
+        ("steps", "branch_scale", "heads", "causal", "logit_scale", "placement", "expansion"),
+        {
+            **{"depth": 14, "width": 64, "batch_size": 32},
+            **{"activation": "gelu", "skip": "identity", "norm": "layer"},
+        },
+    ),
 }
 
 

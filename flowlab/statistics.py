@@ -20,6 +20,7 @@ from scipy.special import chdtri, ndtri, stdtrit
 from flowlab.errors import InputError, unknown
 
 DELTA = "delta_log10_norm"
+COTANGENT = "dh_log10_norm"  # of a state
 FLOAT32_RESOLUTION = float(np.finfo(np.float32).eps) / log(10)  # one rounding per layer, in decades
 NO_FINITE_SEED = "no seed has finite norms throughout"
 
@@ -310,6 +311,7 @@ class Verdict:
     critical: float
     tolerance: float
     quantity: str
+    along: str = "layer"
 
     @property
     def sentence(self) -> str:
@@ -319,7 +321,7 @@ class Verdict:
             return f"{self.trend}: {self.quantity} has no slope ({slope.note or 'no seed'})."
         half = (self.high - self.low) / 2
         spec = _spec(slope.mean, half)
-        change = f"changes by {slope.mean:{spec}} per layer going backward"
+        change = f"changes by {slope.mean:{spec}} per {self.along} going backward"
         text = f"{self.trend}: {self.quantity} {change}"
         bounds = f"{100 * slope.level:g} % interval [{self.low:{spec}}, {self.high:{spec}}]"
         if slope.known:
@@ -343,6 +345,7 @@ def verdict(
     allowance: float = 0.0,
     resolution: float = FLOAT32_RESOLUTION,
     quantity: str = "log10‖δ‖",
+    along: str = "layer",
 ) -> Verdict:
     """Judge a slope twice: its trend, and its agreement with theory. All in decades per layer.
 
@@ -389,7 +392,8 @@ def verdict(
         agreement = "undetermined"
     else:
         agreement = "agrees" if abs(slope.mean - predicted) <= tolerance else "disagrees"
-    return Verdict(trend, agreement, slope, low, high, predicted, critical, tolerance, quantity)
+    judged = (slope, low, high, predicted, critical, tolerance)
+    return Verdict(trend, agreement, *judged, quantity, along)
 
 
 # Internals

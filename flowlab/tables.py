@@ -29,8 +29,10 @@ GAINS = ("dgain_log10_norm", "dbias_log10_norm")
 GAINS_EXAMPLES = ("dgain_examples_log10_norm", "dbias_examples_log10_norm")
 # What some operations tell beside norms; log10 of ratios, cosines and nats.
 READINGS = ("statistics_log10_gain", "token_cosine", "attention_entropy")
+# Of the state at one time step: h_t, ∂L/∂z_t and ∂L/∂h_t; the last is null in all other rows.
+STEPS = ("activation_log10_norm", "delta_log10_norm", "dh_log10_norm")
 KEYS = ("run", "experiment", "network", "init", "data", "depth", "width", "activation", "skip")
-KEYS += ("norm", "padding", "kernel_size")
+KEYS += ("norm", "padding", "kernel_size", "steps", "recurrent", "radius", "heads", "placement")
 KEYS += ("batch_size", "upstream", "reduction", "dtype", "gain", "sigma_w", "sigma_b", "seeds")
 REQUIRED = ("run", "experiment", "seed", "layer", "op", *NORMS, "status")
 

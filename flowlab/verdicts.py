@@ -3,6 +3,7 @@
 import pandas as pd
 
 from flowlab.statistics import (
+    COTANGENT,
     DELTA,
     FLOAT32_RESOLUTION,
     Verdict,
@@ -17,21 +18,40 @@ from flowlab.statistics import (
 def judge(table: pd.DataFrame, prediction: pd.DataFrame) -> Verdict:
     """The verdict on one run from its table and its prediction.
 
+    A recurrent net is judged by ‖∂L/∂h_t‖ against time in its last recurrent layer.
+
     A critical net of this width drifts by the finite-width correction, predicted slope minus
     infinite-width slope; theory is granted 0.6 times that drift, 0.3 κL/N in end-to-end ln‖δ‖².
     """
+    if "time" in table and table["time"].notna().any():
+        return _through_time(table, prediction)
     curve = prediction.dropna(subset=[DELTA])
     layers = curve["layer"].to_numpy()
     if len(layers) < 2:
         return verdict(backward_slope(table))
     predicted = predicted_slope(curve)
     drift = predicted - slope_of(curve[f"{DELTA}_infinite"], layers)
-    single = table["dtype"].iat[0] == "float32"
     return verdict(
         backward_slope(table),
         predicted_slope=predicted,
         predicted_sd_one_seed=slope_sd(layers, curve[f"{DELTA}_sd"].to_numpy()),
         critical_slope=drift,
         allowance=0.6 * abs(drift),
-        resolution=FLOAT32_RESOLUTION if single else FLOAT32_RESOLUTION * 2.0**-29,
+        resolution=_resolution(table),
     )
+
+
+def _through_time(table: pd.DataFrame, prediction: pd.DataFrame) -> Verdict:
+    states = table[table["time"].notna()]
+    states = states[states["layer"] == states["layer"].max()]
+    return verdict(
+        backward_slope(states, COTANGENT, along="time"),
+        resolution=_resolution(table),
+        quantity="log10‖∂L/∂h_t‖",
+        along="step",
+    )
+
+
+def _resolution(table: pd.DataFrame) -> float:
+    single = table["dtype"].iat[0] == "float32"
+    return FLOAT32_RESOLUTION if single else FLOAT32_RESOLUTION * 2.0**-29

@@ -194,6 +194,7 @@ class ScaledDotProductAttention(Primitive):
     name = "attention"
     pullback_kernel = attention_pullback
     pullback_reads = ("x", "attention")
+    readings = ("attention_entropy",)
 
     def __init__(
         self, heads: int, causal: bool = False, scale: float | None = None, masked: bool = False
@@ -226,6 +227,9 @@ class ScaledDotProductAttention(Primitive):
             constants=(float(scale), bool(self.causal)),
         )
 
+    def read(self, tape, dy, dx):
+        return (attention_entropy(tape["attention"]),)
+
     def forward(self, x, parameters, workspace):
         if self.masked and "hidden" in parameters:
             self._expect_keys(parameters["hidden"] != 0)
@@ -248,9 +252,9 @@ class MultiHeadAttention(Chain):
 
     PyTorch's ``MultiheadAttention`` without dropout, its weights transposed. Parameters are nested
     as ((Q, K, V), mask, O); ``causal``, ``scale`` and ``masked`` are those of
-    :class:`ScaledDotProductAttention`, ``factor`` scales O's initial weights. K's bias adds the
-    same to all logits of a query, so its gradient is 0 up to rounding. ShapeError for heads that do
-    not divide the features.
+    :class:`ScaledDotProductAttention`, ``factors`` scale V's and O's initial weights. K's bias adds
+    the same to all logits of a query, so its gradient is 0 up to rounding. ShapeError for heads
+    that do not divide the features.
     """
 
     def __init__(
@@ -260,12 +264,14 @@ class MultiHeadAttention(Chain):
         causal: bool = False,
         scale: float | None = None,
         masked: bool = False,
-        factor: float = 1.0,
+        factors: tuple[float, float] = (1.0, 1.0),
     ):
-        maps = [Linear(features, name=name) for name in ("Q", "K", "V")]
+        of_value, of_output = factors
+        maps = [Linear(features, name=name) for name in ("Q", "K")]
+        maps.append(Linear(features, of_value, name="V"))
         attention = ScaledDotProductAttention(heads, causal, scale, masked)
         attention.declare((1, 3, 1, features))
-        last = Linear(features, factor, name="O")
+        last = Linear(features, of_output, name="O")
         super().__init__([Fork(maps, name="projections"), attention, last], name="attention")
 
 

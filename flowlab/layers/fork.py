@@ -77,4 +77,6 @@ class Fork(Layer):
             workspace.give(dx)
             workspace.give(through)
             dx = total
+        if watch is not None:
+            watch(self, tape, dy, dx, {})  # its parameters were told by the branches
         return dx, tuple(reversed(gradients))

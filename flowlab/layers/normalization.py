@@ -323,6 +323,11 @@ def channels_last_example_norms(normalized, dy, out):
     _example_norms(normalized, dy, out, dy.shape[-1], 1)
 
 
+@kernel("(),()->()")
+def difference(a, b, out):
+    out[0] = a - b
+
+
 class Normalization(Primitive):
     """What normalizations share: ``eps``, a gain that starts at 1 and a bias that starts at 0.
 
@@ -335,6 +340,7 @@ class Normalization(Primitive):
     groups: int | None = None  # of channels that share statistics; by default each has its own
     trainable = True
     pullback_reads = ("gain", "normalized", "inverse")
+    readings = ("statistics_log10_gain",)
     example_norms_reads = ("normalized",)
 
     def __init__(self, eps: float = EPS):
@@ -366,6 +372,11 @@ class Normalization(Primitive):
     def positions(self, shape) -> int:
         """How many positions follow the channel axis of an input (n, ...)."""
         return 1 if self.channels_last else math.prod(shape[2:])
+
+    def read(self, tape, dy, dx):
+        gain = np.empty(len(dy))
+        difference.run(log2_norm(dx), self.frozen_log2_norm(dy, tape), gain)
+        return (gain,)
 
     def frozen_log2_norm(self, dy: np.ndarray, tape) -> np.ndarray:
         """log2 ‖gain · dy / σ‖ for ``dy`` (seeds, n, ...) and its tape: (seeds,), float64.

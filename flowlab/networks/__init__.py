@@ -1,13 +1,17 @@
 """Networks built from settings: one module for each family of architectures."""
 
 from flowlab.layer import Shape
-from flowlab.networks import feedforward
+from flowlab.networks import feedforward, recurrent, transformer
 from flowlab.networks.network import Network
 from flowlab.settings import Settings
 
 __all__ = ["Network", "build", "example_shape", "features"]
 
-_FAMILIES = {"mlp": feedforward, "cnn": feedforward, "resnet": feedforward}
+_FAMILIES = {
+    **{"mlp": feedforward, "cnn": feedforward, "resnet": feedforward},
+    **{"rnn": recurrent, "lstm": recurrent, "gru": recurrent},
+    "transformer": transformer,
+}
 
 
 def build(settings: Settings, outputs: int | None = None) -> Network:

@@ -1,0 +1,117 @@
+"""Measurement of recurrent networks: exponents along time, and rows for single time steps.
+
+A recurrent layer's states and cotangents leave any float range within a sequence, so layers hand
+them on with a power of two for each step. The exponent that measurement carries between blocks is
+then that of the last step, on the way back the largest.
+"""
+
+import numpy as np
+
+from flowlab.layers.recurrent import Recurrence
+from flowlab.measure import Ensemble, told
+from flowlab.scale import log2_norm
+from flowlab.tables import STEPS
+
+_STATE, _DELTA, _COTANGENT = range(len(STEPS))
+
+
+class ThroughTime(Ensemble):
+    """A part of the ensemble; ``times`` (seeds, recurrent layers, steps, columns) are its steps."""
+
+    scanned = False
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        layers = sum(isinstance(block.layers[0], Recurrence) for block in self.network.blocks)
+        self.times = np.full((len(self.seeds), layers, self.shapes[0][1], len(STEPS)), np.nan)
+        self.along = None  # exponents (seeds, steps) of what a recurrent layer passed on
+        self.received: list[np.ndarray] = []  # exponents of each recurrent layer's input
+
+    def forward_step(self, index, carry, xs):
+        layer, *norms = self.network.blocks[index].layers
+        if not isinstance(layer, Recurrence):
+            self.along = None
+            return super().forward_step(index, carry, xs)
+        (x, exponent), (seeds, number) = carry, xs
+        declared = self.network.blocks[index].declare(x.shape[1:]).parameters
+        own, *of_norms = self.draw(declared, seeds, number, np.zeros_like(exponent))
+        y, self.along, tape = layer.forward_along_time(
+            x, self.each_step(exponent), own, self.workspace
+        )
+        self.received.append(exponent)
+        self.times[:, index, :, _STATE] = tape["state_log2_norms"]
+        norm, tapes = _together(tape["state_log2_norms"]), [tape]
+        if norms:
+            y, self.along = _with_exponents(y, self.along), np.zeros_like(self.along)
+            for normalization, parameters in zip(norms, of_norms, strict=True):
+                y, tape = normalization.forward(y, parameters, self.workspace)
+                tapes.append(tape)
+            norm = log2_norm(y)
+        return (y, self.along[:, -1].copy()), (tapes, (norm - exponent,))
+
+    def backward_step(self, index, tell, carry, tape):
+        layer, *norms = self.network.blocks[index].layers
+        if not isinstance(layer, Recurrence):
+            self.along = None
+            return super().backward_step(index, tell, carry, tape)
+        (dy, exponent), reports = carry, []
+        along = self.each_step(exponent)
+        if norms:
+            dy, along = _with_exponents(dy, along - exponent[:, None]), None
+            for normalization, entry in zip(reversed(norms), reversed(tape[1:]), strict=True):
+                dy, _ = normalization.pullback(
+                    dy, entry, self.workspace, lambda *event: reports.append(told(*event))
+                )
+            along = np.repeat(exponent[:, None], dy.shape[2], axis=1)
+
+        def watch(layer, tape, dy, dx, gradients):
+            reports.append(self.report(index, exponent, layer, tape, dy, dx, gradients))
+
+        entry = dict(tape[0])
+        dx, self.along, _ = layer.pullback_along_time(dy, along, entry, self.workspace, watch)
+        self.times[:, index, :, _DELTA] = entry["delta_log2_norms"]
+        self.times[:, index, :, _COTANGENT] = entry["state_cotangent_log2_norms"]
+        norm = _together(_step_norms(dx) + self.along)
+        return (dx, self.along.max(axis=1)), (norm - exponent, tuple(reports))
+
+    def each_step(self, exponent) -> np.ndarray:
+        """Exponents (seeds, steps) of what arrives."""
+        if self.along is not None:
+            return self.along
+        return np.repeat(exponent[:, None], self.times.shape[2], axis=1)
+
+    def report(self, index, exponent, layer, tape, dy, dx, gradients):
+        """What measurement writes of an operation, in the units of the block's exponents."""
+        delta = _together(tape["delta_log2_norms"])
+        passed = _together(_step_norms(dx) + tape["cotangent_exponents"])
+        norms = np.stack([log2_norm(gradient) for gradient in gradients.values()], axis=1)
+        norms += tape["gradient_exponents"]
+        examples = np.empty(norms.shape)
+        layer.example_norms.run(*(tape[k] for k in layer.example_norms_reads), dy, examples)
+        for number, name in enumerate(gradients):
+            if name.startswith("W"):  # true, where measurement counts the input's exponent itself
+                norms[:, number] -= self.received[index]
+                examples[:, number] -= self.received[index]
+        every = np.column_stack([delta, passed, norms])
+        return every - exponent[:, None], examples - exponent[:, None], ()
+
+    def measure(self, x, labels, progress):
+        values, lost, _ = super().measure(x, labels, progress)
+        return values, lost, self.times
+
+
+def _together(log2_norms: np.ndarray) -> np.ndarray:
+    """log2 of the norm of all steps, of those of each: (seeds, steps) -> (seeds,)."""
+    return 0.5 * np.logaddexp2.reduce(2 * log2_norms, axis=1)
+
+
+def _step_norms(x: np.ndarray) -> np.ndarray:
+    """log2 norms of each step of (seeds, n, steps, features): (seeds, steps)."""
+    steps = np.ascontiguousarray(x.swapaxes(1, 2))
+    return log2_norm(steps.reshape(-1, *steps.shape[2:])).reshape(steps.shape[:2])
+
+
+def _with_exponents(x: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """x[:, :, t] 2^exponents[:, t] as plain numbers, infinite or 0 beyond the float range."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(x, exponents[:, None, :, None].astype(np.int32))
