@@ -33,7 +33,7 @@ import pandas as pd
 
 from flowlab.errors import InputError, unknown
 from flowlab.layer import Chain, Layer, Primitive, primitives
-from flowlab.layers import Activation, Residual
+from flowlab.layers import Activation, Fork, Residual
 from flowlab.layers.activation import identity_forward
 from flowlab.measure import Batches, Progress, measure
 from flowlab.networks import Network, build
@@ -70,6 +70,11 @@ def ledger(
     settings.validate()
     batches = Batches(settings)
     network = build(settings, batches.classes if settings.upstream == "loss" else None)
+    if network.steps:
+        raise InputError(
+            "the ledger follows the gradient through layers, not through time: network must not be "
+            f"recurrent; got {settings.network.name}"
+        )
     if replace is not None:
         network = replace_jacobian(network, *operation(replace))
     books = _Books(settings, network)
@@ -163,6 +168,8 @@ def _swapped(layer: Layer, numbers: Iterator[int], target: int, label: str) -> L
     children = [_swapped(child, numbers, target, label) for child in layer.children]
     if isinstance(layer, Residual):
         return Residual(*children, layer.a, layer.s)
+    if isinstance(layer, Fork):
+        return Fork(children, layer.name)
     return Chain(children, layer.name)
 
 
@@ -211,6 +218,12 @@ class _Books:
         if isinstance(layer, Residual):
             branch = list(_through(events, layer))
             yield from self._split(layer, branch, names, counted)
+        elif isinstance(layer, Fork):  # its branches' cotangents are summed
+            *inner, whole = _through(events, layer)
+            yield Entry(layer.name, "fork", counted, whole.dx - whole.dy)
+            branches = iter(inner)
+            for child in reversed(layer.children):
+                yield from self._account(child, branches, names, False)
         elif layer.children:
             for child in reversed(layer.children):
                 yield from self._account(child, events, names, counted)

@@ -230,8 +230,8 @@ def test_a_watch_is_told_in_the_order_of_the_backward_pass():
     _, tape = layer.forward(x, p, Workspace())
     told = []
     layer.pullback(dy, tape, Workspace(), lambda layer, *rest: told.append(layer.name))
-    assert told == ["O", "attention", "V", "K", "Q"]
-    assert told == [layer.name for layer in primitives(layer)][::-1]
+    assert told == ["O", "attention", "V", "K", "Q", "projections"]
+    assert told[:-1] == [layer.name for layer in primitives(layer)][::-1]
 
 
 # --- wrong versions -----------------------------------------------------------------------------

@@ -132,6 +132,37 @@ def test_gains_add_up(skip, dtype):
     np.testing.assert_allclose(last, table.groupby("seed")["log10_end_to_end"].first(), rtol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"network": "transformer", "skip": "identity"},
+        {"network": {"name": "transformer", "placement": "post"}, "skip": "none"},
+        {"network": "resnet"},
+        {"norm": "rms", "skip": "scaled"},
+    ],
+    ids=["transformer", "post-norm", "resnet", "rms"],
+)
+def test_gains_add_up_in_every_architecture(axes):
+    network = {"width": 8, "batch_size": 4, "seeds": 2, "depth": 4, "dtype": "float64"}
+    settings = make(**{**network, **axes})
+    table = ledger(settings)
+    assert imbalance(table).abs().max() < 1e-12
+    # The counted gains lead from the last delta to the first layer's input.
+    rows = measure(settings)
+    first, last = rows["layer"] == 1, rows["layer"] == 4
+    end = (
+        rows[first].groupby("seed")["dX_log10_norm"].first()
+        - rows[last].groupby("seed")["delta_log10_norm"].last()
+    )
+    whole = table[table["counted"]].groupby("seed")["log10_gain"].sum()
+    np.testing.assert_allclose(whole, end, atol=1e-12)
+
+
+def test_recurrent_nets_are_refused():
+    with pytest.raises(InputError, match="network must not be recurrent; got lstm"):
+        ledger(make(network="lstm", seeds=2, batch_size=4, width=8))
+
+
 def test_gains_add_up_far_below_the_smallest_number():
     settings = make(depth=1200, width=8, batch_size=4, seeds=2, activation="sigmoid", init="xavier")
     table = ledger(settings)
