@@ -2,7 +2,8 @@
 
 One forward and backward pass of ``settings.batch_size`` examples gives the gradient of any subset S
 of them, because without coupling the cotangents of one example do not depend on the others: under
-``sum`` it is X_Sᵀ δ_S for a linear layer's W and the sum of δ_S for its b. All results belong to
+``sum`` it is X_Sᵀ δ_S for a linear layer's W and the sum of δ_S for its b, with tokens as further
+rows. All results belong to
 examples under ``sum``, as in :mod:`flowlab.batch_law`; linear layers only.
 """
 
@@ -50,8 +51,8 @@ def direct(
         for size in batch_sizes:
             chosen = _subsets(n, size, subsets, random)
             pairs = [(x[rows], dy[rows]) for rows in chosen]
-            measured["W"][size] = [np.square(x.T @ dy).sum() for x, dy in pairs]
-            measured["b"][size] = [np.square(dy.sum(axis=0)).sum() for _, dy in pairs]
+            measured["W"][size] = [np.square(_total(x, dy)).sum() for x, dy in pairs]
+            measured["b"][size] = [np.square(dy.sum(axis=(0, 1))).sum() for _, dy in pairs]
         return measured
 
     rows = []
@@ -83,12 +84,16 @@ def finite_sample(settings: Settings, level: float = 0.95, layers=None) -> pd.Da
     half_width = stdtrit(n - 1, (1 + level) / 2)
 
     def jackknife(seed, x, dy):
-        xx, dd = np.square(x).sum(axis=1), np.square(dy).sum(axis=1)
-        row_sums = {"W": ((x @ (x.T @ dy)) * dy).sum(axis=1), "b": dy @ dy.sum(axis=0)}
-        return {
-            parameter: _jackknife({"W": xx * dd, "b": dd}[parameter], sums)
-            for parameter, sums in row_sums.items()
+        biases = dy.sum(axis=1)
+        squares = {
+            "W": ((x @ x.swapaxes(1, 2)) * (dy @ dy.swapaxes(1, 2))).sum(axis=(1, 2)),
+            "b": np.square(biases).sum(axis=1),
         }
+        row_sums = {
+            "W": ((x @ _total(x, dy)) * dy).sum(axis=(1, 2)),
+            "b": biases @ biases.sum(axis=0),
+        }
+        return {name: _jackknife(squares[name], sums) for name, sums in row_sums.items()}
 
     rows = []
     for key, _, (alignment, se) in _visit(settings, jackknife, layers):
@@ -102,7 +107,8 @@ def finite_sample(settings: Settings, level: float = 0.95, layers=None) -> pd.Da
 def gram(settings: Settings, layer: int, parameter: str = "W") -> np.ndarray:
     """K_ij = ⟨g_i, g_j⟩ in units of its mean diagonal: (seeds, n, n), of the layer's last op.
 
-    For a linear layer (x_i·x_j)(δ_i·δ_j), and δ_i·δ_j for its bias.
+    For a linear layer (x_i·x_j)(δ_i·δ_j), and δ_i·δ_j for its bias; with tokens the sum of that
+    over all pairs of a token of i and one of j.
     """
     if parameter not in PARAMETERS:
         raise InputError(f"parameter must be W or b; got {parameter}")
@@ -206,7 +212,8 @@ def estimators(
 def _visit(settings: Settings, function: Callable, layers=None) -> list:
     """(key, log10 of the gradient's unit, value) of every linear op, seed and parameter, in order.
 
-    ``function(seed, x, dy)`` is given float64 copies near 1 and returns a value per parameter.
+    ``function(seed, x, dy)`` is given float64 copies near 1, (n, tokens, features) with one token
+    where the net has none, and returns a value per parameter.
     """
     settings.validate()
     if build(settings).chain.couples_examples:
@@ -226,8 +233,10 @@ def _visit(settings: Settings, function: Callable, layers=None) -> list:
         if layers is not None and operation.layer not in layers:
             return
         for s, seed in enumerate(operation.seeds):
-            x, e_x = _normal(operation.x[s])
-            dy, e_dy = _normal(operation.dy[s])
+            x, e_x = _normal(
+                operation.x[s].reshape(settings.batch_size, -1, *operation.x.shape[-1:])
+            )
+            dy, e_dy = _normal(operation.dy[s].reshape(*x.shape[:2], -1))
             e_dy = (e_dy + operation.dy_exponent[s]) * LOG10_2 + per_example
             unit = {"W": (e_x + operation.x_exponent[s]) * LOG10_2 + e_dy, "b": e_dy}
             for parameter, value in function(int(seed), x, dy).items():
@@ -250,9 +259,18 @@ def _check_layer(settings: Settings, layer: int) -> None:
         raise InputError(f"layer must be from 1 to {settings.depth}; got {layer}")
 
 
+def _total(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """dW of all examples and tokens, (features of x, features of dy)."""
+    return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+
+
 def _grams(x: np.ndarray, dy: np.ndarray) -> dict[str, np.ndarray]:
-    deltas = dy @ dy.T
-    return {"W": (x @ x.T) * deltas, "b": deltas}
+    biases = dy.sum(axis=1)
+    if x.shape[1] == 1:
+        deltas = biases @ biases.T
+        return {"W": (x[:, 0] @ x[:, 0].T) * deltas, "b": deltas}
+    each = (x.swapaxes(1, 2) @ dy).reshape(len(x), -1)
+    return {"W": each @ each.T, "b": biases @ biases.T}
 
 
 def _subsets(n: int, size: int, most: int, random) -> list[np.ndarray]:

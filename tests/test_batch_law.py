@@ -135,6 +135,30 @@ def test_law_is_the_mean_over_all_subsets(axes):
     assert errors.abs().max() < 1e-10
 
 
+def test_tokens_share_weights_in_the_law_over_all_subsets():
+    network = {"name": "transformer", "steps": 4, "heads": 2}
+    run = settings(network=network, width=4, depth=3, skip="identity", norm="layer")
+    sizes = [1, 2, 4, 6]
+    exact = batch_law.log10_norms(batch_law.law(flowlab.measure(run)), sizes, "sum")
+    exact = exact.droplevel("run").reorder_levels([*batch_examples.ORDER, "batch_size"])
+    found = batch_examples.direct(run, sizes, subsets=20).set_index(exact.index.names)
+    ops = {"embedding", "Q", "K", "V", "O", "mlp_in", "mlp_out", "linear"}
+    assert set(found.index.unique("op")) == ops
+    # A bias of keys moves all logits alike: its gradient is rounding.
+    names = found.index.to_frame()
+    kept = found[~((names["op"] == "K") & (names["parameter"] == "b"))]
+    errors = 10 ** (2 * (kept["log10_norm"] - exact.reindex(kept.index))) - 1
+    assert errors.abs().max() < 1e-9
+    for layer, parameter in ((2, "W"), (2, "b"), (3, "W")):
+        K = batch_examples.gram(run, layer, parameter)
+        alignment = (K.sum(axis=(1, 2)) / 6 - 1) / 5
+        rows = batch_examples.finite_sample(run).query(
+            "layer == @layer and parameter == @parameter"
+        )
+        last = rows.drop_duplicates("seed", keep="last")["alignment"]
+        assert last.to_numpy() == pytest.approx(alignment, rel=1e-8)
+
+
 def test_law_lies_within_the_spread_of_random_subsets():
     run = settings(depth=3, width=16, batch_size=128, activation="relu", seeds=2)
     sizes = [1, 4, 16, 64]
