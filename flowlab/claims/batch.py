@@ -105,7 +105,7 @@ def every_subset(trial):
     layer, x, p, dy = trial.draw([Linear(D2)], (n, D1))
     got = trial.run(layer, x, p, dy)
     examples = np.empty((len(x), 2))
-    Linear.example_norms(x, dy, examples)
+    Linear.example_norms.run(x, dy, examples)
     errors = []
     for place, name in enumerate(batch_law.PARAMETERS):
         diagonal, total = 4.0 ** examples[:, place], square(got.gradients[f"0.{name}"])

@@ -111,6 +111,16 @@ def relative(left, right, size=None) -> np.ndarray:
     return np.abs(left - right) / (np.abs(right) if size is None else size)
 
 
+def sizes(norms: np.ndarray, rounding: float) -> np.ndarray:
+    """``norms`` (arrays, seeds) to divide errors by: the largest where one is but rounding to it.
+
+    So an array that is exactly 0 in theory must be so to the rounding of the others: the gradient
+    of the keys' bias in attention, say.
+    """
+    largest = norms.max(axis=0)
+    return np.where(norms > rounding * largest, norms, largest)
+
+
 def worst(comparisons: Iterable[Comparison]) -> Comparison:
     """The comparison that speaks loudest against the claim: failed, then open, then furthest."""
     rank = {FAILS: 2, OPEN: 1, HOLDS: 0}

@@ -38,6 +38,8 @@ _BATCH, _FEATURES = 4, 3
 class Example:
     """A layer at an input shape; ``data`` holds its targets, (SEEDS, ...), by path.
 
+    ``inputs``, (SEEDS, *shape), replace normal ones where the layer does not take those.
+
     ``jax(jax, x, p)`` and ``torch(torch, x, p)`` are the same map of one network, written in the
     framework's own functions; ``p`` holds the parameters by path.
     """
@@ -48,14 +50,15 @@ class Example:
     jax: Callable[[Any, Any, dict], Any]
     torch: Callable[[Any, Any, dict], Any]
     data: dict[str, np.ndarray] = field(default_factory=dict)
+    inputs: np.ndarray | None = None
 
 
 EXAMPLES: dict[str, Example] = {}
 
 
-def example(name: str, layer: Layer, shape: Shape, *, jax, torch, data=None) -> None:
+def example(name: str, layer: Layer, shape: Shape, *, jax, torch, data=None, inputs=None) -> None:
     """Register an example; see :class:`Example`."""
-    EXAMPLES[name] = Example(name, layer, shape, jax, torch, data or {})
+    EXAMPLES[name] = Example(name, layer, shape, jax, torch, data or {}, inputs)
 
 
 def _activation(name: str) -> None:
@@ -173,6 +176,20 @@ example(
         + p["bias"][:, None]
     ),
     torch=lambda torch, x, p: torch.nn.functional.group_norm(x, 2, p["gain"], p["bias"]),
+)
+example(
+    "group_norm (not centred)",
+    GroupNorm(2, centred=False),
+    (_BATCH, 4, 3),
+    jax=lambda jax, x, p: (
+        p["gain"][:, None]
+        * x
+        * jax.lax.rsqrt((x.reshape(_BATCH, 2, 6) ** 2).mean(2) + 1e-5).repeat(2, 1)[..., None]
+    ),
+    torch=lambda torch, x, p: (
+        torch.nn.functional.rms_norm(x.reshape(_BATCH, 2, 6), (6,), eps=1e-5).reshape(x.shape)
+        * p["gain"][:, None]
+    ),
 )
 
 
