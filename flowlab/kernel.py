@@ -10,8 +10,9 @@ A kernel is written for one network, with its shapes in NumPy's generalized-ufun
 It is *called* on an ensemble: every array has a leading axis with one entry per seed. Kernels hold
 no lock while they run, so threads work on parts of an ensemble side by side. Arrays left of the
 arrow are read, arrays right of it are written, and trailing arguments beyond the signature are
-constants shared by the ensemble. ``(...)`` stands for any axes, the same wherever it occurs; the
-signature ``"...,...->..."`` declares a scalar function that is mapped over arrays of one shape.
+constants shared by the ensemble. Dots stand for any axes, the same wherever they occur: ``(...)``
+or ``(n,...,i)``; the signature ``"...,...->..."`` declares a scalar function that is mapped over
+arrays of one shape.
 """
 
 import inspect
@@ -105,6 +106,7 @@ class Kernel:
         """Raise ShapeError unless the arrays fit the signature."""
         bound: dict[str, tuple[int, str]] = {}
         ensemble = any_shape = None
+        inner = None  # how many axes the dots of (n,...,i) stand for
         count = len(self.dimensions)
         names = list(self.argument_names[:count])
         if self.elementwise:
@@ -120,6 +122,11 @@ class Kernel:
             if dims is Ellipsis:
                 any_shape = any_shape or array.shape
                 dims = tuple(f"{k}" for k in range(1, len(any_shape)))
+            elif "..." in dims:
+                inner = max(len(shape) - len(dims), 0) if inner is None else inner
+                at = dims.index("...")
+                dots = tuple(f"{k}" for k in range(at + 1, at + 1 + inner))
+                dims = (*dims[:at], *dots, *dims[at + 1 :])
             if len(shape) != len(dims) + 1:
                 raise ShapeError(
                     f"{self.name}: {name} must have {len(dims) + 1} axes "

@@ -277,7 +277,7 @@ def test_example_norms_at_any_scale(dtype, at, up):
     random = np.random.default_rng(0)
     x, dy = random.standard_normal((3, 7, 5)), random.standard_normal((3, 7, 4))
     out = np.empty((3, 2))
-    Linear.example_norms((x * 10.0**at).astype(dtype), (dy * 10.0**up).astype(dtype), out)
+    Linear.example_norms.run((x * 10.0**at).astype(dtype), (dy * 10.0**up).astype(dtype), out)
     g = np.einsum("sni,sno->snio", x, dy)
     expected = [np.sqrt((g**2).sum((1, 2, 3))), np.sqrt((dy**2).sum((1, 2)))]
     scale = np.log2(10) * np.array([at + up, up])
@@ -286,11 +286,11 @@ def test_example_norms_at_any_scale(dtype, at, up):
     )
     # An ensemble of single examples gives the norm of each.
     each = np.empty((21, 2))
-    Linear.example_norms(x.reshape(21, 1, 5), dy.reshape(21, 1, 4), each)
+    Linear.example_norms.run(x.reshape(21, 1, 5), dy.reshape(21, 1, 4), each)
     assert 2 ** each[:, 0] == pytest.approx(np.sqrt((g**2).sum((2, 3))).ravel(), rel=1e-12)
     dy[0] = 0
     x[1, 2, 3] = np.nan
-    Linear.example_norms(x, dy, out)
+    Linear.example_norms.run(x, dy, out)
     assert (out[0] == -np.inf).all() and np.isnan(out[1, 0]) and np.isfinite(out[2]).all()
 
 

@@ -6,7 +6,7 @@ import pytest
 from flowlab import laws
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError
-from flowlab.layer import Chain, Primitive
+from flowlab.layer import Chain, Primitive, Workspace
 from flowlab.layers import (
     ACTIVATIONS,
     Activation,
@@ -44,15 +44,23 @@ def test_linear_on_tokens(shape):
 
 
 def test_linear_on_tokens_names_an_axis_that_does_not_fit():
-    x, W, b, y = (np.ones(shape) for shape in ((2, 3, 6, 4), (2, 4, 5), (2, 5), (2, 6, 3, 5)))
-    with pytest.raises(ShapeError, match=r"^linear_forward: axis 1 of y must be 3; got 6"):
+    layer, x = Linear(5, name="V"), np.ones((2, 3, 6, 4))
+    with pytest.raises(ShapeError, match=r"^V: axis 1 of W must be 4; got 3"):
+        layer.forward(x, {"W": np.ones((2, 3, 5)), "b": np.ones((2, 5))}, Workspace())
+    _, tape = layer.forward(x, {"W": np.ones((2, 4, 5)), "b": np.ones((2, 5))}, Workspace())
+    with pytest.raises(ShapeError, match=r"^V: axis 1 of dy must be 3; got 6"):
+        layer.pullback(np.ones((2, 6, 3, 5)), tape, Workspace())
+    W, b, y = np.ones((2, 4, 5)), np.ones((2, 5)), np.ones((2, 6, 3, 5))
+    with pytest.raises(ShapeError, match=r"^linear_forward: axis n of y must be 3, as in x; got 6"):
         Linear.forward_kernel(x, W, b, y)
-    with pytest.raises(ShapeError, match=r"^linear_example_norms: axis 2 of dy must be 6; got 5"):
-        Linear.example_norms(x, x[:, :, :5].copy(), np.empty((2, 2)))
+    with pytest.raises(ShapeError, match=r"^linear_forward: axis 2 of y must be 6, as in x; got 3"):
+        Linear.forward_kernel(x, W, b, np.ones((2, 3, 3, 5)))
     with pytest.raises(ShapeError, match=r"^linear_forward: axis i of W must be 4, as in x; got 3"):
         Linear.forward_kernel(x, W[:, :3].copy(), b, np.ones((2, 3, 6, 5)))
+    with pytest.raises(ShapeError, match=r"^linear_forward: y must have 4 axes \(seeds, n, 2, o\)"):
+        Linear.forward_kernel(x, W, b, np.ones((2, 18, 5)))
     with pytest.raises(ShapeError, match=r"^V: input must have axes \(batch, ..., features\); got"):
-        Linear(5, name="V").declare((4,))
+        layer.declare((4,))
 
 
 @pytest.mark.parametrize("a, s", [(1.0, 1.0), (0.3, 1.0), (1.0, 0.5**0.5), (-0.7, 1.1), (0.0, 1.0)])

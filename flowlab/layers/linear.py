@@ -5,78 +5,28 @@ import math
 import numpy as np
 
 from flowlab.errors import InputError
-from flowlab.kernel import Kernel, ShapeError, jit, kernel
-from flowlab.layer import Declaration, Parameter, Primitive, expect_shape
+from flowlab.kernel import ShapeError, jit, kernel
+from flowlab.layer import Declaration, Parameter, Primitive
 
 
-class Positionwise(Kernel):
-    """A kernel of rows (n, i) that takes tokens (n, ..., i) too: every position is a row.
-
-    The rows are in the arrays whose first dimension is n; their axes before the last must agree.
-    """
-
-    def __init__(self, function, signature: str, fastmath):
-        super().__init__(function, signature, fastmath)
-        self.rows = tuple(k for k, dims in enumerate(self.dimensions) if dims[:1] == ("n",))
-
-    def run(self, *arguments):
-        super().run(*(self._merged(arguments) if arguments[0].ndim > 3 else arguments))
-
-    def check(self, arguments):
-        if arguments and np.ndim(arguments[0]) > 3:
-            first = arguments[0].shape
-            for k in self.rows:
-                shape = arguments[k].shape
-                expected = (*first[:-1], *shape[-1:])
-                expect_shape(self.name, self.argument_names[k], shape, expected)
-            arguments = self._merged(arguments)
-        super().check(arguments)
-
-    def _merged(self, arguments) -> list:
-        merged = list(arguments)
-        for k in self.rows:
-            a = merged[k]
-            merged[k] = a.reshape(a.shape[0], -1, a.shape[-1])
-        return merged
+@jit
+def _rows(x):
+    """(n, ..., features) as (rows, features): every position is a row."""
+    return x.reshape(x.size // x.shape[-1], x.shape[-1])
 
 
-class ExampleNorms(Kernel):
-    """A kernel of rows (n, i), (n, o) that gives tokens to :func:`tokens_example_norms`."""
-
-    def run(self, x, dy, out):
-        if x.ndim == 3:
-            super().run(x, dy, out)
-        else:
-            tokens_example_norms.run(*_tokens(x, dy), out)
-
-    def check(self, arguments):
-        if arguments and np.ndim(arguments[0]) > 3:
-            x, dy, out = arguments
-            expect_shape(self.name, "dy", dy.shape, (*x.shape[:-1], *dy.shape[-1:]))
-            tokens_example_norms.check((*_tokens(x, dy), out))
-        else:
-            super().check(arguments)
-
-
-def _tokens(*arrays) -> list[np.ndarray]:
-    """Arrays (seeds, n, ..., features) with one axis of tokens."""
-    return [a.reshape(*a.shape[:2], -1, a.shape[-1]) for a in arrays]
-
-
-def _kernel(kind: type[Kernel], signature: str):
-    return lambda function: kind(function, signature, {"contract"})
-
-
-@_kernel(Positionwise, "(n,i),(i,o),(o)->(n,o)")
+@kernel("(n,...,i),(i,o),(o)->(n,...,o)")
 def linear_forward(x, W, b, y):
+    x, y = _rows(x), _rows(y)
     np.dot(x, W, y)
     for n in range(y.shape[0]):
         for o in range(y.shape[1]):
             y[n, o] += b[o]
 
 
-@_kernel(Positionwise, "(n,i),(i,o),(n,o)->(n,i),(i,o),(o)")
+@kernel("(n,...,i),(i,o),(n,...,o)->(n,...,i),(i,o),(o)")
 def linear_pullback(x, W, dy, dx, dW, db):
+    x, dy, dx = _rows(x), _rows(dy), _rows(dx)
     np.dot(dy, W.T, dx)
     np.dot(x.T, dy, dW)
     for o in range(db.size):
@@ -179,8 +129,8 @@ def tokens_example_norms(x, dy, out):
     out[1] = 0.5 * np.log2(bias) + e_dy
 
 
-@_kernel(ExampleNorms, "(n,i),(n,o)->(two)")
-def linear_example_norms(x, dy, out):
+@kernel("(n,i),(n,o)->(two)")
+def rows_example_norms(x, dy, out):
     _squares(x, dy, out, 1.0, 1.0)
     e_x = e_dy = 0
     if not (1e-280 < out[0] < 1e280 and 1e-280 < out[1] < 1e280):
@@ -189,6 +139,18 @@ def linear_example_norms(x, dy, out):
         _squares(x, dy, out, math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy))
     out[0] = 0.5 * np.log2(out[0]) + e_x + e_dy
     out[1] = 0.5 * np.log2(out[1]) + e_dy
+
+
+class ExampleNorms:
+    """log2 √Σ_n ‖g_n‖² of W and b, with tokens of g_n = Σ_t x_nt dy_ntᵀ."""
+
+    def run(self, x, dy, out):
+        """Without checks, for X (seeds, n, ..., i) and dY (seeds, n, ..., o)."""
+        if x.ndim == 3:
+            rows_example_norms.run(x, dy, out)
+        else:
+            x, dy = (a.reshape(*a.shape[:2], -1, a.shape[-1]) for a in (x, dy))
+            tokens_example_norms.run(x, dy, out)
 
 
 class Linear(Primitive):
@@ -206,7 +168,7 @@ class Linear(Primitive):
     trainable = True
     forward_kernel, pullback_kernel = linear_forward, linear_pullback
     pullback_reads = ("x", "W")
-    example_norms = linear_example_norms  # of Σ_t x_nt dy_ntᵀ and of Σ_t dy_nt
+    example_norms = ExampleNorms()
 
     def __init__(self, features: int, factor: float = 1.0, name: str | None = None):
         self.features, self.factor, self.name = features, factor, name or self.name
