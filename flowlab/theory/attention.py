@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import softmax
 
 from flowlab.errors import InputError, unknown
 from flowlab.theory.activations import get_activation
@@ -81,6 +82,24 @@ def softmax_moments(variance: float, tokens: int) -> tuple[float, float]:
     return float(n * square), float(n * (square - 2 * cube + fourth))
 
 
+@lru_cache(maxsize=32)
+def _logits(tokens):
+    """A fixed sample of standard normals (3, rows, tokens): two rows' own part and the common."""
+    rows = max(2**18 // tokens, 256)
+    return np.random.default_rng(0).standard_normal((3, rows, tokens))
+
+
+@lru_cache(maxsize=4096)
+def _pairs_of_rows(variance: float, correlation: float, tokens: int) -> tuple[float, float]:
+    """T E sum p_a p_b and T E tr J_a J_b of two rows whose logits have that correlation."""
+    first, second, common = _logits(tokens)
+    shared, own = np.sqrt(variance * correlation), np.sqrt(variance * (1 - correlation))
+    a, b = (softmax(shared * common + own * x, axis=1) for x in (first, second))
+    overlap = (a * b).sum(1)
+    jacobian = overlap - (a * b * (a + b)).sum(1) + overlap**2
+    return float(tokens * overlap.mean()), float(tokens * jacobian.mean())
+
+
 @dataclass(frozen=True)
 class Overlaps:
     """Means over rows a != b of attention, each times T.
@@ -99,18 +118,21 @@ class Overlaps:
 def overlaps(cosine: float, tokens: int, logit_variance: float = 1.0) -> Overlaps:
     """Overlaps of attention rows over tokens of that cosine; logit_variance: s^2.
 
-    The own ones are exact in T for Gaussian logits, the cross ones to O(1/T), that is where
-    e^{logit_variance} is well below T; beyond they are merely kept within their bounds.
+    For Gaussian logits the own ones are exact, the cross ones right to O(1/T^2) where
+    8 e^{variance} is below T; beyond they are means of a fixed sample, within about a hundredth.
     Raises `InputError` for a cosine outside [0, 1], tokens < 2 or a negative variance.
     """
     _check(tokens, {"cosine": cosine})
-    v = logit_variance * (1 - cosine)
-    own, own_jacobian = softmax_moments(float(v), tokens)
-    c = v * cosine
-    correction = 2 * np.exp(v) + np.exp(c) - 1 - 2 * np.exp(v + c)
-    cross = np.exp(c) * (1 + correction / tokens)
-    cross_jacobian = cross - (2 * np.exp(v + 2 * c) - np.exp(2 * c)) / tokens
-    cross, cross_jacobian = np.clip([cross, cross_jacobian], [1, 0], [own, own_jacobian]).tolist()
+    v = float(logit_variance * (1 - cosine))
+    own, own_jacobian = softmax_moments(v, tokens)
+    if 8 * np.exp(v) < tokens:
+        c = v * cosine
+        correction = 2 * np.exp(v) + np.exp(c) - 1 - 2 * np.exp(v + c)
+        cross = np.exp(c) * (1 + correction / tokens)
+        cross_jacobian = cross - (2 * np.exp(v + 2 * c) - np.exp(2 * c)) / tokens
+    else:
+        cross, cross_jacobian = _pairs_of_rows(v, float(cosine), tokens)
+    cross, cross_jacobian = float(min(cross, own)), float(min(cross_jacobian, own_jacobian))
     return Overlaps(own, cross, own_jacobian, cross_jacobian, 1 - own / tokens)
 
 
@@ -227,6 +249,7 @@ def token_flow(
     norm: str = "pre",
     skip: bool = True,
     branch_scale: float = 1.0,
+    output_scale: float = 1.0,
     logit_variance: float = 1.0,
     value_variance: float = 1.0,
     activation: str | None = None,
@@ -236,8 +259,9 @@ def token_flow(
     """Rank collapse forward and rates backward of attention-only nets or transformer blocks.
 
     A block is x + a attention(.), then, where an ``activation`` is given, x + a phi(. W_1) W_2.
-    norm: ``pre`` (each branch reads norm(x)), ``post`` (norm after each sum; x has r.m.s. 1) or
-    ``none`` (logits then vary as s^2 square^2); skip = False leaves out the sums' x.
+    norm: ``pre`` (each branch reads norm(x)), ``post`` (norm after each sum) or
+    ``none`` (logits then vary as s^2 square^2); skip = False leaves out the sums' x, which
+    ``output_scale`` multiplies as a whole.
     value_variance: sigma2_V sigma2_O; hidden_variance, output_variance: sigma2 of W_1 and W_2.
     cotangent_cosine is that at the output. Norms are r.m.s. or layer norm at infinite width.
     Raises `InputError` for bad arguments, and where logits come to vary by more than 400.
@@ -249,13 +273,13 @@ def token_flow(
     if not square > 0:
         raise InputError(f"square must be above 0; got {square}")
     _check(tokens, {"cosine": cosine, "cotangent_cosine": cotangent_cosine})
-    v = 1.0 if norm == "post" else float(square)
-    rho, a2, keep = float(cosine), branch_scale**2, float(skip)
+    v = float(square)
+    rho, a2, keep = float(cosine), (output_scale * branch_scale) ** 2, skip * output_scale**2
     act = None if activation is None else get_activation(activation)
     squares, cosines, pulls = [v], [rho], []
     for _ in range(depth):
         for branch in ("attention", "mlp")[: 1 if act is None else 2]:
-            read = v if norm == "none" else 1.0
+            read = 1.0 if norm == "pre" else v
             if branch == "attention":
                 variance = logit_variance * read**2
                 own, off = (

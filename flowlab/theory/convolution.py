@@ -139,22 +139,27 @@ def circular_steps(
     depth: int,
     *,
     shape: tuple[int, ...],
-    kernel: int,
+    kernel: int | tuple[int, ...],
     channels: int,
     input_c: float = 0.0,
+    common: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each step of log ||delta_l||^2 - log chi, both (depth - 1,).
 
     Entry l is the step from z_{l+2} down to z_{l+1} (counted from one); steps are uncorrelated, so
     that means and variances add. One example, homogeneous activation without bias, Gaussian
     weights, circular padding, iid Gaussian cotangent; input_c: correlation of two positions of z_1.
+    kernel: one size or one for each dimension, so that a dimension of size 1 kernels is a batch of
+    examples. common: mean squared cosine of two positions' cotangents at the top where those are
+    constant over the dimensions with kernels, as behind a pooling; by default they are iid.
     First order in depth/channels (see the module's text). Raises `InputError` for an activation
     that is not homogeneous: q then fluctuates too, which is not derived.
     """
     act = get_activation(activation)
     if not act.homogeneous:
         raise InputError(f"activation must be homogeneous (identity, relu, leaky); got {act.name}")
-    if min(*shape, kernel, channels) < 1:
+    kernels = (kernel,) * len(shape) if isinstance(kernel, int) else kernel
+    if min(*shape, *kernels, channels) < 1:
         raise InputError(
             "shape, kernel and channels must be at least 1;"
             f" got {tuple(shape)}, {kernel} and {channels}"
@@ -162,8 +167,8 @@ def circular_steps(
     positions = int(np.prod(shape))
     # The mean of the spectrum over modes is alpha; iid cotangents have a white one.
     damping = np.ones(())
-    for n in shape:
-        window = np.bincount(np.arange(kernel) % n, minlength=n) / kernel
+    for n, size in zip(shape, kernels, strict=True):
+        window = np.bincount(np.arange(size) % n, minlength=n) / size
         damping = np.multiply.outer(damping, np.abs(np.fft.fft(window)) ** 2)
     site = Sites(act, np.zeros(1))
     c = [input_c]
@@ -171,6 +176,8 @@ def circular_steps(
         c.append(site.phi_correlation(0, c[-1]))
     h, m, _, _ = site.pairs(np.array(c))
     spectrum, steps = np.full(shape, 1 / channels), []
+    if common is not None:  # only the modes that are constant over the windows' dimensions
+        spectrum = np.where(damping > 1 - 1e-12, common / np.mean(damping > 1 - 1e-12), 0.0)
     for layer in reversed(range(depth - 1)):
         spectrum = spectrum * damping
         alpha = spectrum.mean()
@@ -180,3 +187,73 @@ def circular_steps(
         spectrum = (h[layer] ** 2 * spectrum + noise) / (1 + cross / channels)
     variance = np.array(steps[::-1])
     return -variance / 2, variance
+
+
+@dataclass(frozen=True)
+class FieldFlow:
+    """Fields over positions in a net of L layers; log_rate: (L - 1,), of the squared cotangents.
+
+    log_q: L arrays (positions), log E z_l^2; top_slope: E phi'(z_L)^2, mean over positions.
+    """
+
+    log_q: list[np.ndarray]
+    top_slope: float
+    log_rate: np.ndarray
+
+
+def field_flow(
+    activation: str | Activation,
+    layers: list[list[tuple[float, float]]],
+    *,
+    input_q: np.ndarray,
+    averages: list[np.ndarray],
+    pooled: bool = False,
+    residual: bool = False,
+    branch_scale: float = 1.0,
+    output_scale: float = 1.0,
+) -> FieldFlow:
+    """Variances and cotangents position by position, plain or across skips, at infinite width.
+
+    z_1 = conv(x), then z_l = conv(phi(z_{l-1})), or with ``residual`` z_l = s (z_{l-1} + a f) whose
+    branch f is one or more maps conv(phi(.)). layers: (sigma_w2, sigma_b2) of each map of each
+    layer; averages: the matrix A of every dimension (`averaging`; circulant for circular padding).
+    delta_l is the cotangent of z_l; at the top its square is the same everywhere or, if ``pooled``,
+    phi(z_L)'s is. A branch of Gaussian maps is independent of what it is added to: squares add.
+    """
+    act = get_activation(activation)
+    adjoint = [a.T for a in averages]
+
+    def window(log_field):
+        top = log_field.max()
+        return top + np.log(_along(averages, np.exp(log_field - top)))
+
+    with np.errstate(divide="ignore"):
+        (w2, b2), *_ = layers[0]
+        log_q = [np.logaddexp(np.log(w2) + window(np.log(input_q)), np.log(b2))]
+        slopes = []
+        for maps in layers[1:]:
+            log_f, mine = log_q[-1], []
+            for w2, b2 in maps:
+                site = Sites(act, log_f.ravel())
+                mine.append((np.log(w2), np.reshape(site.mu1, log_f.shape)))
+                log_phi2 = np.reshape(site.log_phi2, log_f.shape)
+                log_f = np.logaddexp(np.log(w2) + window(log_phi2), np.log(b2))
+            slopes.append(mine)
+            if residual:
+                log_f = np.logaddexp(log_q[-1], 2 * np.log(branch_scale) + log_f)
+                log_f = log_f + 2 * np.log(output_scale)
+            log_q.append(log_f)
+        top = np.reshape(Sites(act, log_q[-1].ravel()).mu1, log_q[-1].shape)
+        delta, log_rate = (top / top.mean() if pooled else np.ones_like(top)), []
+        for mine in reversed(slopes):
+            log_scale, field = 0.0, delta
+            for log_w2, mu1 in reversed(mine):
+                field = mu1 * _along(adjoint, field)
+                log_scale += log_w2
+            if residual:
+                log_scale += 2 * np.log(branch_scale)
+                field = output_scale**2 * (delta + np.exp(log_scale) * field)
+                log_scale = 0.0
+            log_rate.append(log_scale + np.log(field.mean()))
+            delta = field / field.mean()
+    return FieldFlow(log_q, float(top.mean()), np.array(log_rate[::-1]))

@@ -39,7 +39,7 @@ NORMS = ("layer_norm", "rms_norm")
 
 
 @dataclass(frozen=True)
-class _BatchMoments:
+class BatchMoments:
     """What a batch-normalized activation does, per unit of sigma_w^2.
 
     centred: E phi_a^2 - E phi_a phi_b; spread: T(G)/(B-1); mean: T(11'/B)/(B-1).
@@ -56,7 +56,7 @@ def _check_batch(batch: int) -> None:
 
 
 @lru_cache(maxsize=256)
-def _batch_moments(activation: Activation, batch: int) -> _BatchMoments:
+def batch_moments(activation: Activation, batch: int) -> BatchMoments:
     """By quadrature in polar coordinates over the plane of two examples.
 
     Their law is elliptical, of correlation -1/(B-1) and radius sqrt(B-1) sin x, where x has density
@@ -83,7 +83,7 @@ def _batch_moments(activation: Activation, batch: int) -> _BatchMoments:
     p, d, d_other = activation.phi(u), activation.derivative(u), activation.derivative(v)
     own = (1 - 1 / batch) * mean(d * d) - mean(u * u * d * d) / batch
     pair = (batch - 1) / batch * (mean(d * d_other) + mean(u * v * d * d_other))
-    return _BatchMoments(
+    return BatchMoments(
         centred=mean(p * p) - mean(p * activation.phi(v)),
         spread=own + pair / (batch - 1),
         mean=(own - pair) / (batch - 1),
@@ -108,7 +108,7 @@ def batch_norm_rate(activation: str | Activation, batch: int) -> float:
         c = -1 / (batch - 1)
         kernel = kappa1(c)
         return float((batch - 2 + kappa0(c) + kernel) / ((batch - 3) * (1 - kernel)))
-    moments = _batch_moments(act, batch)
+    moments = batch_moments(act, batch)
     return batch * moments.spread / ((batch - 3) * moments.centred)
 
 
@@ -277,6 +277,7 @@ def pre_batch_norm(
     branch_scale: float = 1.0,
     output_scale: float = 1.0,
     common: float | None = None,
+    branch_maps: int = 1,
 ) -> Growth:
     """x -> s (x + a phi(BN(x)) W): the variance over the batch and the backward rate.
 
@@ -284,19 +285,24 @@ def pre_batch_norm(
     sigma^2). Cotangents split into the part along 1, which the skip alone carries back, and the
     rest: rate of the whole squared norm. common: the share of ||delta_L||^2 along 1, default 1/B
     (iid cotangents). At s = 1 the squared norm grows as L^rho with rho = `batch_norm_rate`.
+    branch_maps: 2 for phi(BN(phi(BN(x)) W_1)) W, whose W_1 drops out and whose exponent is rho^2.
     Raises `InputError` for batch < 4, start <= 0, depth < 1.
     """
     _check_batch(batch)
-    moments = _batch_moments(get_activation(activation), batch)
+    moments = batch_moments(get_activation(activation), batch)
     s2, a2 = output_scale**2, branch_scale**2 * sigma_w2
     variance = _variances(start, a2 * moments.centred, s2, depth)
     inverse = a2 * batch / (variance[:-1] * (batch - 3))
     along = 1 / batch if common is None else common
     # Squared norms of the two parts; the pullback of G spreads over B - 1 dimensions.
     spread, rate = 1 - along, np.empty(depth)
+    # The inner norm of two: a plain layer's rate but that its input may have a part along 1.
+    inner = batch / ((batch - 3) * moments.centred)
     for layer in reversed(range(depth)):
-        from_common = inverse[layer] * (batch - 1) * moments.mean * along
-        following = spread * (1 + inverse[layer] * moments.spread) + from_common
+        pulled = moments.spread * spread + (batch - 1) * moments.mean * along
+        if branch_maps == 2:
+            pulled *= inner * moments.spread
+        following = spread + inverse[layer] * pulled
         total = following + along
         rate[layer] = s2 * total
         spread, along = following / total, along / total

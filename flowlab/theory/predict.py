@@ -124,7 +124,7 @@ def predict(
         log_input = float(np.log(input_q))
         flow = _Flow(act, blocks, fan_out, batch_size, orthogonal)
         flow.forward(log_w2[0], log_b2[0], log_input, input_c, suppressed[0])
-        start = _cotangent(
+        start = cotangent(
             upstream, batch_size, top, n_classes or top, flow.log_q[-1], flow.c[-1], reduction
         )
         flow.backward(*start)
@@ -180,8 +180,8 @@ def _blocks(
     return blocks
 
 
-def _cotangent(upstream, batch, width, classes, log_q, c, reduction):
-    """At z_L: log E ||delta||^2, mean and variance of the log about it, alpha and r.
+def cotangent(upstream, batch, width, classes, log_q, c, reduction):
+    """At z_L (width,): log E ||delta||^2, mean and variance of the log about it, alpha and r.
 
     alpha is the mean squared and r the mean signed cosine between two examples' deltas.
     """

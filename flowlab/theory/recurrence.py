@@ -11,11 +11,11 @@ signals). An orthogonal W, or a ReLU net with W = 1 and positive preactivations,
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, gammainc
+from scipy.special import expit, gammainc, gammaln
 
 from flowlab.errors import InputError
 from flowlab.theory.activations import Activation, get_activation
-from flowlab.theory.mean_field import chi, q_fixed_point
+from flowlab.theory.mean_field import chi, q_fixed_point, q_map
 from flowlab.theory.moments import NODES, WEIGHTS
 
 
@@ -140,3 +140,155 @@ def _gate(bias, variance):
     if not variance >= 0:
         raise InputError(f"variance must be at least 0; got {variance}")
     return expit(bias + np.sqrt(variance) * NODES)
+
+
+@dataclass(frozen=True)
+class TimeFlow:
+    """States and cotangents along T steps from h_0 = 0, read at the last.
+
+    square: (T,) E h_t^2; log_rate: (T - 1,), entry t - 1 the log of E||dL/dh_t||^2 over
+    E||dL/dh_{t+1}||^2.
+    """
+
+    square: np.ndarray
+    log_rate: np.ndarray
+
+
+def recurrent_flow(
+    activation: str | Activation, g2: float, input_variance: float, steps: int
+) -> TimeFlow:
+    """h_t = phi(W h_{t-1} + inputs), untied: q_t = g2 E phi(z_{t-1})^2 + input_variance.
+
+    The rate from step t + 1 to t is g2 E phi'(z_{t+1})^2. Inputs are drawn afresh at every step.
+    """
+    act = get_activation(activation)
+    q = [float(input_variance)]
+    for _ in range(steps - 1):
+        q.append(q_map(act, q[-1], g2, input_variance))
+    square = np.array([q_map(act, value, 1.0) for value in q])
+    return TimeFlow(square, np.log([chi(act, value, g2) for value in q[1:]]))
+
+
+class _TiedWords:
+    """E of a squared norm under x <- (d_t + W' e_t) x + noise_t x with one W for all steps.
+
+    d_t and e_t are diagonal matrices' means, noise_t the diagonals' fluctuation, of relative square
+    ``kick``. Words of different lengths in W are orthogonal and those of equal length add up before
+    they are squared: (d + W'e)^k has the square sum_j binomial(k, j)^2 d^{2(k-j)} (g e)^{2j}, more
+    than (d^2 + g^2 e^2)^k. What a kick makes starts anew.
+    """
+
+    def __init__(self, steps: int, start: float):
+        self.words = np.zeros((steps + 1, steps + 1))  # (kick, length): amplitudes
+        self.words[0, 0], self.kicks = np.sqrt(start), 1
+
+    @property
+    def square(self) -> float:
+        return float(np.square(self.words).sum())
+
+    def step(self, direct: float, tied: float, kick: float) -> None:
+        """One step; tied: g e; kick: the square of what is added afresh."""
+        longer = tied * self.words[:, :-1]
+        self.words *= direct
+        self.words[:, 1:] += longer
+        self.words[self.kicks, 0] = np.sqrt(max(kick, 0.0))
+        self.kicks += 1
+
+
+def lstm_flow(g2: float, input_variance: float, steps: int, forget_bias: float = 0.0) -> TimeFlow:
+    """An LSTM's states and cotangents at large width, without other biases; inputs drawn afresh.
+
+    With v_t = g2 E h_{t-1}^2 + input_variance the variance of the gates' preactivations, all four
+    and the cell independent and the cell Gaussian,
+
+        E c_t^2 = E f^2 E c_{t-1}^2 + E i^2 E g^2,    E h_t^2 = E o^2 E tanh^2 c_t.
+
+    Backward dc_t = f_{t+1} dc_{t+1} + b_t dh_t with b_t = o tanh'(c_t), and dh_t = W'(the gates'
+    cotangents), each of its gate's slope times dc_{t+1}, of o's dh_{t+1}. The weights are the same
+    at every step: f and, through the candidate's weights, b i (1 - g^2) have means that add up
+    (`_TiedWords`); the other paths' means are zero, and that c persists in them is left out.
+    """
+    cells, squares, gates = [0.0], [], []
+    for _ in range(steps):
+        v = input_variance + g2 * (squares[-1] if squares else 0.0)
+        f, i, g = _open(forget_bias, v), _open(0.0, v), _tanh(v)
+        cells.append(f.square * cells[-1] + i.square * g.square)
+        squares.append(i.square * _tanh(cells[-1]).square)
+        gates.append((f, i, g))
+    _, o, _ = gates[-1]
+    words = _TiedWords(steps, o.square * _tanh(cells[-1]).slope)  # dc_T, in units of dh_T
+    h, log_rate = 1.0, []
+    for t in reversed(range(1, steps)):
+        (f, i, g), cell, (_, o, _) = gates[t], _tanh(cells[t + 1]), gates[t - 1]
+        c, below = words.square, _tanh(cells[t])
+        through = i.slope * g.square + f.slope * cells[t] + i.square * g.slope
+        before, h = h, g2 * (c * through + h * cell.square * i.slope)
+        tied = np.sqrt(g2) * o.mean * below.mean_slope * i.mean * g.mean_slope
+        kick = c * (f.square - f.mean**2 - tied**2) + o.square * below.slope * h
+        words.step(f.mean, tied, kick)
+        log_rate.append(float(np.log(h / before)))
+    return TimeFlow(np.array(squares), np.array(log_rate[::-1]))
+
+
+def gru_flow(g2: float, input_variance: float, steps: int) -> TimeFlow:
+    """A GRU's states and cotangents at large width, without biases; inputs drawn afresh.
+
+    h' = (1 - u) n + u h, n = tanh(x-part + r m), m of variance g2 E h^2: the squares of the paths
+    through h itself, through u (h - n), through n and through r m add up, as in `gated_rate`; but
+    u and, through the candidate's weights, (1 - u) (1 - n^2) r have means, which add up over steps
+    as the weights are the same (`_TiedWords`). That h persists in the other paths is left out.
+    """
+    square, squares, moments = 0.0, [], []
+    for _ in range(steps):
+        m = g2 * square
+        gate = _open(0.0, input_variance + m)
+        n = _tanh(input_variance + gate.square * m)
+        # sigmoid(-z) has the law of sigmoid(z), and so has 1 - u.
+        candidate = gate.square * n.slope * (gate.square + m * gate.slope)
+        rate = gate.square + g2 * (candidate + gate.slope * (square + n.square))
+        tied = np.sqrt(g2) * gate.mean * n.mean_slope * gate.mean
+        moments.append((gate.mean, tied, rate - gate.mean**2 - tied**2))
+        square = gate.square * (n.square + square)
+        squares.append(square)
+    words, log_square = _TiedWords(steps, 1.0), [0.0]
+    for direct, tied, kick in reversed(moments[1:]):
+        words.step(direct, tied, kick * words.square)
+        log_square.append(np.log(words.square))
+    return TimeFlow(np.array(squares), np.diff(log_square)[::-1])
+
+
+def reflected_walk(steps: int) -> np.ndarray:
+    """log of E||dL/dh_t||^2 over E||dL/dh_T||^2, t = 1 .. T, of h_t = relu(h_{t-1} + x_t).
+
+    W = 1 (Le et al. 2015). With symmetric continuous x_t drawn afresh, h is a random walk reflected
+    at 0, h_t = S_t - min S; a unit's gradient lives while it has not touched 0, that is from where
+    S was least. The place of the least is m with probability u_m u_{T-m}, u_m = C(2m, m)/4^m,
+    whatever the law of the x_t (Sparre Andersen 1953): the discrete arcsine law.
+    """
+    m = np.arange(steps + 1)
+    log_u = gammaln(2 * m + 1) - 2 * gammaln(m + 1) - m * np.log(4)
+    return np.log(np.cumsum(np.exp(log_u + log_u[::-1])))[1:]
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """E f, E f^2, E f' and E f'^2 of a Gaussian input."""
+
+    mean: float
+    square: float
+    mean_slope: float
+    slope: float
+
+
+def _open(bias, variance):
+    u = _gate(bias, variance)
+    return _moments(u, u * (1 - u))
+
+
+def _tanh(variance):
+    y = np.tanh(np.sqrt(variance) * NODES)
+    return _moments(y, 1 - y * y)
+
+
+def _moments(value, slope):
+    return _Moments(*(float(f @ WEIGHTS) for f in (value, value**2, slope, slope**2)))

@@ -1,0 +1,73 @@
+"""A prediction by layer becomes rows with the table's columns."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from flowlab.prediction.inputs import TO_LOG10, Run
+from flowlab.statistics import DELTA
+from flowlab.tables import NORMS
+
+_BLOCK = ("activation_log10_norm", DELTA)
+_OF_LAYER = (f"{DELTA}_infinite", "q", "chi", "slope_error")
+
+
+def curve(
+    run: Run,
+    *,
+    top: float,
+    log_rate,
+    drift=None,
+    variance=None,
+    of_top: tuple[float, float] = (0.0, 0.0),
+    error: float = 0.0,
+    **more,
+) -> pd.DataFrame:
+    """One row per layer from log E||delta_L||^2 = ``top`` and the steps below it.
+
+    log_rate, drift, variance: (L - 1,), entry l the step from layer l + 2 to l + 1: its rate, what
+    finite width adds to its mean and its variance (NaN where that is not derived); of_top: mean and
+    variance of log ||delta_L||^2 about its level. error: theory's error of a layer's log rate.
+    ``more`` are log squared norms, (L,) or one number.
+    """
+
+    def down(start, steps):
+        return start + np.append(np.cumsum(np.asarray(steps)[::-1])[::-1], 0.0)
+
+    log_rate = np.asarray(log_rate, dtype=float)
+    drift = np.zeros_like(log_rate) if drift is None else drift
+    infinite = down(top, log_rate)
+    mean = infinite + down(of_top[0], drift)
+    spread = np.full(len(mean), math.nan) if variance is None else down(of_top[1], variance)
+    columns = {f"{DELTA}_infinite": infinite * TO_LOG10, DELTA: mean * TO_LOG10}
+    columns[f"{DELTA}_sd"] = np.sqrt(np.maximum(spread, 0.0)) * TO_LOG10
+    columns |= {name: np.broadcast_to(value, len(mean)) * TO_LOG10 for name, value in more.items()}
+    columns["chi"] = np.append(np.exp(log_rate), math.nan)
+    columns["slope_error"] = error * TO_LOG10
+    return pd.DataFrame(columns)
+
+
+def by_operation(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Give each layer's prediction to its rows: block norms to the last, others to the last map."""
+    names = [column for name in NORMS for column in (name, f"{name}_sd")]
+    table = table.reindex(columns=[*names, *_OF_LAYER])
+    frames = []
+    for layer, block in enumerate(run.rows):
+        maps = [k for k, row in enumerate(block) if row.has_delta and row.op != "scale"]
+        for k, row in enumerate(block):
+            line = {"run": run.settings.run(), "layer": layer + 1, "op": row.op}
+            for name in NORMS:
+                mine = len(block) - 1 if name in _BLOCK else maps[-1]
+                for column in (name, f"{name}_sd"):
+                    line[column] = table[column].iat[layer] if k == mine else math.nan
+            last = k == len(block) - 1
+            for column in _OF_LAYER:
+                line[column] = table[column].iat[layer] if last else math.nan
+            frames.append(line)
+    return pd.DataFrame(frames)
+
+
+def silent(run: Run) -> pd.DataFrame:
+    """The rows without a prediction."""
+    return by_operation(pd.DataFrame(index=range(len(run.rows))), run)

@@ -1,0 +1,116 @@
+"""What predictions read: a run's weights, its inputs' moments and its upstream cotangent."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from flowlab.initializers import Initializer
+from flowlab.layer import Parameter
+from flowlab.measure import Batches, Row
+from flowlab.networks import Network
+from flowlab.settings import Settings
+from flowlab.theory.predict import cotangent
+
+MOST_BATCHES = 16
+TO_LOG10 = 0.5 / math.log(10)  # log of a squared norm to log10 of the norm
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run before it is measured; ``rows`` as `flowlab.measure.layout` gives them."""
+
+    settings: Settings
+    network: Network
+    rows: list[list[Row]]
+    batches: Batches
+    outputs: int | None
+
+    @cached_property
+    def initializer(self) -> Initializer:
+        return Initializer(self.settings.init)
+
+    @cached_property
+    def unbiased(self) -> bool:
+        """Are all biases zero?"""
+        return self.initializer.bias_variance(1) == 0.0
+
+    @cached_property
+    def parameters(self) -> list[list[dict[str, Parameter]]]:
+        """Of every block, its primitives' parameters by name, in forward order."""
+        found, shape = [], self.batches.shape
+        for block in self.network.blocks:
+            declared = block.declare(shape)
+            found.append([own for own in _leaves(declared.parameters) if own])
+            shape = declared.output
+        return found
+
+    def sigma2(self, parameter: Parameter) -> float:
+        """fan_in Var(W) of a weight, the variance of a bias."""
+        fan = parameter.fan_in if parameter.role == "weight" else 1
+        return fan * self.initializer.deviation(parameter) ** 2
+
+    def maps(self, block: int) -> list[tuple[float, float]]:
+        """(sigma_w2, sigma_b2) of a block's linear maps, in forward order."""
+        found = []
+        for own in self.parameters[block]:
+            of = {p.role: self.sigma2(p) for p in own.values()}
+            if "weight" in of:
+                found.append((of["weight"], of.get("bias", 0.0)))
+        return found
+
+    def weights(self, block: int) -> list[Parameter]:
+        """A block's weights, in forward order."""
+        every = (p for own in self.parameters[block] for p in own.values())
+        return [p for p in every if p.role == "weight"]
+
+    def undivided(self, block: int) -> tuple[float, float]:
+        """(sigma_w2, sigma_b2) of a block's first linear map, without a factor of its own."""
+        own = next(o for o in self.parameters[block] if any(p.role == "weight" for p in o.values()))
+        of = {p.role: self.sigma2(replace(p, factor=1.0)) for p in own.values()}
+        return of["weight"], of.get("bias", 0.0)
+
+    def inputs(self) -> np.ndarray:
+        """Inputs of the first seeds, (seeds, *batch shape), in float64."""
+        first = self.settings.seed
+        x, _ = self.batches(range(first, first + min(self.settings.seeds, MOST_BATCHES)))
+        return x.astype(np.float64)
+
+    def top(self, positions: int, log_q: float = 0.0, c: float = 0.0):
+        """At an output of ``positions`` places: log E||delta||^2, mean, variance, alpha, r.
+
+        As `flowlab.theory.predict.cotangent` gives them, places counting as examples; ``log_q`` and
+        ``c`` are those of the logits. The squared error's cotangent is 2 (z - onehot).
+        """
+        settings, batch = self.settings, self.settings.batch_size
+        units = self.outputs or settings.width
+        level, *rest = cotangent(
+            settings.upstream, batch * positions, units, units, log_q, c, settings.reduction
+        )
+        if settings.reduction == "mean":
+            level += 2 * math.log(positions)
+        if settings.upstream == "loss" and settings.loss == "squared_error":
+            level = math.log(4.0 * batch * (units * math.exp(min(log_q, 600.0)) + 1.0))
+            if settings.reduction == "mean":
+                level -= 2 * math.log(batch * units)
+        return (level, *rest)
+
+
+def moments(x: np.ndarray) -> tuple[float, float]:
+    """Of x (batches, members, features): mean ||x||^2/features, mean cosine of two members."""
+    squares = np.square(x).sum(axis=2)
+    q, n = float(squares.mean() / x.shape[2]), x.shape[1]
+    if n == 1:
+        return q, 0.0
+    unit = x / np.sqrt(np.where(squares > 0, squares, 1.0))[:, :, None]
+    total = np.square(unit.sum(axis=1)).sum(axis=1)
+    return q, float(np.mean((total - n) / (n * (n - 1))))
+
+
+def _leaves(parameters):
+    if isinstance(parameters, dict):
+        yield parameters
+    else:
+        for inner in parameters:
+            yield from _leaves(inner)

@@ -1,0 +1,89 @@
+"""Transformers: `flowlab.theory.attention.token_flow` from the embedded tokens on.
+
+Their square and their cosine come from the inputs' moments, the embedding's sigma_w2 and the
+positions' variance. Read-outs average the tokens: a cotangent's cosine is then 1 on top, and its
+square a token's T-th. Theory's error of a block's log rate is 0.02 for norms before the branches,
+0.04 for others (`flowlab.theory.attention`), of the share of it that branches carry; that width and
+number of tokens fluctuate is in it, so that no spread is given.
+
+Silent: causal attention, batch norm over tokens, biases drawn, identity weights, fewer than two
+tokens, norms behind the sums of a net without a skip, logits that vary by more than 400.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from flowlab.errors import InputError
+from flowlab.prediction.curve import by_operation, curve
+from flowlab.prediction.inputs import Run, moments
+from flowlab.theory.attention import TokenFlow, token_flow
+
+_ERROR = {"pre": 0.02, "post": 0.04, "none": 0.04}
+
+
+def predict(run: Run) -> pd.DataFrame | None:
+    """delta and activation (that of blocks) at every block's output."""
+    settings, network = run.settings, run.settings.network
+    place = "none" if settings.norm == "none" else network.placement
+    skip, reads = settings.skip != "none", run.outputs is not None
+    count, tokens = settings.depth - 1 - reads, run.batches.example[0]
+    if (
+        *(network.causal, settings.norm == "batch", not run.unbiased, run.initializer.identity),
+        *(tokens < 2, count < 1, place == "post" and not skip),
+    ).count(True):
+        return None
+    try:
+        flow = _flow(run, place, skip, count, tokens)
+    except InputError:  # logits beyond theory's range
+        return None
+    log_rate = np.log(flow.rate)
+    level, *of_top, _, _ = run.top(1 if reads else tokens)
+    error = _ERROR[place] * float(np.mean(np.minimum(np.abs(np.expm1(log_rate)), 1.0)))
+    if reads:
+        sigma_w2 = run.maps(-1)[0][0]
+        read = flow.square[-1] if place == "pre" else 1.0
+        log_rate = np.append(log_rate, math.log(sigma_w2 / (tokens * read)))
+    square = np.log(flow.square * settings.batch_size * tokens * settings.width)
+    table = curve(
+        run,
+        top=level,
+        log_rate=log_rate,
+        of_top=tuple(of_top),
+        error=error,
+        activation_log10_norm=np.append(square, [math.nan] * reads),
+    )
+    return by_operation(table, run)
+
+
+def _flow(run: Run, place: str, skip: bool, count: int, tokens: int) -> TokenFlow:
+    settings, network = run.settings, run.settings.network
+    x = run.inputs()
+    members = x.reshape(-1, tokens, x.shape[-1])
+    q, _ = moments(members)
+    total = np.square(members.sum(axis=1)).sum() / (len(members) * x.shape[-1])
+    off = (total - tokens * q) / (tokens * (tokens - 1))
+    embedding, positions = (run.sigma2(p) for p in run.weights(0))
+    square = embedding * q + positions
+    cosine = max(embedding * off / square, 0.0)
+    queries, keys, values, output, wide, narrow = (w2 for w2, _ in run.maps(1))
+    head = settings.width // network.heads
+    scale = 1.0 if network.logit_scale == "inverse_sqrt" else 1 / head
+    return token_flow(
+        count,
+        tokens,
+        settings.width,
+        cosine=cosine,
+        cotangent_cosine=0.0 if run.outputs is None and settings.upstream == "gaussian" else 1.0,
+        square=square,
+        norm=place,
+        skip=skip,
+        branch_scale=0.0 if settings.skip == "rezero" else run.network.a,
+        output_scale=run.network.s,
+        logit_variance=scale * queries * keys,
+        value_variance=values * output,
+        activation=settings.activation,
+        hidden_variance=wide,
+        output_variance=narrow,
+    )
