@@ -17,6 +17,7 @@ from flowlab.errors import InputError, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
 from flowlab.theory.plane import phase_plane
+from flowlab.theory.rates import batch_norm_rates, border_rates
 
 DEFAULTS = {"results_dir": "results", "experiment": ""}
 POINTS = 41  # theory's phase plane, along each side
@@ -91,8 +92,8 @@ def draw(
     left_out = table["run"].nunique() - len(runs)
     told = prediction[prediction["run"].isin(runs)]
     given = (shown, None if told.empty else told)
-    if drawing.plane:
-        given += (_plane(shown),)
+    if drawing.given:
+        given += (GIVEN[drawing.given](shown, folder),)
     stem = folder / "figures" / drawing.name
     try:
         paths = save(drawing.draw(*given), stem)
@@ -156,7 +157,7 @@ def _parquet(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
-def _plane(table: pd.DataFrame) -> pd.DataFrame:
+def _plane(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Theory's phase plane around the measured points, which it contains."""
     sides = []
     for name in ("sigma_w", "sigma_b"):
@@ -165,6 +166,39 @@ def _plane(table: pd.DataFrame) -> pd.DataFrame:
         ends = max(squares[0] - margin, 0), squares[-1] + margin
         sides.append(np.union1d(np.linspace(*ends, POINTS), squares))
     return phase_plane(table["activation"].iat[0], *sides)
+
+
+def _batch_norm_rates(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """At every batch size between the measured ones, fewer of the large."""
+    sizes = table["batch_size"].unique()
+    fine = np.geomspace(sizes.min(), sizes.max(), POINTS).round().astype(int)
+    return batch_norm_rates(table["activation"].unique(), np.union1d(fine, sizes).tolist())
+
+
+def _border_rates(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    return border_rates(_side(table, folder), int(table["kernel_size"].iat[0]))
+
+
+def _positions(table: pd.DataFrame, folder: Path) -> int:
+    return _side(table, folder) ** 2
+
+
+def _side(table: pd.DataFrame, folder: Path) -> int:
+    """The side of the images that a run's settings name."""
+    path = folder / "runs" / f"{table['run'].iat[0]}.parquet"
+    try:
+        return int(tables.metadata(path)["settings"]["network"]["image"])
+    except (LookupError, TypeError):
+        raise InputError(f"{path} does not say how large its images are") from None
+
+
+# What figures need beside tables, from the rows shown and the experiment's folder.
+GIVEN = {
+    "phase_plane": _plane,
+    "batch_norm_rates": _batch_norm_rates,
+    "border_rates": _border_rates,
+    "positions": _positions,
+}
 
 
 def _say(line: str) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from flowlab.statistics import DELTA, Verdict, end_to_end, profile
+from flowlab.statistics import COTANGENT, DELTA, Verdict, end_to_end, profile
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = {
@@ -13,7 +13,8 @@ _SHOWN = {
     "dW_log10_norm": "dW",
     "db_log10_norm": "db",
 }
-_MOST_LAYERS, _MOST_BARS = 8, 60
+_STEPS = {"activation_log10_norm": "h_t", DELTA: "δ_t", COTANGENT: "∂L/∂h_t"}
+_MOST_PLACES, _MOST_BARS = 8, 60
 
 
 def sparkline(values) -> str:
@@ -32,21 +33,18 @@ def sparkline(values) -> str:
 
 
 def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
-    """Sparkline, a small table of mean log10 norms, the change end to end, and the verdict."""
-    means = {name: profile(table, name).set_index("layer")["mean"] for name in _SHOWN}
-    delta = means[DELTA]
-    lines = [f"log10‖δ‖ from layer {delta.index[0]} (input) to {delta.index[-1]} (output):"]
-    lines += [f"  {sparkline(delta)}", ""]
-    lines.append("  layer" + "".join(f"{symbol:>10}" for symbol in _SHOWN.values()))
-    picked = np.unique(np.linspace(0, len(delta) - 1, min(len(delta), _MOST_LAYERS)).round())
-    for layer in delta.index[picked.astype(int)]:
-        cells = "".join(f"{_cell(means[name].get(layer, np.nan)):>10}" for name in _SHOWN)
-        lines.append(f"  {layer:>5}{cells}")
-    seeds = table["seed"].nunique()
-    lines.append(f"  (mean over {seeds} seed{'s' * (seeds > 1)} of log10 of the Frobenius norm)")
-    if len(delta) > 1:
-        ratio = end_to_end(table)
-        lines += ["", f"From output to input log10‖δ‖ changes by {ratio}."]
+    """Sparkline, a small table of mean log10 norms, the change end to end, and the verdict.
+
+    Along layers; of a recurrent run along the steps of its last recurrent layer.
+    """
+    if "time" in table and table["time"].notna().any():
+        steps = table[table["time"].notna()]
+        layer = steps["layer"].max()
+        title = f"log10‖∂L/∂h_t‖ in layer {layer} from step {{}} to {{}}:"
+        lines = _flow(steps[steps["layer"] == layer], title, _STEPS, COTANGENT, "time")
+    else:
+        title = "log10‖δ‖ from layer {} (input) to {} (output):"
+        lines = _flow(table, title, _SHOWN, DELTA, "layer")
     lines += ["", verdict.sentence[0].upper() + verdict.sentence[1:]]
     if (table["upstream"] == "loss").all() and verdict.agreement in ("agrees", "disagrees"):
         lines.append(
@@ -61,6 +59,25 @@ def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
         }[status]
         lines.append(f"{count} of {len(table)} rows {meaning} (status={status}).")
     return "\n".join(lines)
+
+
+def _flow(table: pd.DataFrame, title: str, shown: dict, column: str, along: str) -> list[str]:
+    """The lines that tell how ``column`` changes along layers or steps."""
+    means = {name: profile(table, name, along=along).set_index(along)["mean"] for name in shown}
+    flow, axis = means[column], "step" if along == "time" else along
+    lines = [title.format(flow.index[0], flow.index[-1]), f"  {sparkline(flow)}", ""]
+    lines.append(f"  {axis:>5}" + "".join(f"{symbol:>10}" for symbol in shown.values()))
+    picked = np.unique(np.linspace(0, len(flow) - 1, min(len(flow), _MOST_PLACES)).round())
+    for place in flow.index[picked.astype(int)]:
+        cells = "".join(f"{_cell(means[name].get(place, np.nan)):>10}" for name in shown)
+        lines.append(f"  {place:>5}{cells}")
+    seeds = table["seed"].nunique()
+    lines.append(f"  (mean over {seeds} seed{'s' * (seeds > 1)} of log10 of the Frobenius norm)")
+    if len(flow) > 1:
+        change = end_to_end(table, column, along=along)
+        ends = "the last step to the first" if along == "time" else "output to input"
+        lines += ["", f"From {ends} log10‖{shown[column]}‖ changes by {change}."]
+    return lines
 
 
 def _cell(value: float) -> str:

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
-from flowlab.figures.runs import Run, describe
+from flowlab.figures.runs import Run, describe, whole_layers
 from flowlab.statistics import DELTA, backward_slope, predicted_slope, profile
 
 SYMBOLS = {
@@ -24,6 +24,7 @@ SYMBOLS = {
     "dX_log10_norm": "‖dX‖",
     "dW_log10_norm": "‖dW‖",
     "db_log10_norm": "‖db‖",
+    "dh_log10_norm": "‖∂L/∂h_t‖",
 }
 PANEL = 2.2  # inches, the height of a panel without its labels
 LINE = 0.19  # inches, the height of a line of legend
@@ -104,9 +105,9 @@ def caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
             text += f", {slope.excluded} of {run.seeds} seeds left out as zero or nonfinite"
         if prediction is not None:
             told = prediction[prediction["run"] == run.id]
-            predicted = predicted_slope(
-                told[told["layer"].isin(rows["layer"][rows[DELTA].notna()])]
-            )
+            measured = whole_layers(rows)
+            measured = measured["layer"][measured[DELTA].notna()]
+            predicted = predicted_slope(told[told["layer"].isin(measured)])
             text += f", theory {predicted:.3g}" if isfinite(predicted) else ", theory silent"
         findings.append(text)
     text = "Change of log10‖δ‖ per layer going backward, mean over seeds [95 % interval]: "
@@ -191,7 +192,8 @@ def _theory(rows, prediction, column, run) -> tuple[np.ndarray, np.ndarray] | No
     """Theory's mean and the half-width of its band in the layers of ``rows``, NaN where silent."""
     if prediction is None:
         return None
-    told = prediction[prediction["run"] == run.id].dropna(subset=column)
+    told = whole_layers(prediction)
+    told = told[told["run"] == run.id].dropna(subset=column)
     told = told.drop_duplicates("layer", keep="last").set_index("layer")
     told = told[[column, f"{column}_sd"]].reindex(rows["layer"]).to_numpy(dtype=np.float64)
     return told[:, 0], 1.96 * told[:, 1] / sqrt(run.seeds)

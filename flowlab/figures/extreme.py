@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.by_layer import THEORY, legend
-from flowlab.figures.runs import describe
+from flowlab.figures.runs import describe, whole_layers
 from flowlab.statistics import DELTA, profile
 
 # log2 of half the smallest subnormal: what lies below is rounded to 0.
@@ -19,14 +19,17 @@ UNDERFLOW = {"float32": -150, "float64": -1075}
 HEIGHT = 4.5  # inches
 
 
-def depths_of_underflow(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def depths_of_underflow(
+    table: pd.DataFrame, prediction: pd.DataFrame | None = None, positions: int = 1
+) -> Figure:
     """One run's log10‖δ‖ against layer, all of them and those near the output.
 
     Marked: the layer, going backward, from which float32 and float64 would read ‖δ‖ as 0: first a
     plain norm, whose squares underflow, then the entries themselves, both judged by the root mean
-    square of δ's entries. Dashes are theory. Raises InputError unless ``table`` holds one run.
+    square of δ's entries: width × ``positions`` of each example. Dashes are theory.
+    Raises InputError unless ``table`` holds one run.
     """
-    mean, marks = _line(table), _marks(table)
+    mean, marks = _line(table), _marks(table, positions)
     first, last = int(mean.index.min()), int(mean.index.max())
     lowest = min((layer for _, layer in marks.values() if layer), default=first)
     near = max(first, last - int(1.15 * (last - lowest)) - 1)
@@ -39,7 +42,8 @@ def depths_of_underflow(table: pd.DataFrame, prediction: pd.DataFrame | None = N
             shown = mean[mean.index >= start]
             ax.plot(shown.index, shown, color=style.COLORS[0], label="mean")
             if prediction is not None:
-                told = prediction.dropna(subset=DELTA).drop_duplicates("layer", keep="last")
+                told = whole_layers(prediction).dropna(subset=DELTA)
+                told = told.drop_duplicates("layer", keep="last")
                 told = told[told["layer"] >= start]
                 shade = style.shade(style.COLORS[0])
                 ax.plot(told["layer"], told[DELTA], color=shade, **THEORY, label="theory")
@@ -52,7 +56,7 @@ def depths_of_underflow(table: pd.DataFrame, prediction: pd.DataFrame | None = N
                 ax.set_title(f"‖δ‖ in layers {start} to {last}")
             style.decades(ax, *_limits(shown))
         handles = [Line2D([], [], color=style.COLORS[0], label="mean over seeds")]
-        if prediction is not None:
+        if prediction is not None and prediction[DELTA].notna().any():
             handles.append(
                 Line2D([], [], color=style.shade(style.COLORS[0]), **THEORY, label="theory")
             )
@@ -63,15 +67,18 @@ def depths_of_underflow(table: pd.DataFrame, prediction: pd.DataFrame | None = N
     return figure
 
 
-def underflow_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+def underflow_caption(
+    table: pd.DataFrame, prediction: pd.DataFrame | None = None, positions: int = 1
+) -> str:
     """How small the gradient gets, and the layers from which floating point reads 0."""
-    mean, marks = _line(table), _marks(table)
+    mean, marks = _line(table), _marks(table, positions)
     first, last = mean.index.min(), mean.index.max()
     text = (
         f"log10‖δ‖ goes from {mean[last]:.1f} in layer {last} to {mean[first]:.1f} in layer {first}"
     )
     if prediction is not None:
-        told = prediction[prediction["layer"] == first][DELTA].dropna()
+        told = whole_layers(prediction)
+        told = told[told["layer"] == first][DELTA].dropna()
         if len(told):
             text += f" (theory {told.iloc[-1]:.1f})"
     found = [f"{name} from layer {layer} down" for name, (_, layer) in marks.items() if layer]
@@ -87,14 +94,16 @@ def _line(table: pd.DataFrame) -> pd.Series:
     return profile(table, DELTA).set_index("layer")["mean"].dropna()
 
 
-def _marks(table: pd.DataFrame) -> dict[str, tuple[float, int | None]]:
+def _marks(table: pd.DataFrame, positions: int) -> dict[str, tuple[float, int | None]]:
     """By what reads 0: the log10 of the least root mean square, the first layer below it or None.
 
-    Frobenius norms are over batch × fan_out entries.
+    Frobenius norms are over batch × fan_out entries, of images batch × width × positions.
     """
     mean = _line(table)
-    last_op = table[table[DELTA].notna()].drop_duplicates("layer", keep="last").set_index("layer")
-    entries = last_op["batch_size"] * last_op["fan_out"]
+    rows = whole_layers(table)
+    last_op = rows[rows[DELTA].notna()].drop_duplicates("layer", keep="last").set_index("layer")
+    units = last_op["fan_out"] if positions == 1 else last_op["width"] * positions
+    entries = last_op["batch_size"] * units
     rms = mean - 0.5 * np.log10(entries.reindex(mean.index))
     marks = {}
     for dtype, power in UNDERFLOW.items():

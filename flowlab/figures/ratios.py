@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
+from flowlab.figures.runs import whole_layers
 from flowlab.statistics import DELTA, over_seeds, seed_ratios
 
 SYMBOL = r"$\log_{10}\,\Vert\delta_1\Vert/\Vert\delta_L\Vert$"  # on axes
@@ -26,6 +27,7 @@ def ratios(
             raise unknown("column", name, table.columns)
     if table.empty:
         raise InputError("table must hold at least one row; got none")
+    table = whole_layers(table)
     groups = table.groupby("run", observed=True)
     rows = groups[list(axes)].first()
     twice = rows[rows.duplicated(keep=False)]
@@ -47,7 +49,7 @@ def _predicted(prediction: pd.DataFrame | None) -> pd.DataFrame:
     columns = ["predicted", "predicted_sd"]
     if prediction is None or prediction.empty:
         return pd.DataFrame(columns=columns, dtype=float)
-    told = prediction.dropna(subset=DELTA).sort_values("layer", kind="stable")
+    told = whole_layers(prediction).dropna(subset=DELTA).sort_values("layer", kind="stable")
     ends = told.groupby("run", observed=True)[[DELTA, f"{DELTA}_sd"]].agg(["first", "last"])
     mean, sd = ends[DELTA], ends[f"{DELTA}_sd"]
     variance = (sd["first"] ** 2 - sd["last"] ** 2).clip(lower=0)

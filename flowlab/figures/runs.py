@@ -1,16 +1,19 @@
 """Which runs a table holds, and the words that tell them apart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
+from flowlab.tables import READINGS
 
 MOST = 8  # more curves than this cannot be told apart
 
 # Columns that describe a row or an ensemble, not the configuration of a run.
 NOT_AXES = {
     *("run", "seed", "seeds", "layer", "op", "fan_in", "fan_out", "status", "step", "time"),
+    *READINGS,
 }
 
 
@@ -24,9 +27,23 @@ class Run:
     seeds: int
 
 
-def describe(table: pd.DataFrame) -> tuple[list[Run], str]:
+def whole_layers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table or a prediction that tell of layers, not of single time steps."""
+    return frame[frame["time"].isna()] if "time" in frame else frame
+
+
+def single_steps(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of single time steps in each run's last recurrent layer; none without ``time``."""
+    if "time" not in frame:
+        return frame.iloc[:0].assign(time=pd.array([], dtype="Int64"))
+    steps = frame[frame["time"].notna()]
+    return steps[steps["layer"] == steps.groupby("run", observed=True)["layer"].transform("max")]
+
+
+def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Run], str]:
     """The runs of ``table`` (tidy: run, seed, configuration axes, ...) and what they share.
 
+    Names tell the axes in ``always`` even where runs agree in them.
     Runs are sorted by the axes in which they differ, so that the order of rows does not matter.
     Runs that agree in every axis are named by their id. Raises InputError for an empty table, for
     one without ``run`` or ``seed``, and for more than 8 runs.
@@ -49,7 +66,7 @@ def describe(table: pd.DataFrame) -> tuple[list[Run], str]:
     values = groups[axes].first() if axes else pd.DataFrame(index=groups.size().index)
     seeds = groups["seed"].nunique()
 
-    differing = [axis for axis in axes if values[axis].nunique(dropna=False) > 1]
+    differing = [a for a in axes if a in always or values[a].nunique(dropna=False) > 1]
     values = values.sort_values(differing) if differing else values
     labels = [_settings(values.loc[run], differing) for run in values.index]
     shared = _settings(values.iloc[0], [axis for axis in axes if axis not in differing])

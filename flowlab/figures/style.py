@@ -83,8 +83,11 @@ def power_of_ten(log10_value: float) -> str:
     return f"${factor}10^{{{exponent}}}$"
 
 
-def layers(ax: Axes, first: int, last: int) -> None:
-    """Make x an axis of whole layers that names the first one, and the way gradients travel."""
+def layers(ax: Axes, first: int, last: int, what: str = "layer") -> None:
+    """Make x an axis of whole layers that names the first one, and the way gradients travel.
+
+    ``what`` may be the steps of a sequence or blocks instead.
+    """
     pad = 0.03 * (last - first) or 0.6
     ax.set_xlim(first - pad, last + pad)
     ticks = [first]
@@ -94,4 +97,4 @@ def layers(ax: Axes, first: int, last: int) -> None:
         step = min(b - a for a, b in pairwise(regular))
         ticks += [tick for tick in regular if first + step / 2 <= tick <= last]
     ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
-    ax.set_xlabel("layer  (← backward)")
+    ax.set_xlabel(f"{what}  (← backward)")

@@ -26,6 +26,10 @@ QUESTION = (
     "over seeds, says whether gradients vanish, stay or explode; theory predicts it without "
     "drawing anything, and the verdict says whether the two agree."
 )
+TIME = (
+    "A recurrent net is asked how gradients travel back through time: the slope is that of "
+    "log10‖∂L/∂h_t‖ per step in its last recurrent layer, h_t the state at step t."
+)
 STRICT = (
     "Theory takes the upstream gradient as independent of the forward pass; that of a loss is not "
     "quite: runs with upstream=gaussian are the strict test."
@@ -137,6 +141,7 @@ def gather(root: str | Path, title: str = "Gradient flow") -> Document:
 
     runs = [run for experiment in experiments for run in experiment.runs]
     verdicts = [Section("Claims", tuple(claims))] if claims else []
+    verdicts += _architectures(runs)
     verdicts += [_verdicts(e) for e in experiments if e.runs]
     strict = [Text(STRICT)] if any(r.settings.get("upstream") == "loss" for r in runs) else []
     figures = [Section(f"Figures: {e.name}", tuple(e.pictures)) for e in experiments if e.pictures]
@@ -312,6 +317,8 @@ def _figures(folder: Path) -> list[Path]:
 
 def _asked(experiments: list[Experiment], missing: list[str]) -> tuple[Block, ...]:
     blocks: list[Block] = [Text(QUESTION)]
+    if any(run.verdict.along == "step" for e in experiments for run in e.runs):
+        blocks.append(Text(TIME))
     rows = []
     for e in experiments:
         command = next(iter(e.commands), "none that could be read")
@@ -325,6 +332,28 @@ def _asked(experiments: list[Experiment], missing: list[str]) -> tuple[Block, ..
         told = "part is" if len(missing) == 1 else "parts are"
         blocks.append(Text(f"{len(missing)} {told} missing or unreadable: the last section says."))
     return tuple(blocks)
+
+
+def _architectures(runs: list[Run]) -> list[Section]:
+    """Counts of verdicts by network, where there are several networks."""
+    networks: dict[str, list[Verdict]] = {}
+    for run in runs:
+        networks.setdefault(_value(run.settings.get("network")), []).append(run.verdict)
+    if len(networks) < 2:
+        return []
+    kinds = {
+        "trend": ("vanishing", "stable", "exploding", "undetermined"),
+        "agreement": ("agrees", "disagrees", "undetermined", "no theory"),
+    }
+    rows = []
+    for network, verdicts in networks.items():
+        trends, agreement = (Counter(getattr(v, kind) for v in verdicts) for kind in kinds)
+        counts = [trends[word] for word in kinds["trend"]]
+        counts += [agreement[word] for word in kinds["agreement"]]
+        rows.append((network, verdicts[0].along, *map(str, (len(verdicts), *counts))))
+    columns = ("Network", "Judged per", "Runs", "Vanishing", "Stable", "Exploding", "Undetermined")
+    columns += ("Theory agrees", "Disagrees", "Cannot be told", "No theory")
+    return [Section("Architectures", (Table("Verdicts by network", columns, tuple(rows)),))]
 
 
 def _verdicts(experiment: Experiment) -> Section:
@@ -358,8 +387,11 @@ def _table(experiment: Experiment) -> Section:
         v = run.verdict
         cells = (str(v.slope), _number(v.predicted), v.trend, v.agreement, run.name)
         rows.append((*(_value(run.settings.get(axis)) for axis in axes), *cells))
-    columns = (*axes, "Slope per layer [95 %]", "Predicted", "Trend", "Theory", "Run")
-    blocks.append(Table(f"Slope of log10‖δ‖: {experiment.name}", columns, tuple(rows)))
+    kinds = dict.fromkeys((run.verdict.quantity, run.verdict.along) for run in runs)
+    along = " or ".join(along for _, along in kinds)
+    columns = (*axes, f"Slope per {along} [95 %]", "Predicted", "Trend", "Theory", "Run")
+    caption = " or ".join(f"{quantity} per {along}" for quantity, along in kinds)
+    blocks.append(Table(f"Slope of {caption}: {experiment.name}", columns, tuple(rows)))
     blocks += _rest(len(runs) - len(rows), "runs", f"{experiment.name}/runs")
     return Section(f"Tables: {experiment.name}", tuple(blocks))
 

@@ -1,0 +1,175 @@
+"""Architectures side by side: each one's profile, and its rate beside theory's."""
+
+from math import ceil
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from flowlab.figures import style
+from flowlab.figures.by_layer import LINE, key, legend, panel
+from flowlab.figures.runs import describe, single_steps, whole_layers
+from flowlab.figures.through_time import as_layers
+from flowlab.statistics import COTANGENT, DELTA, backward_slope, predicted_slope, profile
+
+PANEL = 1.75  # inches, the height of a panel
+COLUMNS = 4
+ORDER = ("mlp", "cnn", "resnet", "transformer", "rnn", "lstm", "gru")
+
+
+def architecture_profiles(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+    """‖δ‖ against layer, of recurrent nets ‖∂L/∂h_t‖ against step; a panel for each network.
+
+    Curves are means over seeds, bands their 95 % interval and ±1 sd, dashes theory where
+    ``prediction`` tells of it. Raises InputError for more than 8 runs of one network.
+    """
+    names = _networks(table)
+    columns = min(COLUMNS, len(names))
+    rows = ceil(len(names) / columns)
+    with style.context():
+        figure = Figure(figsize=(style.WIDTH, 1))
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        drawn, labels = set(), {}
+        before = ""
+        for place, (ax, name) in enumerate(zip(axes, names, strict=False)):
+            mine, told, column, along = _view(table, prediction, name)
+            runs, _ = describe(mine, ["init"])
+            labels |= {run.label: color for color, run in enumerate(runs)}
+            summary = profile(mine, column, along=along)
+            if along == "time":
+                summary, told = as_layers(summary), None if told is None else as_layers(told)
+            first, last = int(mine[along].min()), int(mine[along].max())
+            style.layers(ax, first, last, "step" if along == "time" else "layer")
+            ax.set_title(name)
+            if place % columns == 0 or along != before:
+                ax.set_ylabel("‖∂L/∂$h_t$‖" if along == "time" else "‖δ‖")
+            before = along
+            drawn |= panel(ax, column, summary, runs, told, last - first)
+        for ax in axes[len(names) :]:
+            ax.set_visible(False)
+        handles = [
+            Line2D([], [], color=style.COLORS[place], marker=style.MARKERS[place], label=label)
+            for label, place in labels.items()
+        ]
+        handles += [handle for name, handle in key().items() if name in drawn]
+        height = legend(figure, handles, "lower")
+        figure.set_figheight(rows * (PANEL + 0.45) + 0.2 + LINE * height)
+    return figure
+
+
+def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+    """Every run's rate per layer, of recurrent nets per step, beside theory's; a row for each.
+
+    Points are least-squares slopes, means over seeds with their 95 % interval; diamonds theory's,
+    by the same fit of the predicted curve. Raises InputError as ``describe`` does.
+    """
+    rates = _rates(table, prediction)
+    with style.context():
+        figure = Figure(figsize=(style.WIDTH, 1.1 + 0.24 * len(rates)))
+        ax = figure.subplots()
+        y = np.arange(len(rates))[::-1]
+        lines = sorted(rates["name"].unique())
+        for place, name in enumerate(lines):
+            of = (rates["name"] == name).to_numpy()
+            mean, low, high = (rates.loc[of, c].to_numpy(float) for c in ("mean", "low", "high"))
+            look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "ls": "none"}
+            margins = np.nan_to_num([mean - low, high - mean])
+            ax.errorbar(mean, y[of], xerr=margins, capsize=3, **look, label=f"measured: {name}")
+        told = rates["predicted"].to_numpy(float)
+        marks = {"marker": "d", "ls": "none", "ms": 8, "mfc": "none", "mec": "black", "mew": 1.1}
+        ax.plot(told, y, **marks, label="theory")
+        ax.axvline(0, color="0.35", linewidth=0.8, zorder=0)
+        ax.set_yticks(y, rates["label"], fontsize=style.TEXT)
+        ax.set_ylim(-0.7, len(rates) - 0.3)
+        ax.set_xlabel("decades of the gradient's norm per layer or step, going backward")
+        ax.tick_params(axis="x", labelsize=style.TEXT)
+        handles = [
+            Line2D([], [], color=style.COLORS[k], marker=style.MARKERS[k], ls="none", label=name)
+            for k, name in enumerate(lines)
+        ]
+        if np.isfinite(told).any():
+            handles.append(Line2D([], [], **marks, label="theory"))
+        legend(figure, handles, "upper")
+    return figure
+
+
+def architecture_profiles_caption(
+    table: pd.DataFrame, prediction: pd.DataFrame | None = None
+) -> str:
+    """Which runs keep the gradient within a factor of 10 from end to end, and the extremes."""
+    rates = _rates(table, prediction).dropna(subset="mean")
+    rates["change"] = rates["mean"] * rates["crossed"]
+    kept = rates[rates["change"].abs() <= 1]
+    low, high = (rates.loc[rates["change"].agg(how)] for how in ("idxmin", "idxmax"))
+    return (
+        f"Of {len(rates)} nets {len(kept)} keep the gradient's norm within a factor of 10 (slope "
+        f"times layers or steps): {', '.join(kept['label']) or 'none'}. Extremes: {low['label']} "
+        f"({low['change']:z.1f} decades over {low['crossed']} {low['unit']}s) and {high['label']} "
+        f"({high['change']:z.1f} decades over {high['crossed']} {high['unit']}s). "
+        f"{table['seed'].nunique()} seeds."
+    )
+
+
+def architecture_rates_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+    """Every rate with its interval and theory's, and how many intervals hold theory's."""
+    rates = _rates(table, prediction)
+    findings = []
+    for _, row in rates.iterrows():
+        text = f"{row['label']} no seed with finite norms"
+        if pd.notna(row["mean"]):
+            text = f"{row['label']} {row['mean']:z.4f} [{row['low']:z.4f}, {row['high']:z.4f}]"
+        told = row["predicted"]
+        findings.append(text + (f", theory {told:z.4f}" if np.isfinite(told) else ""))
+    text = "Decades per layer, of rnn, lstm and gru per step, mean over seeds [95 % interval]: "
+    text += "; ".join(findings) + "."
+    known = rates[np.isfinite(rates["predicted"]) & rates["low"].notna()]
+    if len(known):
+        held = ((known["low"] <= known["predicted"]) & (known["predicted"] <= known["high"])).sum()
+        worst = (known["mean"] - known["predicted"]).abs()
+        text += (
+            f" {held} of {len(known)} intervals hold theory's rate, which is off by at most "
+            f"{worst.max():.2g} ({known.loc[worst.idxmax(), 'label']})."
+        )
+    silent = len(rates) - np.isfinite(rates["predicted"]).sum()
+    return text + (f" Theory is silent on {silent} nets." if silent else "")
+
+
+def _networks(table: pd.DataFrame) -> list[str]:
+    present = set(table["network"])
+    return [name for name in ORDER if name in present] + sorted(present - set(ORDER))
+
+
+def _view(table: pd.DataFrame, prediction: pd.DataFrame | None, network: str):
+    """A network's rows, its predictions, the column that tells of its flow and the axis."""
+    mine = table[table["network"] == network]
+    told = None
+    if prediction is not None:
+        told = prediction[prediction["run"].isin(mine["run"])]
+    steps = single_steps(mine)
+    if len(steps):
+        return steps, None if told is None else single_steps(told), COTANGENT, "time"
+    return whole_layers(mine), None if told is None else whole_layers(told), DELTA, "layer"
+
+
+def _rates(table: pd.DataFrame, prediction: pd.DataFrame | None) -> pd.DataFrame:
+    """One row per run: network, name, label, mean, low, high, predicted, crossed, unit."""
+    rows = []
+    for network in _networks(table):
+        mine, told, column, along = _view(table, prediction, network)
+        for run in describe(mine, ["init"])[0]:
+            of = mine[mine["run"] == run.id]
+            slope = backward_slope(of, column, along=along)
+            level = np.nan
+            if told is not None and column in told:
+                curve = told[told["run"] == run.id].dropna(subset=column)
+                level = predicted_slope(curve, column, along=along)
+            rows.append(
+                {
+                    **{"network": network, "name": run.name, "label": f"{network}, {run.name}"},
+                    **{"mean": slope.mean, "low": slope.low, "high": slope.high},
+                    **{"predicted": level, "unit": "step" if along == "time" else along},
+                    "crossed": int(of[along].max() - of[along].min()),
+                }
+            )
+    return pd.DataFrame(rows)

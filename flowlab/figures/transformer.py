@@ -1,0 +1,224 @@
+"""Transformers block by block: the gradient's norm, tokens that grow alike, who gets the gradient.
+
+Panels are pairs of ``placement`` and ``skip``, or placements with a line for each skip.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from flowlab.errors import InputError
+from flowlab.figures import style
+from flowlab.figures.by_layer import INTERVAL, LINE, key, legend, panel
+from flowlab.figures.runs import describe, whole_layers
+from flowlab.statistics import DELTA, end_to_end, predicted_slope, profile
+
+PANEL = 2.0  # inches, the height of a panel
+WEIGHTS = {"Q": "", "K": "...", "V": "///", "O": "xx"}  # and their hatches
+COSINE, ENTROPY = "token_cosine", "attention_entropy"
+
+
+def deepest(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the greatest depth."""
+    return table[table["depth"] == table["depth"].max()]
+
+
+def blocks_delta(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+    """‖δ‖ against layer, a panel for each placement of the norm, a line for each skip.
+
+    Curves are means over seeds, bands their 95 % interval and ±1 sd, dashes theory where
+    ``prediction`` tells of it. Raises InputError for a table without ``placement``.
+    """
+    with style.context():
+        figure, axes, parts = _placements(table, 1)
+        drawn, labels = set(), {}
+        first, last = int(table["layer"].min()), int(table["layer"].max())
+        for ax, (placement, rows) in zip(axes[0], parts, strict=True):
+            runs, _ = describe(rows, ["skip"])
+            labels |= {run.label: place for place, run in enumerate(runs)}
+            style.layers(ax, first, last)
+            ax.set_title(f"{placement}-norm")
+            drawn |= panel(ax, DELTA, profile(rows, DELTA), runs, prediction, last - first)
+        axes[0][0].set_ylabel("‖δ‖")
+        _legend(figure, labels, [handle for name, handle in key().items() if name in drawn], 1)
+    return figure
+
+
+def blocks_delta_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+    """The change of log10‖δ‖ from the last layer to the first in each panel."""
+    findings = []
+    for placement, rows in _by_placement(table):
+        parts = []
+        for run in describe(rows, ["skip"])[0]:
+            mine = rows[rows["run"] == run.id]
+            text = f"{run.name} {end_to_end(mine):z.2f}"
+            if prediction is not None:
+                told = prediction[prediction["run"] == run.id].dropna(subset=DELTA)
+                level = predicted_slope(told) * (told["layer"].max() - told["layer"].min())
+                text += f", theory's slope {level:z.2f}" if np.isfinite(level) else ""
+            parts.append(text)
+        findings.append(f"{placement}-norm: {'; '.join(parts)}")
+    return (
+        "Change of log10‖δ‖ from the last layer to the first, mean over seeds [95 % interval]. "
+        f"{'. '.join(findings)}. Depth {table['depth'].iat[0]}."
+    )
+
+
+def rank_collapse(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+    """Token cosine above, attention entropy below, by layer; panels and lines as blocks_delta's.
+
+    The cosine is the mean over pairs of one example's tokens behind each layer, 1 where they have
+    all become one; the entropy that of a row of attention over the log of the number of tokens, 1
+    where all are attended alike. Bands are 95 % intervals. Theory has no say.
+    """
+    with style.context():
+        figure, axes, parts = _placements(table, 2)
+        labels = {}
+        first, last = int(table["layer"].min()), int(table["layer"].max())
+        for column, (placement, rows) in enumerate(parts):
+            runs, _ = describe(rows, ["skip"])
+            labels |= {run.label: place for place, run in enumerate(runs)}
+            for ax, (quantity, values) in zip(axes[:, column], _readings(rows), strict=True):
+                summary = profile(values, quantity)
+                for place, run in enumerate(runs):
+                    _curve(ax, summary[summary["run"] == run.id], place, run.label)
+                style.layers(ax, first, last)
+                ax.set_ylim(min(0.0, *ax.get_ylim()), 1.03)
+                ax.tick_params(axis="y", labelsize=style.TEXT)
+            axes[0, column].set_title(f"{placement}-norm")
+            axes[0, column].set_xlabel("")
+        axes[0, 0].set_ylabel("token cosine")
+        axes[1, 0].set_ylabel("entropy / log tokens")
+        band = Patch(facecolor="0.35", **INTERVAL, label="95 % interval of the mean")
+        _legend(figure, labels, [band], 2)
+    return figure
+
+
+def rank_collapse_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+    """Cosine and entropy in the first layer and the last that have them."""
+    findings = []
+    for placement, rows in _by_placement(table):
+        parts = []
+        for run in describe(rows, ["skip"])[0]:
+            ends = []
+            for quantity, values in _readings(rows):
+                means = profile(values[values["run"] == run.id], quantity)["mean"].dropna()
+                ends.append(f"{means.iloc[0]:.3f} to {means.iloc[-1]:.3f}")
+            parts.append(f"{run.name} cosine {ends[0]}, entropy {ends[1]}")
+        findings.append(f"{placement}-norm: {'; '.join(parts)}")
+    return (
+        "From the first layer to the last: mean cosine of two tokens of an example, and attention's"
+        f" entropy over the log of the number of tokens. {'. '.join(findings)}."
+    )
+
+
+def attention_shares(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+    """How ‖dW‖² of attention divides among Q, K, V and O by layer, a panel for each run.
+
+    Shares of one net, averaged over seeds. Theory has no say. Raises InputError where a table has
+    no attention.
+    """
+    shares = _shares(table)
+    placements = [placement for placement, _ in _by_placement(table)]
+    skips = sorted(table["skip"].unique())
+    with style.context():
+        size = (style.WIDTH, (PANEL - 0.3) * len(placements) + 0.6)
+        figure = Figure(figsize=size)
+        axes = figure.subplots(len(placements), len(skips), squeeze=False, sharey=True)
+        for (i, j), ax in np.ndenumerate(axes):
+            chosen = (shares["placement"] == placements[i]) & (shares["skip"] == skips[j])
+            mean = shares[chosen].groupby("layer")[list(WEIGHTS)].mean()
+            ax.set_title(f"{placements[i]}-norm, skip={skips[j]}")
+            if mean.empty:
+                ax.set_visible(False)
+                continue
+            bands = ax.stackplot(mean.index, mean.T, colors=style.COLORS, labels=WEIGHTS)
+            for band, hatch in zip(bands, WEIGHTS.values(), strict=True):
+                band.set(hatch=hatch, edgecolor="white", linewidth=0.4)
+            style.layers(ax, int(mean.index[0]), int(mean.index[-1]))
+            ax.set_xlim(mean.index[0], mean.index[-1])
+            ax.set_ylim(0, 1)
+            ax.tick_params(axis="y", labelsize=style.TEXT)
+            if i < len(placements) - 1:
+                ax.set_xlabel("")
+            if j == 0:
+                ax.set_ylabel("share of ‖dW‖²")
+        handles = [
+            Patch(facecolor=color, hatch=hatch, edgecolor="white", label=f"$W_{name}$")
+            for (name, hatch), color in zip(WEIGHTS.items(), style.COLORS, strict=False)
+        ]
+        legend(figure, handles, "upper")
+    return figure
+
+
+def attention_shares_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+    """The share of queries and keys together in the first and the last block of each run."""
+    shares = _shares(table)
+    findings = []
+    for (placement, skip), rows in shares.groupby(["placement", "skip"], sort=False):
+        both = (rows["Q"] + rows["K"]).groupby(rows["layer"]).mean()
+        findings.append(
+            f"{placement}-norm, skip={skip}: {both.iloc[0]:.2g} in layer {both.index[0]}, "
+            f"{both.iloc[-1]:.2g} in layer {both.index[-1]}"
+        )
+    return (
+        "Share of queries and keys together in ‖dW‖² of attention, mean over "
+        f"{shares['seed'].nunique()} seeds; it falls as tokens grow alike. {'; '.join(findings)}."
+    )
+
+
+def _by_placement(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Placements of the norm, pre first, with their rows."""
+    if "placement" not in table or table["placement"].isna().all():
+        raise InputError("table must hold transformers; got no placement of a norm")
+    rows = whole_layers(table)
+    return sorted(((str(k), v) for k, v in rows.groupby("placement")), reverse=True)
+
+
+def _placements(table: pd.DataFrame, rows: int):
+    """A figure with a column for each placement, its axes and the parts of the table."""
+    parts = _by_placement(table)
+    figure = Figure(figsize=(style.WIDTH, 1))
+    axes = figure.subplots(rows, len(parts), squeeze=False, sharey="row" if rows > 1 else False)
+    return figure, axes, parts
+
+
+def _legend(figure: Figure, labels: dict[str, int], more: list, rows: int) -> None:
+    handles = [
+        Line2D([], [], color=style.COLORS[place], marker=style.MARKERS[place], label=label)
+        for label, place in labels.items()
+    ]
+    lines = legend(figure, [*handles, *more], "lower")
+    figure.set_figheight(rows * PANEL + 0.7 + LINE * lines)
+
+
+def _readings(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(quantity, the rows that tell it), the entropy in units of its largest value."""
+    told = rows[rows[ENTROPY].notna()]
+    return [
+        (COSINE, rows[rows[COSINE].notna()]),
+        (ENTROPY, told.assign(**{ENTROPY: told[ENTROPY] / np.log(told["steps"].astype(float))})),
+    ]
+
+
+def _curve(ax: Axes, rows: pd.DataFrame, place: int, label: str) -> None:
+    color, marker = style.COLORS[place], style.MARKERS[place]
+    ax.fill_between(rows["layer"], rows["low"], rows["high"], color=color, **INTERVAL)
+    every = max(1, len(rows) // 8)
+    ax.plot(rows["layer"], rows["mean"], color=color, marker=marker, markevery=every, label=label)
+
+
+def _shares(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per placement, skip, seed and layer with the share of each weight."""
+    rows = whole_layers(table)
+    rows = rows[rows["op"].isin(WEIGHTS)]
+    if rows.empty:
+        raise InputError("table must hold attention's weights Q, K, V and O; got none")
+    keys = ["placement", "skip", "seed", "layer"]
+    norms = rows.pivot(index=keys, columns="op", values="dW_log10_norm")
+    squares = 10.0 ** (2 * norms.sub(norms.max(axis=1), axis=0))
+    shares = squares.div(squares.sum(axis=1), axis=0)
+    return shares.sort_index(level="placement", ascending=False).reset_index()
