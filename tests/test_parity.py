@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import naive
 import numpy as np
 import pytest
+from oracle import in_jax
 
 from flowlab.layer import Chain, Workspace, leaves, map_leaves
 from flowlab.layers import (
@@ -18,8 +19,6 @@ from flowlab.layers import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-
-jax.config.update("jax_enable_x64", True)
 
 SEEDS, BATCH, INPUTS, WIDTH, CLASSES = 2, 6, 4, 5, 3
 TOLERANCE = 1e-12  # of the norm
@@ -54,42 +53,7 @@ def run(layer, x, parameters, dy):
     return y, dx, gradients
 
 
-# --- the same maps in JAX, written naturally ----------------------------------------------------
-
-JAX = {
-    "identity": lambda z: z,
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "erf": jax.scipy.special.erf,
-    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
-    "silu": jax.nn.silu,
-    "selu": jax.nn.selu,
-    "elu": jax.nn.elu,
-    "softplus": jax.nn.softplus,
-}
-
-
-def in_jax(layer, x, p):
-    """A layer of flowlab, by its type, as a function of one network in JAX."""
-    if isinstance(layer, Chain):
-        for one, own in zip(layer.layers, p, strict=True):
-            x = in_jax(one, x, own)
-        return x
-    if isinstance(layer, Residual):
-        return layer.s * (x + layer.a * in_jax(layer.branch, x, p))
-    if isinstance(layer, Linear):
-        return x @ p["W"] + p["b"]
-    if isinstance(layer, Scale):
-        return p["alpha"] * x
-    if isinstance(layer, SoftmaxCrossEntropy):
-        picked = jnp.take_along_axis(jax.nn.log_softmax(x), p["label"][:, None], 1)
-        return -(picked.mean() if layer.reduction == "mean" else picked.sum())
-    if isinstance(layer, SquaredError):
-        square = (x - p["target"]) ** 2
-        return square.mean() if layer.reduction == "mean" else square.sum()
-    return JAX[layer.name](x)
+# --- JAX ------------------------------------------------------------------------------------------
 
 
 def compare_with_jax(layer, shape, data=()):

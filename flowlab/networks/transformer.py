@@ -32,10 +32,15 @@ def build(settings: Settings, outputs: int | None) -> Network:
         raise InputError(
             f"network.heads must divide the width {settings.width}; got {network.heads}"
         )
+    if outputs is not None and settings.depth < 2:
+        raise InputError(
+            "depth must be at least 2 for network=transformer with upstream=loss; "
+            f"got {settings.depth}"
+        )
     pre = network.placement == "pre"
     last = normalization(settings) if pre else []
     readout = ()
-    if outputs is not None and settings.depth > 1:
+    if outputs is not None:
         readout = (Chain([*last, TokenMean(), Linear(outputs)], name="read-out"),)
     count = settings.depth - 1 - len(readout)
     a, s = branch_scaling(settings, 2 * count)
