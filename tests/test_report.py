@@ -437,3 +437,25 @@ def test_importing_the_report_is_light():
     code = "import sys, flowlab.report; print({'matplotlib', 'hydra'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_recurrent_runs_are_told_per_step(results):
+    settings = flowlab.make(network="rnn", width=6, batch_size=4, seeds=3)
+    made = flowlab.measure(settings), flowlab.predict(settings), settings.resolved()
+    store(results / "time", "rnn", *made)
+    asked, verdicts, *_ = (document := gather(results)).sections
+    assert Text(contents.TIME) in asked.blocks
+    (section,) = (s for s in verdicts.sections if s.title == "Architectures")
+    rows = {row[0]: row[1:3] for row in section.blocks[0].rows}
+    assert rows == {"mlp": ("layer", "3"), "rnn": ("step", "1")}
+    counts = {row[0]: list(map(int, row[3:])) for row in section.blocks[0].rows}
+    assert sum(counts["mlp"][:4]) == sum(counts["mlp"][4:]) == 3
+    (told,) = (s for s in document.sections if s.title == "Tables")
+    captions = [b.caption for s in told.sections for b in s.blocks if isinstance(b, Table)]
+    assert "Slope of log10‖∂L/∂h_t‖ per step: time" in captions
+    assert "per step" in verdicts.sections[-1].blocks[-1].items[0]
+
+
+def test_reports_without_recurrent_nets_do_not_speak_of_time(results):
+    _, twin = written(results)
+    assert "∂h" not in twin and "Architectures" not in twin
