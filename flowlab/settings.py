@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from numbers import Real
+from typing import Any, get_args
 
 from flowlab.data import DataSettings
 from flowlab.errors import InputError, unknown
@@ -215,20 +216,46 @@ def make(**axes) -> Settings:
     ``make(init="he", depth=50)``; a network brings its own defaults. Raises
     InputError for an unknown key or a broken rule.
     """
-    known = {f.name: f for f in dataclasses.fields(Settings)}
     groups = {"init": InitSettings, "network": NetworkSettings, "data": DataSettings}
-    for name, value in axes.items():
-        if name not in known:
-            raise unknown("setting", name, known)
-        if name in groups and isinstance(value, str):
-            axes[name] = groups[name](name=value)
-        elif isinstance(value, dict):
-            axes[name] = groups[name](**value)
-        elif known[name].type is int and not _is_integer(value):
-            raise InputError(f"{name} must be an integer; got {value}")
+    axes |= _typed(Settings, {k: v for k, v in axes.items() if k not in groups})
+    for name in axes.keys() & groups.keys():
+        value = axes[name]
+        given = {"name": value} if isinstance(value, str) else value
+        if isinstance(given, dict):
+            axes[name] = groups[name](**_typed(groups[name], given, f"{name}."))
+        elif not isinstance(given, groups[name]):
+            raise InputError(f"{name} must be a name or a dictionary of settings; got {given!r}")
     _, defaults = NETWORKS.get(axes.get("network", NetworkSettings()).name, ((), {}))
     return Settings(**{**defaults, **axes}).validate()
 
 
-def _is_integer(value) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+def _typed(schema, values: dict, prefix: str = "") -> dict:
+    """The values in the types of ``schema``, so that equal settings have equal names.
+
+    Raises InputError for a key that is no field and a value of another type.
+    """
+    fields = {f.name: f.type for f in dataclasses.fields(schema)}
+    typed = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise unknown(f"{prefix}key" if prefix else "setting", name, fields)
+        kinds = get_args(fields[name]) or (fields[name],)
+        kind = next((kind for kind in kinds if _is(value, kind)), None)
+        if kind is None:
+            wanted = next(_KINDS[kind] for kind in kinds if kind in _KINDS)
+            raise InputError(f"{prefix}{name} must be {wanted}; got {value!r}")
+        typed[name] = value if value is None else kind(value)
+    return typed
+
+
+_KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+
+
+def _is(value, kind) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is int:
+        return hasattr(value, "__index__")
+    if kind is float:
+        return isinstance(value, Real)
+    return isinstance(value, kind)

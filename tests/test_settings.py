@@ -1,5 +1,6 @@
 """Settings: rules in one line, and a name for a run that its folders do not change."""
 
+import numpy as np
 import pytest
 
 import flowlab
@@ -22,6 +23,12 @@ from flowlab.errors import InputError
         ({"init": {"gain": float("nan")}}, "init.gain must be a finite number above 0; got nan"),
         ({"experiment": "a/b"}, "experiment must be a plain folder name"),
         ({"threads": 0}, "threads must be at least 1; got 0"),
+        ({"threads": 1.5}, "threads must be an integer; got 1.5"),
+        ({"depth": True}, "depth must be an integer; got True"),
+        ({"network": {"kernel_size": 3.0}}, "network.kernel_size must be an integer; got 3.0"),
+        ({"network": {"imge": 4}}, "network.key must be one of .*; got imge; did you mean image?"),
+        ({"init": {"gain": "2"}}, "init.gain must be a number; got '2'"),
+        ({"init": 3}, "init must be a name or a dictionary of settings; got 3"),
     ],
 )
 def test_bad_settings_are_told_in_one_line(axes, message):
@@ -34,5 +41,6 @@ def test_a_run_is_named_by_what_determines_its_numbers():
     run = flowlab.make(depth=3).run()
     same = flowlab.make(depth=3, results_dir="elsewhere", memory_gib=1.0, threads=1, experiment="x")
     assert same.run() == run
+    assert flowlab.make(depth=np.int32(3), init={"gain": 1}).run() == run
     for axes in ({"depth": 4}, {"seeds": 3}, {"init": {"gain": 2.0}}, {"data": "gaussian"}):
         assert flowlab.make(**{"depth": 3, **axes}).run() != run
