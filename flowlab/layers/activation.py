@@ -6,7 +6,16 @@ Transcendental functions are computed in float64 and rounded once to the array's
 
 import math
 
-from flowlab.elementary import exp, expm1, sech2, sigmoid, sigmoid_slope, tanh
+from flowlab.elementary import (
+    erfcx,
+    exp,
+    expm1,
+    log1p,
+    sech2,
+    sigmoid,
+    sigmoid_slope,
+    tanh,
+)
 from flowlab.errors import unknown
 from flowlab.kernel import Kernel, kernel
 from flowlab.layer import Declaration, Primitive
@@ -80,14 +89,27 @@ def erf_pullback(z, dy):
     return _TWO_OVER_SQRT_PI * exp(-1.0 * z * z) * dy  # the square too in float64
 
 
-@kernel("...->...")
-def gelu_forward(z):
-    return 0.5 * z * math.erfc(-_SQRT_HALF * z)
+# From here on some kernels have loops of their own: LLVM does not inline a function of several
+# elementary ones into the loop of a map, which then would not become SIMD.
 
 
-@kernel("...,...->...")
-def gelu_pullback(z, dy):
-    return (0.5 * math.erfc(-_SQRT_HALF * z) + z * _INV_SQRT_2PI * exp(-0.5 * z * z)) * dy
+@kernel("(...)->(...)")
+def gelu_forward(z, y):
+    z, y = z.reshape(z.size), y.reshape(y.size)
+    for k in range(y.size):
+        v = float(z[k])
+        tail = 0.5 * exp(-0.5 * v * v) * erfcx(_SQRT_HALF * abs(v))
+        y[k] = v * (1.0 - tail if v > 0 else tail)
+
+
+@kernel("(...),(...)->(...)")
+def gelu_pullback(z, dy, dz):
+    z, dy, dz = z.reshape(z.size), dy.reshape(dy.size), dz.reshape(dz.size)
+    for k in range(dz.size):
+        v = float(z[k])
+        e = exp(-0.5 * v * v)
+        tail = 0.5 * e * erfcx(_SQRT_HALF * abs(v))
+        dz[k] = ((1.0 - tail if v > 0 else tail) + v * _INV_SQRT_2PI * e) * dy[k]
 
 
 @kernel("...->...")
@@ -95,9 +117,11 @@ def silu_forward(z):
     return z * sigmoid(z)
 
 
-@kernel("...,...->...")
-def silu_pullback(z, dy):
-    return (sigmoid(z) + z * sigmoid_slope(z)) * dy
+@kernel("(...),(...)->(...)")
+def silu_pullback(z, dy, dz):
+    z, dy, dz = z.reshape(z.size), dy.reshape(dy.size), dz.reshape(dz.size)
+    for k in range(dz.size):
+        dz[k] = (sigmoid(z[k]) + z[k] * sigmoid_slope(z[k])) * dy[k]
 
 
 @kernel("...->...")
@@ -120,9 +144,11 @@ def elu_pullback(z, dy):
     return (1.0 if z > 0 else exp(z)) * dy
 
 
-@kernel("...->...")
-def softplus_forward(z):
-    return max(z, 0.0) + math.log1p(exp(-abs(z)))
+@kernel("(...)->(...)")
+def softplus_forward(z, y):
+    z, y = z.reshape(z.size), y.reshape(y.size)
+    for k in range(y.size):
+        y[k] = max(z[k], 0.0) + log1p(exp(-abs(z[k])))
 
 
 @kernel("...,...->...")
