@@ -8,8 +8,8 @@ What finite width adds is `circular_steps`' where that is derived: plain nets of
 activations without biases, Gaussian weights (with zero padding, as if it were circular). Elsewhere
 it is a fully-connected net's of as many channels on a batch of examples and positions. That is
 right for delta-orthogonal weights; for others it leaves out that windows mix positions, and half of
-it is granted as theory's error and no spread is given. The level under a loss takes all positions of a read-out's input as
-equal, as they become with depth. Silent: identity weights.
+it is granted as theory's error and no spread is given. The level under a loss takes all positions
+of a read-out's input as equal, as they become with depth. Silent: identity weights.
 """
 
 import math

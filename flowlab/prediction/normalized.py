@@ -13,14 +13,15 @@ lies between one example's, where all fluctuate together, and the log of its mea
 fluctuates alone: the middle is predicted, half the distance is the error. Across skips what finite
 width adds is not derived; a branch that carries the share x of a rate adds at most about 4x/N.
 
-*Images*: for batch norm a channel's batch is examples times positions. The positions of an example
-have between nothing in common, which gives the rate of B P examples, and everything, which gives
-that of B: the middle is predicted, half the distance is the error. Layer and RMS norm divide an
-example by its mean over channels and positions. What zero padding loses at the border a norm gives
-back: A's top eigenvalue is a factor of the rate and of the variance that it is divided by. What
-finite width adds is not derived: as much as in a fully-connected net, either way, is the error.
+*Images*: for batch norm a channel's batch is examples times positions, at the rate of B P. Deep
+down the positions of an example may grow alike, which tends to the rate of B: half the distance is
+the error. Layer and RMS norm divide an example by its mean over channels and positions. What zero
+padding loses at the border they give back to homogeneous activations: A's top eigenvalue is a
+factor of the rate and of the variance that it is divided by. What finite width adds is not derived:
+as much as in a fully-connected net, either way, is the error.
 
-Silent: identity weights; batch norm of fewer than 4 examples.
+Silent: identity weights; batch norm of fewer than 4 examples; of images with zero padding, whose
+variance differs from place to place, batch norm, and the others of activations that bend.
 """
 
 import math
@@ -44,10 +45,14 @@ from flowlab.theory.normalization import (
 def predict(run: Run) -> pd.DataFrame | None:
     """delta at every layer."""
     settings, batch = run.settings, run.settings.batch_size
-    if run.initializer.identity or settings.norm == "batch" and batch < 4 or settings.depth < 2:
+    if run.initializer.identity or settings.depth < 2 or (settings.norm == "batch" and batch < 4):
+        return None
+    images = settings.network.name != "mlp"
+    border = images and settings.network.padding == "zeros" and not run.initializer.delta
+    scales = settings.norm != "batch" and get_activation(settings.activation).homogeneous
+    if border and not scales:
         return None
     x = run.inputs()
-    images = settings.network.name != "mlp"
     positions = math.prod(x.shape[3:])
     q, c = moments(np.moveaxis(x, 2, -1).reshape(len(x), -1, x.shape[2]))
     kept = 1.0
@@ -57,15 +62,13 @@ def predict(run: Run) -> pd.DataFrame | None:
     level, *of_top, _, common = run.top(1 if pooled else positions)
     drift, variance, error = None, None, 0.0
     if settings.norm == "batch":
-        rates = [
-            _batch_norm(run, size, q * (1 - c), common, kept)
-            for size in ((batch, batch * positions) if images else (batch,))
-        ]
+        log_rate, alike = (
+            _batch_norm(run, size, q * (1 - c), common, kept) for size in (batch * positions, batch)
+        )
         error = 0.1 * batch / settings.width + 0.1 * (batch < 6)
         if settings.skip != "none":
-            error *= float(np.mean(1 - np.exp(-np.abs(rates[0]))))
-        error += float(np.ptp([rate.mean() for rate in rates])) / 2
-        log_rate = np.mean(rates, axis=0)
+            error *= float(np.mean(1 - np.exp(-np.abs(log_rate))))
+        error += abs(float(np.mean(alike - log_rate))) / 2
     else:
         log_rate, share = _each_example(run, q, kept)
         drift, variance, error = _finite_width(run, len(log_rate), share)

@@ -3,17 +3,18 @@
 ``dh_log10_norm`` is predicted in the last recurrent layer, in rows with ``time``; norms of whole
 layers are not. With rates counted backward from the last step, where the net is read:
 
-* *Identity activation, orthogonal or identity W_hh*: the radius per step, exactly, any depth, data.
-* *Identity activation, Gaussian W_hh* (lecun, he, ...): powers of one matrix. While fewer steps than
-  sqrt(N) are counted, g^2 = N Var(W) per step; from 2 sqrt(N) on 2 log rho
+* *Identity activation, orthogonal or identity W_hh*: the radius per step, exactly, for any depth
+  and data.
+* *Identity activation, Gaussian W_hh* (lecun, he, ...): powers of one matrix. While fewer steps
+  than sqrt(N) are counted, g^2 = N Var(W) per step; from 2 sqrt(N) on 2 log rho
   (`gaussian_late_log_rate`), whose slope is predicted over those late steps if they are half of
   all, with an error of 0.1 per step (the approach to it). In between theory is silent.
 * *ReLU with identity W_hh of radius 1*, no biases: the arcsine law of `reflected_walk`.
 * *tanh and ReLU, LSTM, GRU* with orthogonal or Gaussian W_hh: large width along the trajectory from
   h_0 = 0 (`recurrent_flow`, `lstm_flow`, `gru_flow`), fresh inputs deciding anew at every step
   which units pass. Error of a step: what finite width adds, `kappa`/(2N) (2/N with gates, whose
-  kappa is not derived), and of Gaussian weights log(2)/(2 sqrt(N)), as powers of W double beyond g^2
-  by 2 sqrt(N) steps.
+  kappa is not derived), and of Gaussian weights log(2)/(2 sqrt(N)), as powers of W double beyond
+  g^2 by 2 sqrt(N) steps.
 
 But for the first, those need gaussian data (inputs drawn afresh), one recurrent layer and no drawn
 biases; mean field counts at most 2 sqrt(N) steps of Gaussian W_hh back. Silent: norms, truncated
