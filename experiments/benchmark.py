@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments.benchmarks import batch_law, probe
+from experiments.benchmarks import batch_law, layers, probe
 from experiments.command import guarded, options
 from experiments.run import versions
 from flowlab import tables
@@ -18,6 +18,7 @@ from flowlab.errors import unknown
 SUITES = {
     "probe": (probe.probe, probe.report),
     "batch_law": (batch_law.batch_law, batch_law.report),
+    "layers": (layers.layers, layers.report),
 }
 
 

@@ -37,7 +37,11 @@ STRICT = (
 
 # What the ratios of a benchmark's suite mean.
 RATIOS = {
-    "probe": "A ratio is the peer's time over flowlab's in the same round: above 1 flowlab leads."
+    "probe": "A ratio is the peer's time over flowlab's in the same round: above 1 flowlab leads.",
+    "layers": "A ratio is the peer's time over flowlab's in the same round, for one layer forward "
+    "and backward in the peer's fastest form: above 1 flowlab leads.",
+    "batch_law": "A ratio is processor time over that of a plain measurement in the same round: "
+    "the law's is what it costs, above 1.",
 }
 
 # Verdicts on claims in the order in which they are told.
