@@ -88,6 +88,9 @@ def test_predicted_steps_take_the_place_of_the_radius():
     assert theory.get_ydata() == pytest.approx(-0.05 * np.arange(19, -1, -1))
     text = through_time.state_gradients_caption(table, told)
     assert "1 of 1 95 % intervals hold theory's slope" in text
+    late = told[told["time"].isna() | (told["time"] > 10)]
+    bent = table.assign(**{COTANGENT: table[COTANGENT].where(table["time"] > 10, -50.0)})
+    assert "1 of 1" in through_time.state_gradients_caption(bent, late)
     other = told.assign(**{COTANGENT: 2 * told[COTANGENT]})
     assert "0 of 1" in through_time.state_gradients_caption(table, other)
 

@@ -11,7 +11,14 @@ from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, key, legend, panel
 from flowlab.figures.runs import describe, single_steps, whole_layers
 from flowlab.figures.through_time import as_layers
-from flowlab.statistics import COTANGENT, DELTA, backward_slope, predicted_slope, profile
+from flowlab.statistics import (
+    COTANGENT,
+    DELTA,
+    backward_slope,
+    end_to_end,
+    predicted_slope,
+    profile,
+)
 
 PANEL = 1.75  # inches, the height of a panel
 COLUMNS = 4
@@ -62,7 +69,8 @@ def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = No
     """Every run's rate per layer, of recurrent nets per step, beside theory's; a row for each.
 
     Points are least-squares slopes, means over seeds with their 95 % interval; diamonds theory's,
-    by the same fit of the predicted curve. Raises InputError as ``describe`` does.
+    by the same fit of the predicted curve; both over the layers or steps that theory speaks of.
+    Raises InputError as ``describe`` does.
     """
     rates = _rates(table, prediction)
     with style.context():
@@ -98,13 +106,12 @@ def architecture_profiles_caption(
     table: pd.DataFrame, prediction: pd.DataFrame | None = None
 ) -> str:
     """Which runs keep the gradient within a factor of 10 from end to end, and the extremes."""
-    rates = _rates(table, prediction).dropna(subset="mean")
-    rates["change"] = rates["mean"] * rates["crossed"]
+    rates = _rates(table, prediction).dropna(subset="change")
     kept = rates[rates["change"].abs() <= 1]
     low, high = (rates.loc[rates["change"].agg(how)] for how in ("idxmin", "idxmax"))
     return (
-        f"Of {len(rates)} nets {len(kept)} keep the gradient's norm within a factor of 10 (slope "
-        f"times layers or steps): {', '.join(kept['label']) or 'none'}. Extremes: {low['label']} "
+        f"Of {len(rates)} nets {len(kept)} keep the gradient's norm within a factor of 10 from "
+        f"end to end: {', '.join(kept['label']) or 'none'}. Extremes: {low['label']} "
         f"({low['change']:z.1f} decades over {low['crossed']} {low['unit']}s) and {high['label']} "
         f"({high['change']:z.1f} decades over {high['crossed']} {high['unit']}s). "
         f"{table['seed'].nunique()} seeds."
@@ -153,22 +160,26 @@ def _view(table: pd.DataFrame, prediction: pd.DataFrame | None, network: str):
 
 
 def _rates(table: pd.DataFrame, prediction: pd.DataFrame | None) -> pd.DataFrame:
-    """One row per run: network, name, label, mean, low, high, predicted, crossed, unit."""
+    """One row per run: its name, slope, theory's, change from end to end and way travelled."""
     rows = []
     for network in _networks(table):
         mine, told, column, along = _view(table, prediction, network)
         for run in describe(mine, ["init"])[0]:
             of = mine[mine["run"] == run.id]
-            slope = backward_slope(of, column, along=along)
-            level = np.nan
+            level, ends = np.nan, (None, None)
             if told is not None and column in told:
                 curve = told[told["run"] == run.id].dropna(subset=column)
                 level = predicted_slope(curve, column, along=along)
+                if np.isfinite(level):  # both are fitted where theory speaks
+                    ends = int(curve[along].min()), int(curve[along].max())
+            slope = backward_slope(of, column, *ends, along=along)
+            change = end_to_end(of, column, along=along)
             rows.append(
                 {
                     **{"network": network, "name": run.name, "label": f"{network}, {run.name}"},
                     **{"mean": slope.mean, "low": slope.low, "high": slope.high},
                     **{"predicted": level, "unit": "step" if along == "time" else along},
+                    "change": change.mean,
                     "crossed": int(of[along].max() - of[along].min()),
                 }
             )

@@ -89,8 +89,8 @@ def state_gradients_caption(
     """The slope per step of each run, and how many intervals hold theory's or log10 ρ."""
     steps = _steps(table)
     told = None if prediction is None else single_steps(prediction)
-    findings, held, radii, known = [], 0, 0, 0
-    foretold = False
+    foretold = told is not None and COTANGENT in told and told[COTANGENT].notna().any()
+    findings, held, known = [], 0, 0
     for row, column in product(_values(steps, down), _values(steps, across)):
         of = steps[(steps[down] == row) & (steps[across] == column)]
         parts = []
@@ -98,21 +98,27 @@ def state_gradients_caption(
             mine = of[of["run"] == run.id]
             slope = backward_slope(mine, COTANGENT, along="time")
             parts.append(f"{run.name} {slope.mean:z.4f}" if slope.n else f"{run.name} none finite")
-            level = _predicted(told, run)
-            foretold |= isfinite(level)
-            if not isfinite(level):
-                level = _log_radius(mine)
+            level = _log_radius(mine)
+            if foretold:  # compared where theory speaks
+                curve = told[told["run"] == run.id].dropna(subset=COTANGENT)
+                level = predicted_slope(curve, COTANGENT, along="time")
+                if isfinite(level):
+                    ends = int(curve["time"].min()), int(curve["time"].max())
+                    slope = backward_slope(mine, COTANGENT, *ends, along="time")
             if isfinite(level) and slope.known:
                 known += 1
                 # Rounding alone moves a slope by a millionth.
                 held += slope.low - 1e-6 <= level <= slope.high + 1e-6
-            radii += isfinite(_log_radius(mine))
         if parts:
             findings.append(f"{row}, {column}: {', '.join(parts)}")
     text = f"Decades of ‖∂L/∂h_t‖ per step going backward over {steps['time'].max()} steps, "
     text += f"mean over {steps['seed'].nunique()} seeds. " + "; ".join(findings) + "."
     if known:
-        what = "theory's slope" if foretold else "log10 of the radius, a linear net's slope"
+        what = (
+            "theory's slope over the steps it speaks of"
+            if foretold
+            else "log10 of the radius, a linear net's slope"
+        )
         text += f" {held} of {known} 95 % intervals hold {what}."
     return text
 
@@ -224,13 +230,6 @@ def _log_radius(rows: pd.DataFrame) -> float:
     if rows["network"].iat[0] != "rnn" or pd.isna(rows["radius"].iat[0]):
         return float("nan")
     return log10(rows["radius"].iat[0])
-
-
-def _predicted(told: pd.DataFrame | None, run: Run) -> float:
-    mine = None if told is None or COTANGENT not in told else told[told["run"] == run.id]
-    if mine is None or mine.empty:
-        return float("nan")
-    return predicted_slope(mine.dropna(subset=COTANGENT), COTANGENT, along="time")
 
 
 def _map(states: pd.DataFrame) -> pd.DataFrame:
