@@ -29,6 +29,36 @@ from flowlab.scale import log2_norm
 EPS = 1e-5
 
 
+@jit
+def _sum_from(x, origin):
+    """Σ (x - origin), in four sums at once; the order of a single sum forbids SIMD."""
+    a = b = c = d = 0.0
+    last = x.size - x.size % 4
+    for j in range(0, last, 4):
+        a += x[j] - origin
+        b += x[j + 1] - origin
+        c += x[j + 2] - origin
+        d += x[j + 3] - origin
+    for j in range(last, x.size):
+        a += x[j] - origin
+    return (a + b) + (c + d)
+
+
+@jit
+def _square_from(x, origin, mean):
+    """Σ ((x - origin) - mean)², as ``_sum_from``."""
+    a = b = c = d = 0.0
+    last = x.size - x.size % 4
+    for j in range(0, last, 4):
+        a += ((x[j] - origin) - mean) ** 2
+        b += ((x[j + 1] - origin) - mean) ** 2
+        c += ((x[j + 2] - origin) - mean) ** 2
+        d += ((x[j + 3] - origin) - mean) ** 2
+    for j in range(last, x.size):
+        a += ((x[j] - origin) - mean) ** 2
+    return (a + b) + (c + d)
+
+
 @kernel("(...),(c),(c)->(...),(...),(c)")
 def batch_norm_forward(x, gain, bias, y, normalized, inverse, eps, p):
     c = gain.size
@@ -38,24 +68,22 @@ def batch_norm_forward(x, gain, bias, y, normalized, inverse, eps, p):
         origin = float(x[0, k, 0])
         mean = 0.0
         for i in range(n):
-            for j in range(p):
-                mean += x[i, k, j] - origin
+            mean += _sum_from(x[i, k], origin)
         mean /= n * p
         square = 0.0
         for i in range(n):
-            for j in range(p):
-                deviation = (x[i, k, j] - origin) - mean
-                square += deviation * deviation
+            square += _square_from(x[i, k], origin, mean)
         scale = 1.0 / math.sqrt(square / (n * p) + eps)
         inverse[k] = scale
+        g, b = gain[k], bias[k]  # read once: the arrays written may overlap them
         for i in range(n):
             for j in range(p):
                 value = ((x[i, k, j] - origin) - mean) * scale
                 normalized[i, k, j] = value
-                y[i, k, j] = gain[k] * value + bias[k]
+                y[i, k, j] = g * value + b
 
 
-@kernel("(c),(...),(c),(...)->(...),(c),(c)")
+@kernel("(c),(...),(c),(...)->(...),(c),(c)", reassociate=True)
 def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p):
     c = gain.size
     n = dy.size // (c * p)
@@ -110,15 +138,8 @@ def fixed_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p)
 def _standardize(x, normalized, eps):
     """Write x̂ of contiguous values x (m,) and return 1/σ."""
     origin = float(x[0])
-    mean = 0.0
-    for j in range(x.size):
-        mean += x[j] - origin
-    mean /= x.size
-    square = 0.0
-    for j in range(x.size):
-        deviation = (x[j] - origin) - mean
-        square += deviation * deviation
-    scale = 1.0 / math.sqrt(square / x.size + eps)
+    mean = _sum_from(x, origin) / x.size
+    scale = 1.0 / math.sqrt(_square_from(x, origin, mean) / x.size + eps)
     for j in range(x.size):
         normalized[j] = ((x[j] - origin) - mean) * scale
     return scale
@@ -189,10 +210,7 @@ def rms_norm_pullback(gain, normalized, inverse, dy, dx, dgain, eps):
 @jit
 def _divide_by_rms(x, normalized, eps):
     """``_standardize`` with μ = 0."""
-    square = 0.0
-    for j in range(x.size):
-        square += np.float64(x[j]) ** 2
-    scale = 1.0 / math.sqrt(square / x.size + eps)
+    scale = 1.0 / math.sqrt(_square_from(x, 0.0, 0.0) / x.size + eps)
     for j in range(x.size):
         normalized[j] = x[j] * scale
     return scale
@@ -211,12 +229,13 @@ def _group_forward(x, gain, bias, y, normalized, inverse, eps, centred):
     normalized, y = normalized.reshape(n, c, p), y.reshape(n, c, p)
     for i in range(n):
         for k in range(c):
+            g, b = gain[k], bias[k]
             for j in range(p):
-                y[i, k, j] = gain[k] * normalized[i, k, j] + bias[k]
+                y[i, k, j] = g * normalized[i, k, j] + b
 
 
-@jit
-def _group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, centred):
+@kernel("(c),(...),(s),(...)->(...),(c),(c)", reassociate=True)
+def _any_group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, centred):
     n, c = dy.shape[0], gain.size
     groups = inverse.size // n
     p, members = dy.size // (n * c), c // groups
@@ -240,9 +259,13 @@ def _group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, centred):
             along /= members * p
             scale = inverse[i * groups + g]
             for k in channels:
+                own_gain = float(gain[k])
                 for j in range(p):
-                    v = float(gain[k]) * dy[i, k, j]
+                    v = own_gain * dy[i, k, j]
                     dx[i, k, j] = scale * (v - total - normalized[i, k, j] * along)
+
+
+_group_pullback = _any_group_pullback.single
 
 
 @kernel("(...),(c),(c)->(...),(...),(s)")
