@@ -1,6 +1,7 @@
 # `make` lists the commands. They need GNU make and Python 3.11 or later; the rest comes by itself.
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
@@ -20,7 +21,7 @@ run: $(VENV)/run.stamp ## Measure gradient flow; ARGS="init=xavier depth=100"
 	$(BIN)/python -m experiments.run $(ARGS)
 
 test: $(VENV)/test.stamp ## Run the tests; ARGS="-k theory"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/test.stamp ## Check style and formatting
 	$(BIN)/ruff check -q .
