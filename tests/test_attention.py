@@ -21,7 +21,6 @@ from flowlab.layers import (
     ScaledDotProductAttention,
 )
 from flowlab.layers.attention import attention_entropy, token_cosine
-from flowlab.program import Stack, record
 
 jax.config.update("jax_enable_x64", True)
 
@@ -387,61 +386,6 @@ def test_a_token_that_is_not_a_number_is_told():
     y, *_ = run(layer, x, p, dy)
     assert np.isnan(y[0, 1, :, 3:]).all() and np.isfinite(y[0, 1, :, :3]).all()
     assert np.isfinite(y[1]).all() and np.isfinite(y[0, 0]).all()
-
-
-# --- programs -----------------------------------------------------------------------------------
-
-
-def test_blocks_of_a_transformer_are_scanned_with_the_same_bits():
-    net = Residual(Chain([LayerNorm(), MultiHeadAttention(WIDTH, 2, causal=True)]))
-    shape, count, workspace = (BATCH, TOKENS, WIDTH), 4, Workspace()
-    random = np.random.default_rng(0)
-
-    def stacked(declared):
-        return random.standard_normal((SEEDS, count, *declared.shape)) / 3
-
-    stacks = map_leaves(stacked, net.declare(shape).parameters)
-    x, dy = random.standard_normal((2, SEEDS, *shape))
-
-    def forward(carry, parameters):
-        y, tape = net.forward(carry[0], parameters, workspace)
-        seen = tape[1][1]["attention"]
-        entropy, cosine = attention_entropy(seen), token_cosine(y)
-        return (y,), (tape, entropy, cosine)
-
-    def backward(carry, tape):
-        norms = []
-
-        def watch(layer, tape, dy, dx, gradients):
-            if gradients and layer.example_norms is not None:
-                norms.append(np.empty((SEEDS, len(gradients))))
-                layer.example_norms.run(tape["x"], dy, norms[-1])
-
-        dx, gradients = net.pullback(carry[0], tape, workspace)
-        net.pullback(carry[0], tape, workspace, watch)
-        return (dx,), (gradients, tuple(norms))
-
-    def layer(nest, at):
-        return map_leaves(lambda stack: np.ascontiguousarray(stack[:, at]), nest)
-
-    _, program = record(forward, (x.copy(),), layer(stacks, 0))
-    carries, ys, _ = program.scan((x,), map_leaves(Stack, stacks), count, np.empty, (True,))
-    tapes, carry = [], (x,)
-    for at in range(count):
-        carry, expected = forward(carry, layer(stacks, at))
-        tapes.append(expected[0])
-        np.testing.assert_array_equal(carries[0].at(at + 1), carry[0])
-        for (_, a), (_, b) in zip(leaves(ys), leaves(expected), strict=True):
-            np.testing.assert_array_equal(a.at(at), b)
-
-    _, program = record(backward, (dy.copy(),), map_leaves(lambda a: a.at(0), ys[0]))
-    carries, ys, _ = program.scan((dy,), ys[0], count, np.empty, (True,), -1)
-    carry = (dy,)
-    for at in range(count):
-        carry, expected = backward(carry, tapes[count - 1 - at])
-        np.testing.assert_array_equal(carries[0].at(at + 1), carry[0])
-        for (_, a), (_, b) in zip(leaves(ys), leaves(expected), strict=True):
-            np.testing.assert_array_equal(a.at(at), b)
 
 
 # --- entropy and cosine -------------------------------------------------------------------------

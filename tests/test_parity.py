@@ -316,7 +316,7 @@ def test_example_norms_of_tokens(tokens, dtype, at, up):
     random = np.random.default_rng(0)
     x, dy = (random.standard_normal((SEEDS, 4, *tokens, k)) for k in (24, 30))
     out = np.empty((SEEDS, 2))
-    Linear.example_norms((x * 10.0**at).astype(dtype), (dy * 10.0**up).astype(dtype), out)
+    Linear.example_norms.run((x * 10.0**at).astype(dtype), (dy * 10.0**up).astype(dtype), out)
     expected = norms_of_examples(x, dy) + np.log2(10) * np.array([at + up, up])
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-12 if at == 0 else 1e-5)
 
@@ -328,10 +328,10 @@ def test_example_norms_of_tokens_that_cancel():
     dy = random.standard_normal((SEEDS, 4, 3, 40))
     dy += 1e-9 * random.standard_normal(dy.shape) - dy.mean(axis=2, keepdims=True)
     out = np.empty((SEEDS, 2))
-    Linear.example_norms(x, dy, out)
+    Linear.example_norms.run(x, dy, out)
     np.testing.assert_allclose(out, norms_of_examples(x, dy), rtol=0, atol=1e-5)
     dy[0], x[1, 2, 1, 3] = 0, np.nan
-    Linear.example_norms(x, dy, out)
+    Linear.example_norms.run(x, dy, out)
     assert np.all(out[0] == -np.inf) and np.isnan(out[1, 0]) and np.isfinite(out[1, 1])
 
 

@@ -65,7 +65,8 @@ def _refusals(x, p, dy, got) -> tuple[int, int]:
     refused = tried = 0
     for kernel, arrays in ((layer.forward_kernel, forward), (layer.pullback_kernel, pullback)):
         for (name, array), axes in zip(arrays.items(), kernel.dimensions, strict=True):
-            for index, axis in enumerate(axes, 1):
+            named = (axis for axis in axes if axis != "...")  # no axes of tokens here
+            for index, axis in enumerate(named, 1):
                 padding = [(0, int(k == index)) for k in range(array.ndim)]
                 wrong = arrays | {name: np.pad(array, padding)}
                 tried += 1
