@@ -1,4 +1,4 @@
-"""Each test process keeps compiled kernels of its own: Numba's cache is not safe for two writers."""
+"""Test processes keep compiled kernels of their own: Numba's cache is not safe for two writers."""
 
 import os
 from pathlib import Path
