@@ -34,7 +34,8 @@ def run(settings: Settings, replace: str | None = None) -> None:
     if replace is not None:
         accounts.append(ledger(settings, replace))
     print(
-        f"{settings.seeds} {settings.activation} nets, init={settings.init.name} "
+        f"{settings.seeds} {settings.network.name} nets, activation={settings.activation} "
+        f"init={settings.init.name} "
         f"depth={settings.depth} width={settings.width} skip={settings.skip}, "
         f"upstream={settings.upstream}: {time.perf_counter() - begun:.1f} s\n"
     )

@@ -51,8 +51,9 @@ def run(settings: Settings) -> None:
         print(f"{job.job.num + 1:>4}  {condition}  ({seconds:.1f} s)\n      {verdict.sentence}")
         return
     print(
-        f"{settings.seeds} {settings.activation} nets, init={settings.init.name} "
-        f"depth={settings.depth} width={settings.width} skip={settings.skip}, "
+        f"{settings.seeds} {settings.network.name} nets, activation={settings.activation} "
+        f"init={settings.init.name} depth={settings.depth} width={settings.width} "
+        f"skip={settings.skip} norm={settings.norm}, "
         f"batch {settings.batch_size} of {settings.data.name}, upstream={settings.upstream}: "
         f"{seconds:.1f} s\n"
     )
