@@ -44,7 +44,7 @@ plots: $(VENV)/run.stamp ## Draw the tables under results
 report: $(VENV)/run.stamp ## Write the report from tables and figures
 	$(BIN)/python -m experiments.report $(ARGS)
 
-claims: $(VENV)/run.stamp ## Test the field's claims against measurements
+claims: $(VENV)/test.stamp ## Test the field's claims against measurements
 	$(BIN)/python -m experiments.claims $(ARGS)
 
 bench: $(VENV)/test.stamp ## Time a measurement against other ways to make it
