@@ -78,8 +78,8 @@ def exp(x):
 
 
 @jit
-def _half_expm1(x):
-    """(e^x - 1)/2 for -700 <= x <= 710, as 2^(k-1) (e^r - 1) + (2^(k-1) - 1/2)."""
+def _expm1_parts(x):
+    """(k, m) with e^x = 2^k (1 + m) and m = e^r - 1 in full relative accuracy, -700 <= x <= 710."""
     shifted = x * _LOG2_E + _ROUND
     k = np.float64(shifted).view(np.int64) - _ROUND_BITS
     n = shifted - _ROUND
@@ -96,8 +96,15 @@ def _half_expm1(x):
     p = p * r + _E[4]
     p = p * r + _E[3]
     p = p * r + _E[2]
+    return k, (p * r + 1.0) * r
+
+
+@jit
+def _half_expm1(x):
+    """(e^x - 1)/2 for -700 <= x <= 710, as 2^(k-1) (e^r - 1) + (2^(k-1) - 1/2)."""
+    k, m = _expm1_parts(x)
     scale = np.int64((k + 1022) << 52).view(np.float64)
-    return (scale - 0.5) + (p * r + 1.0) * r * scale
+    return (scale - 0.5) + m * scale
 
 
 @jit
@@ -111,6 +118,17 @@ def tanh(x):
     """tanh in float64, as -(e^y - 1)/(e^y + 1) with y = -2|x|, so that nothing cancels."""
     h = _half_expm1(-2.0 * min(abs(x), 350.0) if x == x else x)
     return math.copysign(h / (1.0 + h), x)
+
+
+@jit
+def tanh_and_slope(x):
+    """(tanh x, 1 - tanh^2 x), relatively right to a few ulp; the slope below 1e-303 is constant."""
+    k, m = _expm1_parts(-2.0 * min(abs(x), 350.0) if x == x else x)
+    scale = np.int64((k + 1023) << 52).view(np.float64)
+    moved = m * scale
+    less = (scale - 1.0) + moved
+    w = 1.0 / (2.0 + less)
+    return math.copysign(less * w, x), 4.0 * (scale + moved) * w * w
 
 
 @jit

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from flowlab.kernel import kernel
+from flowlab.kernel import jit, kernel
 
 LOG10_2 = math.log10(2.0)
 # Rescale once the root mean square leaves 2^±16: float32 keeps entries 2^-110 below it.
@@ -88,6 +88,18 @@ def log2_norms(*arrays: np.ndarray) -> np.ndarray:
     together = (_log2_norms_of_two, _log2_norms_of_three, _log2_norms_of_four)[len(arrays) - 2]
     together.run(*(x if x.ndim > 1 else x.reshape(-1, 1) for x in arrays), out)
     return out
+
+
+@jit
+def exponent(a):
+    """The binary exponent of an array's largest |element|, within ±1000; 0 for zeros and beyond.
+
+    For use inside kernels: scaled down by it, squares stay within the float range.
+    """
+    largest = 0.0
+    for value in a.reshape(a.size):
+        largest = max(largest, abs(value))
+    return min(max(math.frexp(largest)[1], -1000), 1000) if 0 < largest < math.inf else 0
 
 
 @kernel("()->(...)")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from flowlab import laws
+from flowlab.elementary import tanh_and_slope
 from flowlab.errors import InputError
 from flowlab.initializers import SCHEMES, Initializer, InitSettings
 from flowlab.layer import Chain, Workspace
 from flowlab.layers import GRU, LSTM, LastStep, Linear, Recurrent
-from flowlab.layers.recurrent import gate, gate_slope, opened, tanh_and_slope
+from flowlab.layers.recurrent import gate, gate_slope, opened
 
 SEEDS = 2
 LAYERS = {

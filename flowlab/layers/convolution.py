@@ -14,6 +14,7 @@ import numpy as np
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
+from flowlab.scale import exponent
 
 PADDING_MODES = ("zeros", "circular")
 
@@ -164,19 +165,10 @@ def conv2d_pullback(x, W, dy, dx, dW, db, padded, columns, product, geometry):
         db[k] = bias
 
 
-@jit
-def _exponent(a):
-    """The binary exponent of the largest |element|; 0 where none is, or not all are finite."""
-    largest = 0.0
-    for value in a.reshape(a.size):
-        largest = max(largest, abs(value))
-    return min(max(math.frexp(largest)[1], -1000), 1000) if largest < math.inf else 0
-
-
 @kernel("(n,c,h,w),(n,o,p,q)->(two),(c,u,v),(r,p,q),(o,p,q),(o,s)", reassociate=True)
 def conv2d_example_norms(x, dy, out, padded, columns, scaled, product, geometry):
     # Powers of two keep squares within the float range, and cost no accuracy.
-    e_x, e_dy = _exponent(x), _exponent(dy)
+    e_x, e_dy = exponent(x), exponent(dy)
     down_x, down_dy = math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy)
     flat = columns.reshape(columns.shape[0], columns[0].size)
     d = scaled.reshape(scaled.shape[0], flat.shape[1])

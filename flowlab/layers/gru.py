@@ -9,6 +9,7 @@ n's part the second is r times the first, which is ∂L/∂z.
 
 import numpy as np
 
+from flowlab.elementary import tanh_and_slope
 from flowlab.kernel import kernel
 from flowlab.layers.recurrent import (
     Recurrence,
@@ -24,7 +25,6 @@ from flowlab.layers.recurrent import (
     opened,
     power,
     shift,
-    tanh_and_slope,
 )
 
 

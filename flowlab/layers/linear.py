@@ -7,6 +7,7 @@ import numpy as np
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
+from flowlab.scale import exponent
 
 
 @jit
@@ -34,12 +35,6 @@ def linear_pullback(x, W, dy, dx, dW, db):
     for n in range(dy.shape[0]):
         for o in range(db.size):
             db[o] += dy[n, o]
-
-
-@jit
-def exponent(a):
-    """The binary exponent of the largest |element|, within ±1000."""
-    return min(max(math.frexp(np.abs(a).max())[1], -1000), 1000)
 
 
 @kernel("(n,i),(n,o)->(two)", reassociate=True)

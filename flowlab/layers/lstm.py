@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from flowlab.elementary import tanh_and_slope
 from flowlab.errors import InputError
 from flowlab.kernel import kernel
 from flowlab.layers.recurrent import (
@@ -27,7 +28,6 @@ from flowlab.layers.recurrent import (
     opened,
     power,
     shift,
-    tanh_and_slope,
 )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
-from flowlab.scale import log2_norm
+from flowlab.scale import exponent, log2_norm
 
 EPS = 1e-5
 
@@ -303,18 +303,9 @@ def frozen_pullback(gain, inverse, dy, dx, groups, p):
 
 
 @jit
-def _exponent(a):
-    """The binary exponent of the largest |element|; 0 where that is zero or not finite."""
-    largest = 0.0
-    for value in a.reshape(a.size):
-        largest = max(largest, abs(value))
-    return min(max(math.frexp(largest)[1], -1000), 1000) if 0 < largest < math.inf else 0
-
-
-@jit
 def _example_norms(normalized, dy, out, c, p):
     # Powers of two keep squares within the float range, and cost no accuracy.
-    e_x, e_dy = _exponent(normalized), _exponent(dy)
+    e_x, e_dy = exponent(normalized), exponent(dy)
     down_x, down_dy = math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy)
     n = dy.shape[0]
     rows = dy.size // (n * c * p)

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from flowlab.elementary import exp
+from flowlab.elementary import exp, tanh_and_slope
 from flowlab.errors import InputError, unknown
 from flowlab.initializers import SCHEMES
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
@@ -29,49 +29,11 @@ from flowlab.scale import _log2_norm
 ACTIVATIONS = ("identity", "relu", "tanh")
 _IDENTITY, _RELU, _TANH = range(3)
 _NOWHERE = -(2**62)  # the exponent of a sum without terms
-_LOG2_E = 1.0 / math.log(2.0)
-_LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
-_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
-# Adding 1.5 * 2^52 rounds a double to an integer and leaves that integer in the low bits.
-_ROUND = 1.5 * 2.0**52
-_ROUND_BITS = int(np.float64(_ROUND).view(np.int64))
-_TAYLOR = tuple(1.0 / math.factorial(k) for k in range(14))
 
 log2_norm = _log2_norm.single
 
 
-# --- elementary functions with their slopes -------------------------------------------------------
-
-
-@jit
-def tanh_and_slope(x):
-    """(tanh x, 1 - tanh² x), relatively right to a few ulp; the slope below 1e-303 is constant.
-
-    From e^y - 1 for y = -2|x|, as 2^k (e^r - 1) + (2^k - 1): one path without branches, which is
-    several times as fast as :func:`flowlab.elementary.tanh`.
-    """
-    y = -2.0 * min(abs(x), 350.0) if x == x else x
-    shifted = y * _LOG2_E + _ROUND
-    k = np.float64(shifted).view(np.int64) - _ROUND_BITS
-    n = shifted - _ROUND
-    r = (y - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _TAYLOR[13]
-    p = p * r + _TAYLOR[12]
-    p = p * r + _TAYLOR[11]
-    p = p * r + _TAYLOR[10]
-    p = p * r + _TAYLOR[9]
-    p = p * r + _TAYLOR[8]
-    p = p * r + _TAYLOR[7]
-    p = p * r + _TAYLOR[6]
-    p = p * r + _TAYLOR[5]
-    p = p * r + _TAYLOR[4]
-    p = p * r + _TAYLOR[3]
-    p = p * r + _TAYLOR[2]
-    scale = np.int64((k + 1023) << 52).view(np.float64)
-    moved = (p * r + 1.0) * r * scale
-    less = (scale - 1.0) + moved
-    w = 1.0 / (2.0 + less)
-    return math.copysign(less * w, x), 4.0 * (scale + moved) * w * w
+# --- gates ----------------------------------------------------------------------------------------
 
 
 @jit
