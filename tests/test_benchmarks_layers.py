@@ -47,7 +47,7 @@ def test_all_forms_do_the_same_work(name):
     tokens = name == "embedding"
     with ThreadPoolExecutor(THREADS) as pool:
         forms = layers.forms_of(layers.CASES[name], TINY.get(name, (4, 8)), SEEDS, THREADS, pool)
-        results = {form: summary(run(), tokens) for form, run in forms.items()}
+        results = {form: summary(run(2), tokens) for form, run in forms.items()}
     assert len(forms) >= 3  # JAX's two at least
     y, dx, gradients = results.pop(layers.OURS)
     for form, (their_y, their_dx, their_gradients) in results.items():
@@ -74,7 +74,7 @@ def test_a_peer_twice_as_slow_has_the_ratio_two(monkeypatch):
     seconds = {layers.OURS: 0.012, "torch a": 0.048, "torch b": 0.024, "jax": 0.006}
 
     def forms(*_):
-        return {name: lambda s=s: time.sleep(s) for name, s in seconds.items()}
+        return {name: lambda n, s=s: time.sleep(n * s) for name, s in seconds.items()}
 
     monkeypatch.setattr(layers, "forms_of", forms)
     found = layers.layers(("relu",), rounds=3).set_index("peer")

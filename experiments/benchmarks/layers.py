@@ -5,15 +5,22 @@ parameters back. flowlab's threads take equal parts of the ensemble, one BLAS th
 runs eagerly in every way a skilled user might, on all networks at once or one after another, with
 threads inside its operations or with a part of the ensemble for each; JAX compiles all networks by
 ``vmap`` or one after another. The fastest form of each peer counts.
+
+A timed call makes many passes, and threads that work on parts of the ensemble, flowlab's or
+PyTorch's, make all of theirs without waiting for one another: a measurement, too, gives each thread
+its part once and not layer by layer, and waking a thread takes longer than a small layer. The
+results of a pass are dropped before the next, so that every library finds its memory warm.
 """
 
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from functools import partial
+from itertools import chain, pairwise, repeat
 
 import numpy as np
 import pandas as pd
@@ -138,21 +145,30 @@ def layers(only=tuple(CASES), seeds: int = 4, rounds: int = 5, threads: int = 2)
 
 def _rows(case: Case, shape, seeds, rounds, threads, pool, **named) -> list[dict]:
     forms = forms_of(case, shape, seeds, threads, pool)
+    repeats = _enough(forms[OURS])
+    forms = {name: partial(form, repeats) for name, form in forms.items()}
     heats = race(forms, 3, OURS).set_index("form")
-    repeats = int(np.ceil(_LONG_ENOUGH / heats.loc[OURS, "median_s"]))
     peers = [heats[heats.index.str.startswith(peer)]["ratio"] for peer in ("torch", "jax")]
     fastest = [list(ratios.nsmallest(2).index) for ratios in peers if len(ratios)]
-
-    def repeated(form):
-        return lambda: [form() for _ in range(repeats)]
-
-    final = {name: repeated(forms[name]) for name in (OURS, *chain(*fastest))}
+    final = {name: forms[name] for name in (OURS, *chain(*fastest))}
     found = race(final, rounds, OURS).set_index("form")
     named |= {"size": "x".join(map(str, shape)), "seconds": found.loc[OURS, "median_s"] / repeats}
     columns = {"ratio": "ratio", "ratio_low": "low", "ratio_high": "high"}
     ratios = found[[*columns]].rename(columns=columns)
     best = [ratios.loc[forms, "ratio"].idxmin() for forms in fastest]
     return [{**named, "peer": peer, **ratios.loc[peer]} for peer in best]
+
+
+def _enough(form: Callable[[int], object]) -> int:
+    """How many passes, a power of two, take long enough."""
+    form(1)
+    repeats, seconds = 1, 0.0
+    while seconds < _LONG_ENOUGH:
+        repeats *= 2
+        begun = time.perf_counter()
+        form(repeats)
+        seconds = time.perf_counter() - begun
+    return repeats
 
 
 def report(table: pd.DataFrame) -> str:
@@ -165,9 +181,10 @@ def report(table: pd.DataFrame) -> str:
 
 
 def forms_of(case: Case, shape, seeds: int, threads: int, pool) -> dict[str, Callable]:
-    """Every way to do the work; each returns y, dx and the parameters' cotangents as it has them.
+    """Every way to do the work, as a function of the number of passes.
 
-    A form works on all ``seeds`` networks, and gives a list over networks or parts of them.
+    A form works on all ``seeds`` networks, and gives a list over networks or parts of them: y, dx
+    and the parameters' cotangents, as it has them, of the last pass.
     """
     layer, draw = case.layer(shape), np.random.default_rng(0)
     declared = layer.declare(shape)
@@ -194,6 +211,12 @@ def _parts(seeds: int, threads: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(bounds)]
 
 
+def _passes(once, inputs, repeats):
+    for _ in range(repeats - 1):
+        once(inputs)
+    return once(inputs)
+
+
 def _flowlab(layer, x, p, dy, threads, pool):
     parts = [
         (x[part], map_leaves(lambda a, part=part: a[part], p), dy[part], Workspace())
@@ -207,7 +230,7 @@ def _flowlab(layer, x, p, dy, threads, pool):
         workspace.reset()
         return y, dx, [a for _, a in leaves(gradients)]
 
-    return lambda: list(pool.map(run, parts))
+    return lambda repeats: list(pool.map(partial(_passes, run), parts, repeat(repeats)))
 
 
 # --- PyTorch --------------------------------------------------------------------------------------
@@ -246,16 +269,18 @@ def _torch(case, x, p, dy, threads, pool) -> dict[str, Callable]:
         function = getattr(does, case.batched)
         whole, split = inputs(everything), [inputs(part) for part in halves]
         run, by_thread = work(function, threads), work(function, 1)
-        forms["torch batched"] = lambda: [run(whole)]
-        forms["torch batched, threads over nets"] = lambda: list(pool.map(by_thread, split))
+        forms["torch batched"] = lambda repeats: [_passes(run, whole, repeats)]
+        forms["torch batched, threads over nets"] = lambda repeats: list(
+            pool.map(partial(_passes, by_thread), split, repeat(repeats))
+        )
     if case.single:
         function = getattr(does, case.single)
         nets = [inputs(s) for s in range(len(x))]
         parts = [nets[part] for part in halves]
         each, each_by_thread = (one_after_another(function, n) for n in (threads, 1))
-        forms["torch net by net"] = lambda: each(nets)
-        forms["torch net by net, threads over nets"] = lambda: list(
-            chain.from_iterable(pool.map(each_by_thread, parts))
+        forms["torch net by net"] = partial(_passes, each, nets)
+        forms["torch net by net, threads over nets"] = lambda repeats: list(
+            chain.from_iterable(pool.map(partial(_passes, each_by_thread), parts, repeat(repeats)))
         )
     return forms
 
@@ -417,9 +442,16 @@ def _jax(case, x, p, dy, threads) -> dict[str, Callable]:
     x, p, dy = jax.tree.map(jnp.asarray, (x, p, dy))
     nets = [jax.tree.map(lambda a, s=s: a[s], (x, p, dy)) for s in range(len(x))]
     batched, single = jax.jit(jax.vmap(one)), jax.jit(one)
+
+    def all_at_once(whole):
+        return [jax.block_until_ready(batched(*whole))]
+
+    def one_after_another(nets):
+        return jax.block_until_ready([single(*net) for net in nets])
+
     return {
-        "jax vmap": lambda: [jax.block_until_ready(batched(x, p, dy))],
-        "jax net by net": lambda: jax.block_until_ready([single(*net) for net in nets]),
+        "jax vmap": partial(_passes, all_at_once, (x, p, dy)),
+        "jax net by net": partial(_passes, one_after_another, nets),
     }
 
 
