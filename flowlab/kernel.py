@@ -16,7 +16,6 @@ arrays of one shape.
 """
 
 import inspect
-import os
 import re
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,6 +24,7 @@ from threading import local
 import numpy as np
 from numba import njit
 
+from flowlab.compiled import keep
 from flowlab.errors import InputError
 
 
@@ -58,14 +58,9 @@ class Kernel:
 
     @cached_property
     def single(self):
-        own = njit(
-            self._function,
-            error_model="numpy",
-            fastmath=self._fastmath,
-            cache=not self.elementwise and os.path.exists(self.home[1]),
-        )
+        own = njit(self._function, error_model="numpy", fastmath=self._fastmath)
         if not self.elementwise:
-            return own
+            return keep(own, self.home[1])
         names = [f"a{i}" for i in range(len(self.dimensions))]
         reads = ", ".join([f"{n}[i]" for n in names[: self.n_reads]] + list(self.constants))
         lines = [f"{n} = {n}.reshape({n}.size)" for n in names]
@@ -167,8 +162,7 @@ def generate(
     source = f"def {name}({', '.join(arguments)}):\n{body}"
     namespace = {**namespace, "__name__": module}
     exec(compile(source, file, "exec"), namespace)
-    cache = os.path.exists(file)
-    return njit(namespace[name], nogil=True, error_model="numpy", cache=cache)
+    return keep(njit(namespace[name], nogil=True, error_model="numpy"), file)
 
 
 def kernel(signature: str, *, reassociate: bool = False):

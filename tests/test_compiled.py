@@ -1,0 +1,75 @@
+"""Compiled code on disk: several writers, a killed one, edits of what is called."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numba.core.caching import IndexDataCacheFile
+
+from flowlab.compiled import _CacheFile
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return lambda stamp=1: _CacheFile(str(tmp_path), "f", stamp)
+
+
+def test_forms_written_at_once_keep_their_code(cache, tmp_path):
+    processes = []
+    for k in range(8):
+        code = (
+            "from flowlab.compiled import _CacheFile\n"
+            f"one = _CacheFile({str(tmp_path)!r}, 'f', 1)\n"
+            f"for i in range(20): one.save(({k}, i), 'code of {k} ' + str(i))"
+        )
+        processes.append(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT))
+    assert [process.wait() for process in processes] == [0] * 8
+    assert all(cache().load((k, i)) == f"code of {k} {i}" for k in range(8) for i in range(20))
+
+
+def test_a_form_cut_short_is_not_taken_for_an_older_one(cache, monkeypatch):
+    cache(stamp=1).save("int", "old code")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_data", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache(stamp=2).save("int", "new code")
+    assert cache(stamp=2).load("int") is None
+
+
+def test_an_edit_drops_the_old_code(cache, tmp_path):
+    cache(stamp=1).save("int", "old code")
+    cache(stamp=2).save("int", "new code")
+    assert cache(stamp=2).load("int") == "new code" and len(list(tmp_path.glob("*.nbc"))) == 1
+
+
+def test_an_edit_of_a_called_function_is_seen(tmp_path):
+    (tmp_path / "helper.py").write_text(
+        "from flowlab.kernel import jit\n@jit\ndef scale(x):\n    return 2.0 * x\n"
+    )
+    (tmp_path / "user.py").write_text(
+        "from flowlab.kernel import kernel\nfrom helper import scale\n"
+        '@kernel("...->...")\ndef scaled(x):\n    return scale(x)\n'
+    )
+    code = "import numpy as np, user; y = np.empty((1, 1)); user.scaled(np.ones((1, 1)), y); "
+    code += "print(y[0, 0], sum(user.scaled.compiled.stats.cache_hits.values()))"
+
+    def run():
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+        command = [sys.executable, "-c", code]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    assert run() == ["2.0", "0"]
+    assert run() == ["2.0", "1"]
+    helper = tmp_path / "helper.py"
+    helper.write_text(helper.read_text().replace("2.0", "3.0 * 1.0"))
+    assert run() == ["3.0", "0"]
