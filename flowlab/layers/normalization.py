@@ -11,9 +11,11 @@ x̂ and the same means,
 without the term mean g where μ = 0 (Ioffe and Szegedy 2015, section 3, with the terms gathered).
 
 Conventions are PyTorch's: σ² divides by the number of values and eps is 1e-5; PyTorch's RMS norm
-alone defaults to the rounding unit of its type. Statistics are float64 whatever the arrays' type.
-They are means of differences from one of the values and, after that, of squared deviations (Chan et
-al. 1983, "Algorithms for computing the sample variance"), so that a large μ costs no digits.
+alone defaults to the rounding unit of its type. Sums are float64 whatever the arrays' type.
+The statistics of m values are means of differences from the first and of their squares (Chan et al.
+1983, "Algorithms for computing the sample variance": shifted data), so that a large μ costs no
+digits. No value is farther from μ than σ √(m - 1) (Samuelson 1968, "How deviant can you be?"):
+whichever is first, σ² loses at most a factor m of float64's accuracy.
 """
 
 import math
@@ -30,62 +32,52 @@ EPS = 1e-5
 
 
 @jit
-def _sum_from(x, origin):
-    """Σ (x - origin), in four sums at once; the order of a single sum forbids SIMD."""
-    a = b = c = d = 0.0
-    last = x.size - x.size % 4
-    for j in range(0, last, 4):
-        a += x[j] - origin
-        b += x[j + 1] - origin
-        c += x[j + 2] - origin
-        d += x[j + 3] - origin
-    for j in range(last, x.size):
-        a += x[j] - origin
-    return (a + b) + (c + d)
+def _minus(x, origin):
+    """x - origin as a whole: a sum that may be reordered must not take it apart."""
+    return x - origin
 
 
 @jit
-def _square_from(x, origin, mean):
-    """Σ ((x - origin) - mean)², as ``_sum_from``."""
-    a = b = c = d = 0.0
-    last = x.size - x.size % 4
-    for j in range(0, last, 4):
-        a += ((x[j] - origin) - mean) ** 2
-        b += ((x[j + 1] - origin) - mean) ** 2
-        c += ((x[j + 2] - origin) - mean) ** 2
-        d += ((x[j + 3] - origin) - mean) ** 2
-    for j in range(last, x.size):
-        a += ((x[j] - origin) - mean) ** 2
-    return (a + b) + (c + d)
+def _statistics(x, origin, total, square, count, eps):
+    """(μ, what rounding μ lost, 1/σ) in x's type, from Σ (x - origin) and Σ (x - origin)²."""
+    real = x.dtype.type
+    mean = total / count
+    rounded = real(origin + mean)
+    inverse = 1.0 / math.sqrt(square / count - mean * mean + eps)
+    return rounded, real((origin - rounded) + mean), real(inverse)
 
 
-@kernel("(...),(c),(c)->(...),(...),(c)")
+@jit
+def _standardized(x, mean, lost, inverse):
+    return ((x - mean) - lost) * inverse
+
+
+@kernel("(...),(c),(c)->(...),(...),(c)", reassociate=True)
 def batch_norm_forward(x, gain, bias, y, normalized, inverse, eps, p):
     c = gain.size
     n = x.size // (c * p)
     x, y, normalized = x.reshape(n, c, p), y.reshape(n, c, p), normalized.reshape(n, c, p)
     for k in range(c):
         origin = float(x[0, k, 0])
-        mean = 0.0
+        total = square = 0.0
         for i in range(n):
-            mean += _sum_from(x[i, k], origin)
-        mean /= n * p
-        square = 0.0
-        for i in range(n):
-            square += _square_from(x[i, k], origin, mean)
-        scale = 1.0 / math.sqrt(square / (n * p) + eps)
+            for j in range(p):
+                v = _minus(x[i, k, j], origin)
+                total += v
+                square += v * v
+        mean, lost, scale = _statistics(x, origin, total, square, n * p, eps)
         inverse[k] = scale
         g, b = gain[k], bias[k]  # read once: the arrays written may overlap them
         for i in range(n):
             for j in range(p):
-                value = ((x[i, k, j] - origin) - mean) * scale
+                value = _standardized(x[i, k, j], mean, lost, scale)
                 normalized[i, k, j] = value
                 y[i, k, j] = g * value + b
 
 
 @kernel("(c),(...),(c),(...)->(...),(c),(c)", reassociate=True)
 def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p):
-    c = gain.size
+    real, c = dy.dtype.type, gain.size
     n = dy.size // (c * p)
     normalized, dy, dx = normalized.reshape(n, c, p), dy.reshape(n, c, p), dx.reshape(n, c, p)
     for k in range(c):
@@ -95,12 +87,11 @@ def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p)
                 total += dy[i, k, j]
                 along += dy[i, k, j] * normalized[i, k, j]
         dgain[k], dbias[k] = along, total
-        total /= n * p
-        along /= n * p
-        scale = float(gain[k]) * inverse[k]
+        mean, mean_along = real(total / (n * p)), real(along / (n * p))
+        scale = gain[k] * inverse[k]
         for i in range(n):
             for j in range(p):
-                dx[i, k, j] = scale * (dy[i, k, j] - total - normalized[i, k, j] * along)
+                dx[i, k, j] = scale * (dy[i, k, j] - mean - normalized[i, k, j] * mean_along)
 
 
 @kernel("(...),(c),(c),(c),(c)->(...),(...),(c)")
@@ -134,46 +125,42 @@ def fixed_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p)
         dgain[k], dbias[k] = along, total
 
 
-@jit
-def _standardize(x, normalized, eps):
-    """Write x̂ of contiguous values x (m,) and return 1/σ."""
-    origin = float(x[0])
-    mean = _sum_from(x, origin) / x.size
-    scale = 1.0 / math.sqrt(_square_from(x, origin, mean) / x.size + eps)
-    for j in range(x.size):
-        normalized[j] = ((x[j] - origin) - mean) * scale
-    return scale
-
-
-@kernel("(...),(d),(d)->(...),(...),(r)")
+@kernel("(...),(d),(d)->(...),(...),(r)", reassociate=True)
 def layer_norm_forward(x, gain, bias, y, normalized, inverse, eps):
     r, d = inverse.size, gain.size
     x, y, normalized = x.reshape(r, d), y.reshape(r, d), normalized.reshape(r, d)
     for i in range(r):
-        inverse[i] = _standardize(x[i], normalized[i], eps)
+        origin = float(x[i, 0])
+        total = square = 0.0
         for j in range(d):
-            y[i, j] = gain[j] * normalized[i, j] + bias[j]
+            v = _minus(x[i, j], origin)
+            total += v
+            square += v * v
+        mean, lost, scale = _statistics(x, origin, total, square, d, eps)
+        inverse[i] = scale
+        for j in range(d):
+            value = _standardized(x[i, j], mean, lost, scale)
+            normalized[i, j] = value
+            y[i, j] = gain[j] * value + bias[j]
 
 
 @kernel("(d),(...),(r),(...)->(...),(d),(d)", reassociate=True)
 def layer_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
-    r, d = inverse.size, gain.size
+    real, r, d = dy.dtype.type, inverse.size, gain.size
     normalized, dy, dx = normalized.reshape(r, d), dy.reshape(r, d), dx.reshape(r, d)
     for j in range(d):
         dgain[j] = dbias[j] = 0
     for i in range(r):
         total = along = 0.0
         for j in range(d):
-            g = float(gain[j]) * dy[i, j]
+            g = gain[j] * dy[i, j]
             total += g
             along += g * normalized[i, j]
+        mean, mean_along, scale = real(total / d), real(along / d), inverse[i]
+        for j in range(d):
             dgain[j] += dy[i, j] * normalized[i, j]
             dbias[j] += dy[i, j]
-        total /= d
-        along /= d
-        for j in range(d):
-            g = float(gain[j]) * dy[i, j]
-            dx[i, j] = inverse[i] * (g - total - normalized[i, j] * along)
+            dx[i, j] = scale * (gain[j] * dy[i, j] - mean - normalized[i, j] * mean_along)
 
 
 @kernel("(...),(d)->(...),(...),(r)", reassociate=True)
@@ -207,36 +194,37 @@ def rms_norm_pullback(gain, normalized, inverse, dy, dx, dgain, eps):
             dx[i, j] = inverse[i] * (float(gain[j]) * dy[i, j] - normalized[i, j] * along)
 
 
-@jit
-def _divide_by_rms(x, normalized, eps):
-    """``_standardize`` with μ = 0."""
-    scale = 1.0 / math.sqrt(_square_from(x, 0.0, 0.0) / x.size + eps)
-    for j in range(x.size):
-        normalized[j] = x[j] * scale
-    return scale
-
-
-@jit
-def _group_forward(x, gain, bias, y, normalized, inverse, eps, centred):
-    n, c, s = x.shape[0], gain.size, inverse.size
-    m, p = x.size // s, x.size // (n * c)
-    x, grouped = x.reshape(s, m), normalized.reshape(s, m)
-    for g in range(s):
-        if centred:
-            inverse[g] = _standardize(x[g], grouped[g], eps)
-        else:
-            inverse[g] = _divide_by_rms(x[g], grouped[g], eps)
-    normalized, y = normalized.reshape(n, c, p), y.reshape(n, c, p)
+@kernel("(...),(c),(c)->(...),(...),(s)", reassociate=True)
+def _any_group_forward(x, gain, bias, y, normalized, inverse, eps, centred):
+    n, c, groups = x.shape[0], gain.size, inverse.size // x.shape[0]
+    p, members = x.size // (n * c), c // groups
+    grouped = x.reshape(n, groups, members * p)
+    x, y, normalized = x.reshape(n, c, p), y.reshape(n, c, p), normalized.reshape(n, c, p)
     for i in range(n):
-        for k in range(c):
-            g, b = gain[k], bias[k]
-            for j in range(p):
-                y[i, k, j] = g * normalized[i, k, j] + b
+        for g in range(groups):
+            origin = float(grouped[i, g, 0]) if centred else 0.0
+            total = square = 0.0
+            for j in range(members * p):
+                v = _minus(grouped[i, g, j], origin)
+                total += v
+                square += v * v
+            total = total if centred else 0.0
+            mean, lost, scale = _statistics(x, origin, total, square, members * p, eps)
+            inverse[i * groups + g] = scale
+            for k in range(g * members, (g + 1) * members):
+                a, b = gain[k], bias[k]
+                for j in range(p):
+                    value = _standardized(x[i, k, j], mean, lost, scale)
+                    normalized[i, k, j] = value
+                    y[i, k, j] = a * value + b
+
+
+_group_forward = _any_group_forward.single
 
 
 @kernel("(c),(...),(s),(...)->(...),(c),(c)", reassociate=True)
 def _any_group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, centred):
-    n, c = dy.shape[0], gain.size
+    real, n, c = dy.dtype.type, dy.shape[0], gain.size
     groups = inverse.size // n
     p, members = dy.size // (n * c), c // groups
     normalized, dy, dx = normalized.reshape(n, c, p), dy.reshape(n, c, p), dx.reshape(n, c, p)
@@ -255,14 +243,13 @@ def _any_group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, centred
                 dbias[k] += own
                 total += gain[k] * own
                 along += gain[k] * own_along
-            total = total / (members * p) if centred else 0.0
-            along /= members * p
-            scale = inverse[i * groups + g]
+            mean = real(total / (members * p) if centred else 0.0)
+            mean_along, scale = real(along / (members * p)), inverse[i * groups + g]
             for k in channels:
-                own_gain = float(gain[k])
+                own_gain = gain[k]
                 for j in range(p):
                     v = own_gain * dy[i, k, j]
-                    dx[i, k, j] = scale * (v - total - normalized[i, k, j] * along)
+                    dx[i, k, j] = scale * (v - mean - normalized[i, k, j] * mean_along)
 
 
 _group_pullback = _any_group_pullback.single
