@@ -8,12 +8,14 @@
     table = flowlab.measure(settings)  # one row per seed and layer
     prediction = flowlab.predict(settings)  # the same rows, from theory
     print(flowlab.judge(table, prediction).sentence)
+    sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
 from flowlab.errors import InputError
 from flowlab.measure import measure
 from flowlab.prediction import predict
 from flowlab.settings import Settings, make
+from flowlab.store import load
 from flowlab.verdicts import judge
 
-__all__ = ["InputError", "Settings", "judge", "make", "measure", "predict"]
+__all__ = ["InputError", "Settings", "judge", "load", "make", "measure", "predict"]

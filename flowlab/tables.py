@@ -7,7 +7,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -35,33 +36,61 @@ KEYS = ("run", "experiment", "network", "init", "data", "depth", "width", "activ
 KEYS += ("norm", "padding", "kernel_size", "steps", "recurrent", "radius", "heads", "placement")
 KEYS += ("batch_size", "upstream", "reduction", "dtype", "gain", "sigma_w", "sigma_b", "seeds")
 REQUIRED = ("run", "experiment", "seed", "layer", "op", *NORMS, "status")
+PREDICTED = ("run", "layer", *NORMS)  # what a prediction holds at least
+
+
+class StorageError(InputError):
+    """The folder or the disk refuses: full, read-only, over a quota, not permitted."""
+
+
+class NewerError(InputError):
+    """A file that only a newer flowlab reads; ``note`` tells it beside others."""
+
+    def __init__(self, path: str | Path, schema: int):
+        newer = f"{path} was made by a newer flowlab (schema {schema}; this one reads {SCHEMA})"
+        super().__init__(newer)
+        self.note = f"{path} has schema {schema}; this version reads {SCHEMA}"
+
+
+@contextmanager
+def storing(path: str | Path) -> Iterator[None]:
+    """Tell an error of the disk in one line, as StorageError about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def arrow(table: pd.DataFrame, metadata: dict):
+    """The table as it is stored, a pyarrow.Table with ``metadata`` as JSON."""
+    import pyarrow as pa
+
+    stored = pa.Table.from_pandas(table, preserve_index=False)
+    own = {b"flowlab": json.dumps({"schema": SCHEMA, **metadata}).encode()}
+    return stored.replace_schema_metadata({**(stored.schema.metadata or {}), **own})
 
 
 def write(table: pd.DataFrame, path: str | Path, metadata: dict) -> Path:
     """Write a table whole or not at all; ``metadata`` is stored as JSON in the file.
 
-    Raises InputError in one line where the folder or the disk refuses.
+    Raises StorageError in one line where the folder or the disk refuses.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    own = {b"flowlab": json.dumps({"schema": SCHEMA, **metadata}).encode()}
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **own})
+    stored = arrow(table, metadata)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name that begins with a dot: readers of the folder pass over it.
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            pq.write_table(arrow, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A name that begins with a dot: readers of the folder pass over it.
+            handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                pq.write_table(stored, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -84,7 +113,7 @@ def writable(folder: str | Path) -> None:
     os.unlink(probe)
 
 
-def read(path: str | Path) -> pd.DataFrame:
+def read(path: str | Path, required: Iterable[str] = REQUIRED) -> pd.DataFrame:
     """One run's table; raises InputError for a missing, damaged or foreign file."""
     path = Path(path)
     if not path.is_file():
@@ -93,23 +122,48 @@ def read(path: str | Path) -> pd.DataFrame:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-    missing = [name for name in REQUIRED if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} is not a table of this laboratory: no column {missing[0]}")
+    complete(path, table.columns, required)
     return table
 
 
 def metadata(path: str | Path) -> dict:
     """What :func:`write` stored beside the table; raises InputError for a foreign file."""
+    return footer(path)[2]
+
+
+def footer(path: str | Path):
+    """A file's Arrow schema, number of rows and metadata, its rows unread.
+
+    Raises InputError for a damaged or foreign file.
+    """
     import pyarrow.parquet as pq
 
     try:
-        stored = (pq.read_schema(path).metadata or {}).get(b"flowlab")
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+        stored = (schema.metadata or {}).get(b"flowlab")
+        told = None if stored is None else json.loads(stored)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-    if stored is None:
+    if not isinstance(told, dict):
         raise InputError(f"{path} is not a table of this laboratory: no metadata")
-    return json.loads(stored)
+    return schema, rows, told
+
+
+def readable(path: str | Path, metadata: dict) -> None:
+    """Raise InputError for metadata of another schema, NewerError for one of the future."""
+    schema = metadata.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise NewerError(path, schema)
+    if schema != SCHEMA:
+        raise InputError(f"{path} has schema {schema}; this version reads {SCHEMA}")
+
+
+def complete(path: str | Path, columns: Iterable[str], required: Iterable[str]) -> None:
+    """Raise InputError where a column is missing that every such table has."""
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise InputError(f"{path} is not a table of this laboratory: no column {missing[0]}")
 
 
 def read_all(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, list[str]]:
