@@ -4,61 +4,80 @@ Windows that would leave the input are dropped, as PyTorch does by default.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from flowlab.errors import InputError
-from flowlab.kernel import ShapeError, jit, kernel
+from flowlab.kernel import ShapeError, kernel
 from flowlab.layer import Declaration, Primitive
 
-
-@jit
-def _largest(window):
-    """Row and column of the first maximum in scan order, or of the last NaN: PyTorch's choice."""
-    row = column = 0
-    top = window[0, 0]
-    for i in range(window.shape[0]):
-        for j in range(window.shape[1]):
-            if window[i, j] > top or np.isnan(window[i, j]):
-                row, column, top = i, j, window[i, j]
-    return row, column
+# Loops run along rows of windows, one place of all windows after another: within a window the
+# processor would guess a branch for each value, and guess wrong.
 
 
-@kernel("(n,c,h,w)->(n,c,p,q)")
-def max_pool_forward(x, y, size, stride):
-    for n, c, i, j in np.ndindex(y.shape):
-        u, v = i * stride, j * stride
-        window = x[n, c, u : u + size, v : v + size]
-        y[n, c, i, j] = window[_largest(window)]
+@kernel("(n,c,h,w)->(n,c,p,q),(n,c,p,q)")
+def max_pool_forward(x, y, offset, size, stride):
+    n, c, h, w = x.shape
+    p, q = y.shape[2:]
+    x, y, offset = x.reshape(n * c, h, w), y.reshape(n * c, p, q), offset.reshape(n * c, p, q)
+    for k in range(n * c):
+        for i in range(p):
+            for j in range(q):
+                y[k, i, j], offset[k, i, j] = x[k, i * stride, j * stride], 0
+            for u in range(size):
+                for v in range(size):
+                    here = offset.dtype.type(u * w + v)
+                    for j in range(q):
+                        value, top = x[k, i * stride + u, j * stride + v], y[k, i, j]
+                        before = offset[k, i, j]
+                        offset[k, i, j] = here if value > top or np.isnan(value) else before
+                    for j in range(q):
+                        value, top = x[k, i * stride + u, j * stride + v], y[k, i, j]
+                        y[k, i, j] = value if value > top or np.isnan(value) else top
 
 
-@kernel("(n,c,h,w),(n,c,p,q)->(n,c,h,w)")
-def max_pool_pullback(x, dy, dx, size, stride):
-    dx.fill(0)
-    for n, c, i, j in np.ndindex(dy.shape):
-        u, v = i * stride, j * stride
-        row, column = _largest(x[n, c, u : u + size, v : v + size])
-        dx[n, c, u + row, v + column] += dy[n, c, i, j]
+@kernel("(n,c,p,q),(n,c,p,q)->(n,c,h,w)")
+def max_pool_pullback(offset, dy, dx, size, stride):
+    n, c, h, w = dx.shape
+    p, q = dy.shape[2:]
+    dx, dy, offset = dx.reshape(n * c, h * w), dy.reshape(n * c, p, q), offset.reshape(n * c, p, q)
+    for k in range(n * c):
+        dx[k] = 0
+        for i in range(p):
+            for j in range(q):
+                dx[k, (i * w + j) * stride + int(offset[k, i, j])] += dy[k, i, j]
 
 
 @kernel("(n,c,h,w)->(n,c,p,q)")
 def average_pool_forward(x, y, size, stride):
-    for n, c, i, j in np.ndindex(y.shape):
-        total = 0.0
-        for u in range(i * stride, i * stride + size):
-            for v in range(j * stride, j * stride + size):
-                total += x[n, c, u, v]
-        y[n, c, i, j] = total / (size * size)
+    n, c, h, w = x.shape
+    p, q = y.shape[2:]
+    x, y = x.reshape(n * c, h, w), y.reshape(n * c, p, q)
+    for k in range(n * c):
+        for i in range(p):
+            y[k, i] = 0
+            for u in range(i * stride, i * stride + size):
+                for v in range(size):
+                    for j in range(q):
+                        y[k, i, j] += x[k, u, j * stride + v]
+            for j in range(q):
+                y[k, i, j] /= size * size
 
 
 @kernel("(n,c,p,q)->(n,c,h,w)")
 def average_pool_pullback(dy, dx, size, stride):
-    dx.fill(0)
-    for n, c, i, j in np.ndindex(dy.shape):
-        share = dy[n, c, i, j] / (size * size)
-        for u in range(i * stride, i * stride + size):
-            for v in range(j * stride, j * stride + size):
-                dx[n, c, u, v] += share
+    n, c, h, w = dx.shape
+    p, q = dy.shape[2:]
+    dx, dy = dx.reshape(n * c, h, w), dy.reshape(n * c, p, q)
+    share = dy.dtype.type(1 / (size * size))
+    for k in range(n * c):
+        dx[k] = 0
+        for i in range(p):
+            for u in range(i * stride, i * stride + size):
+                for v in range(size):
+                    for j in range(q):
+                        dx[k, u, j * stride + v] += share * dy[k, i, j]
 
 
 @kernel("(...)->(n,c)", reassociate=True)
@@ -149,10 +168,19 @@ class Pool2d(Primitive):
 
 
 class MaxPool2d(Pool2d):
-    """The maximum of each window; all its gradient goes to the first maximum in scan order."""
+    """The maximum of each window; all its gradient goes to the first maximum in scan order.
+
+    A window with NaN gives NaN, and its gradient goes to the last of them. What is saved is each
+    maximum's ``offset`` from its window's first value, in the order of the image's values.
+    """
 
     name = "max_pool2d"
     forward_kernel, pullback_kernel = max_pool_forward, max_pool_pullback
+    pullback_reads = ("offset",)
+
+    def shapes(self, shape):
+        declared = super().shapes(shape)
+        return replace(declared, saved={"offset": declared.output})
 
 
 class AvgPool2d(Pool2d):
