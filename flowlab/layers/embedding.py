@@ -107,10 +107,11 @@ def learned_positions_forward(x, P, y):
 
 @kernel("(n,t,d)->(n,t,d),(length,d)")
 def learned_positions_pullback(dy, dx, dP):
-    dx[:], dP[:] = dy, 0
-    for n in range(dy.shape[0]):
-        for t in range(dy.shape[1]):
+    dP[:] = 0
+    for t in range(dy.shape[1]):
+        for n in range(dy.shape[0]):
             for k in range(dy.shape[2]):
+                dx[n, t, k] = dy[n, t, k]
                 dP[t, k] += dy[n, t, k]
 
 
