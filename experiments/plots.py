@@ -16,6 +16,7 @@ from flowlab import tables
 from flowlab.errors import InputError, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
+from flowlab.store import Experiment
 from flowlab.theory.plane import phase_plane
 from flowlab.theory.rates import batch_norm_rates, border_rates
 
@@ -50,7 +51,7 @@ def plots(results_dir: str, experiment: str = "") -> None:
     root = Path(results_dir)
     if not root.is_dir():
         raise InputError(f"results_dir must be a folder; got {root}, which is not there")
-    found = sorted(folder.parent.name for folder in root.glob("*/runs") if any(_parquet(folder)))
+    found = sorted({path.parent.parent.name for path in root.glob("*/runs/[!._]*.parquet")})
     if not found:
         raise InputError(f"results_dir must hold <experiment>/runs/*.parquet; got none in {root}")
     if experiment and experiment not in found:
@@ -62,10 +63,18 @@ def plots(results_dir: str, experiment: str = "") -> None:
 
 def _experiment(folder: Path) -> int:
     """Draw one experiment's figures; how many were drawn."""
-    table, problems = load(folder / "runs")
-    prediction, more = load(folder / "theory", theory=True)
-    for problem in [*problems, *more]:
-        _say(problem)
+    kept = Experiment(folder)
+    frames = []
+    for part, least in (("runs", tables.REQUIRED), ("theory", tables.PREDICTED)):
+        try:
+            frame = kept.load(part=part)
+        except InputError as error:
+            _say(error)
+            frame = pd.DataFrame()
+        frames.append(frame if len(frame.columns) else pd.DataFrame(columns=least))
+        for problem in kept.problems:
+            _say(problem)
+    table, prediction = frames
     if table.empty:
         return 0
     silent = set(table["run"]) - set(prediction["run"])
@@ -123,40 +132,6 @@ def describe(stem: Path, description: dict) -> Path:
     return path
 
 
-def load(folder: Path, theory: bool = False) -> tuple[pd.DataFrame, list[str]]:
-    """The usable tables of a folder as one frame, and one line for each that is not."""
-    paths, problems = [], []
-    for path in _parquet(folder):
-        try:
-            schema = tables.metadata(path).get("schema")
-            if schema != tables.SCHEMA:
-                raise InputError(f"{path} has schema {schema}; this version reads {tables.SCHEMA}")
-            paths.append(path)
-        except InputError as error:
-            problems.append(str(error))
-    if not theory:
-        table, more = tables.read_all(paths)
-        return table, problems + more
-    frames = []
-    for path in paths:
-        try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            problems.append(f"{path} is damaged: {str(error).splitlines()[0]}")
-            continue
-        missing = [name for name in ("run", "layer", *tables.NORMS) if name not in frame]
-        if missing:
-            problems.append(f"{path} is not a prediction of this laboratory: no {missing[0]}")
-        else:
-            frames.append(frame)
-    empty = pd.DataFrame(columns=["run", "layer", *tables.NORMS])
-    return pd.concat(frames, ignore_index=True) if frames else empty, problems
-
-
-def _parquet(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-
-
 def _plane(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Theory's phase plane around the measured points, which it contains."""
     sides = []
@@ -185,11 +160,11 @@ def _positions(table: pd.DataFrame, folder: Path) -> int:
 
 def _side(table: pd.DataFrame, folder: Path) -> int:
     """The side of the images that a run's settings name."""
-    path = folder / "runs" / f"{table['run'].iat[0]}.parquet"
+    run = table["run"].iat[0]
     try:
-        return int(tables.metadata(path)["settings"]["network"]["image"])
+        return int(Experiment(folder).metadata(run)["settings"]["network"]["image"])
     except (LookupError, TypeError):
-        raise InputError(f"{path} does not say how large its images are") from None
+        raise InputError(f"run {run} of {folder} does not say how large its images are") from None
 
 
 # What figures need beside tables, from the rows shown and the experiment's folder.
@@ -201,7 +176,7 @@ GIVEN = {
 }
 
 
-def _say(line: str) -> None:
+def _say(line: object) -> None:
     print(f"note: {line}", file=sys.stderr)
 
 

@@ -149,16 +149,25 @@ class Experiment:
         self.problems = []
         return [entry.run for entry in self._steady(lambda: self._scan(part))]
 
+    def told(self) -> Iterator[tuple[str, dict]]:
+        """Every run with the metadata saved beside it."""
+        for entry in self._steady(lambda: self._scan("runs")):
+            yield entry.run, json.loads(entry.metadata)
+
     @property
     def rows(self) -> int:
         """Rows of all runs."""
         return sum(entry.rows for entry in self._steady(lambda: self._scan("runs")))
 
     @property
+    def files(self) -> int:
+        """Files that hold tables and predictions."""
+        return sum(1 for part in PARTS for _ in _files(self.folder / part))
+
+    @property
     def size(self) -> int:
         """Bytes of all tables and predictions."""
-        paths = (path for part in PARTS for path in (self.folder / part).glob("*.parquet"))
-        return sum(path.stat().st_size for path in paths)
+        return sum(int(s.split("-")[0]) for p in PARTS for _, s in _files(self.folder / p))
 
     def read(self, run: str) -> pd.DataFrame:
         """One run's table; raises InputError where it is missing, damaged or foreign."""

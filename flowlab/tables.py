@@ -166,18 +166,6 @@ def complete(path: str | Path, columns: Iterable[str], required: Iterable[str]) 
         raise InputError(f"{path} is not a table of this laboratory: no column {missing[0]}")
 
 
-def read_all(paths: Iterable[str | Path]) -> tuple[pd.DataFrame, list[str]]:
-    """All readable tables as one frame, and one line for each that is not."""
-    frames, problems = [], []
-    for path in paths:
-        try:
-            frames.append(read(path))
-        except InputError as error:
-            problems.append(str(error))
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=REQUIRED)
-    return table, problems
-
-
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -1,6 +1,7 @@
 """Tables: written whole or not at all, read with one call, refused in one line."""
 
 import os
+import re
 
 import pandas as pd
 import pyarrow as pa
@@ -36,7 +37,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, table, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(step, full)
-    with pytest.raises(InputError, match=r"cannot write .*run\.parquet: No space left on device"):
+    with pytest.raises(
+        tables.StorageError, match=r"cannot write .*run\.parquet: No space left on device"
+    ):
         tables.write(table.head(1), path, {})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["run.parquet"]
@@ -48,10 +51,25 @@ def test_damaged_and_foreign_files_are_named(tmp_path, table):
     bad.write_bytes(good.read_bytes()[:-100])
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pa.table({"a": [1]}), foreign)
-    frame, problems = tables.read_all([good, bad, foreign, tmp_path / "none.parquet"])
-    pd.testing.assert_frame_equal(frame, table)
-    assert [p.split()[0] for p in problems] == [str(bad), str(foreign), "no"]
-    assert all("\n" not in p for p in problems)
+    pd.testing.assert_frame_equal(tables.read(good), table)
+    for path, told in (
+        (bad, f"{bad} is damaged"),
+        (foreign, f"{foreign} is not a table of this laboratory: no column run"),
+        (tmp_path / "none.parquet", f"no table at {tmp_path / 'none.parquet'}"),
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(told)}.*$"):
+            tables.read(path)
+    with pytest.raises(InputError, match=r"foreign\.parquet is not a table .*: no metadata$"):
+        tables.metadata(foreign)
+
+
+def test_a_table_of_the_future_is_told(tmp_path):
+    tables.readable("a.parquet", {"schema": tables.SCHEMA})
+    with pytest.raises(tables.NewerError) as told:
+        tables.readable("a.parquet", {"schema": tables.SCHEMA + 1})
+    assert str(told.value) == "a.parquet was made by a newer flowlab (schema 2; this one reads 1)"
+    with pytest.raises(InputError, match=r"a\.parquet has schema None; this version reads 1"):
+        tables.readable("a.parquet", {})
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

@@ -13,6 +13,7 @@ from flowlab import tables
 from flowlab.errors import InputError
 from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
 from flowlab.statistics import DELTA, Verdict
+from flowlab.store import Experiment as Store
 from flowlab.verdicts import judge
 
 MOST = 40  # rows of a table, lines of a list
@@ -54,7 +55,7 @@ CLAIM_COLUMNS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its file, settings (dotted keys) and verdict."""
+    """One run: its name, settings (dotted keys) and verdict."""
 
     name: str
     settings: dict
@@ -86,44 +87,43 @@ class _Reader:
 
     def metadata(self, path: Path) -> dict:
         """A table's metadata; raises InputError where it is of another making."""
+        return self.checked(path, tables.metadata(path))
+
+    def checked(self, path: Path, stored: dict) -> dict:
+        """A table's metadata as read; raises InputError where it is of another making."""
         try:
-            stored = tables.metadata(path)
             settings, versions = stored.get("settings", {}), stored.get("versions", {})
             settings.items(), versions.items()
-        except InputError:
-            raise
-        except (AttributeError, ValueError):
+        except AttributeError:
             raise InputError(f"{path} is not a table of this laboratory: its metadata") from None
-        if stored.get("schema") != tables.SCHEMA:
-            raise InputError(
-                f"{path} has schema {stored.get('schema')}; this version reads {tables.SCHEMA}"
-            )
+        tables.readable(path, stored)
         self.versions.update((str(name), str(number)) for name, number in versions.items())
         return {**stored, "command": str(stored.get("command", ""))}
 
-    def run(self, path: Path) -> tuple[Run, str]:
+    def run(self, kept: Store, name: str, predicted: set[str]) -> tuple[Run, str]:
         """One run and its command; raises InputError for a table that cannot be judged."""
-        stored, table = self.metadata(path), tables.read(path)
+        path = kept.folder / "runs" / f"{name}.parquet"
+        stored, table = self.checked(path, kept.metadata(name)), kept.read(name)
         try:
-            verdict = judge(table, self.prediction(path))
+            verdict = judge(table, self.prediction(kept, name, name in predicted))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} cannot be judged: {error}") from None
-        return Run(path.stem, _flat(stored.get("settings", {})), verdict), stored["command"]
+        return Run(name, _flat(stored.get("settings", {})), verdict), stored["command"]
 
-    def prediction(self, path: Path) -> pd.DataFrame:
+    def prediction(self, kept: Store, name: str, there: bool) -> pd.DataFrame:
         """The prediction beside a run; an empty one, and a note, where there is none."""
-        told = path.parent.parent / "theory" / path.name
-        if told.is_file():
-            try:
-                curve = pd.read_parquet(told)
+        told = kept.folder / "theory" / f"{name}.parquet"
+        try:
+            if there or told.is_file():
+                curve = kept.prediction(name)
                 needed = ("layer", DELTA, f"{DELTA}_sd", f"{DELTA}_infinite")
                 if all(column in curve for column in needed):
                     return curve
                 self.lack(f"{told} is not a prediction of this laboratory")
-            except (OSError, ValueError) as error:
-                self.lack(f"{told} is damaged: {_first_line(error)}")
-        else:
-            self.lack(f"{told} is missing: no theory for this run")
+            else:
+                self.lack(f"{told} is missing: no theory for this run")
+        except InputError as error:
+            self.lack(error)
         return pd.DataFrame({"layer": [], DELTA: []})
 
 
@@ -182,9 +182,20 @@ def _experiments(root: Path) -> list[Path]:
 
 def _experiment(reader: _Reader, folder: Path) -> Experiment:
     found = Experiment(folder.name)
-    for path in _parquet(folder / "runs"):
+    kept, names = Store(folder), {}
+    for part in ("runs", "theory"):
         try:
-            run, command = reader.run(path)
+            names[part] = kept.names(part)
+        except InputError as error:
+            reader.lack(error)
+        for problem in (
+            kept.problems if part == "runs" else ()
+        ):  # a run's prediction is told with it
+            reader.lack(problem)
+    predicted = set(names.get("theory", ()))
+    for name in names.get("runs", ()):
+        try:
+            run, command = reader.run(kept, name, predicted)
         except InputError as error:
             reader.lack(error)
             continue
@@ -200,7 +211,7 @@ def _experiment(reader: _Reader, folder: Path) -> Experiment:
     found.runs.sort(key=lambda run: [*(_rank(run.settings.get(a)) for a in axes), run.name])
     for stem in _figures(folder / "figures"):
         try:
-            found.pictures.append(_picture(reader, stem))
+            found.pictures.append(_picture(reader, stem, set(names.get("runs", ()))))
         except InputError as error:
             reader.lack(error)
     if not found.pictures:
@@ -208,8 +219,11 @@ def _experiment(reader: _Reader, folder: Path) -> Experiment:
     return found
 
 
-def _picture(reader: _Reader, stem: Path) -> Picture:
-    """A figure with its description; raises InputError for one that no reader could see."""
+def _picture(reader: _Reader, stem: Path, kept: set[str]) -> Picture:
+    """A figure with its description; raises InputError for one that no reader could see.
+
+    Descriptions name runs as ``runs/<run>.parquet``, compacted ones too; ``kept`` is those there.
+    """
     path, described = (stem.with_name(stem.name + suffix) for suffix in (".png", ".json"))
     try:
         content = path.read_bytes()
@@ -225,7 +239,7 @@ def _picture(reader: _Reader, stem: Path) -> Picture:
     try:
         told = json.loads(described.read_text(encoding="utf-8"))
         title, caption, runs = str(told["title"]), str(told["caption"]), list(told["runs"])
-        gone = sum(not (stem.parent.parent / str(run)).is_file() for run in runs)
+        gone = sum(Path(str(run)).stem not in kept for run in runs)
     except (OSError, LookupError, TypeError, ValueError):
         reader.lack(f"{described} is missing or damaged: make plots")
         return Picture(place, content, stem.name, "Its description is missing.")

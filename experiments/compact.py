@@ -1,0 +1,58 @@
+"""Gather the files of large sweeps into few: ``python -m experiments.compact experiment=depth``.
+
+Without ``experiment=`` every experiment under ``results_dir`` is compacted. Tables read the same
+afterwards, only faster; runs may be saved and read meanwhile.
+"""
+
+import sys
+
+from experiments.command import guarded, options
+from experiments.results import experiments, some
+from flowlab.store import Experiment
+
+DEFAULTS = {"experiment": "", "results_dir": "results"}
+
+
+def main(arguments: list[str]) -> int:
+    """Compact what the arguments (key=value) ask for; the exit code."""
+    return guarded(lambda: compact(**options(arguments, DEFAULTS)))
+
+
+def compact(experiment: str, results_dir: str) -> None:
+    """Compact one experiment or all, and say what became of their files."""
+    for folder in experiments(results_dir, experiment):
+        kept = Experiment(folder)
+        before = held(kept)
+        with _bar(folder.name) as bar:
+            kept.compact(lambda done, total, bar=bar: _step(bar, done, total))
+        after = held(kept)
+        if after == before:
+            print(f"{folder.name}: nothing to gather; {_told(*after)}")
+        else:
+            print(f"{folder.name}: {_told(*before)} became {_told(*after)}")
+        for line in some(kept.problems):
+            print(f"note: {line}", file=sys.stderr)
+
+
+def held(kept: Experiment) -> tuple[int, int]:
+    """The tables and predictions of an experiment: files and bytes."""
+    return kept.files, kept.size
+
+
+def _told(files: int, size: int) -> str:
+    return f"{files:,} file{'s' * (files != 1)} of {size / 1e6:,.1f} MB"
+
+
+def _bar(name: str):
+    from tqdm import tqdm
+
+    return tqdm(desc=name, unit="file", leave=False, disable=not sys.stderr.isatty())
+
+
+def _step(bar, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
