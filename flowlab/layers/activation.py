@@ -1,19 +1,24 @@
 """Element-wise activations y = φ(z) and their adjoints dz = φ'(z) dy.
 
 Conventions are PyTorch's: φ'(0) = 0 for ReLU, leaky slope 0.01, SELU's constants, exact GELU.
-Transcendental functions are computed in float64 and rounded once to the array's type.
+Transcendental functions are computed in the array's type, to a few units in the last place.
 """
 
 import math
 
 from flowlab.elementary import (
+    clipped,
     erfcx,
     exp,
+    exp_times,
     expm1,
+    gaussian_times,
+    like,
     log1p,
-    sech2,
+    sech2_times,
     sigmoid,
-    sigmoid_slope,
+    sigmoid_slope_times,
+    sigmoid_times,
     tanh,
 )
 from flowlab.errors import unknown
@@ -66,7 +71,7 @@ def tanh_forward(z):
 
 @kernel("...,...->...")
 def tanh_pullback(z, dy):
-    return sech2(z) * dy
+    return sech2_times(z, dy)
 
 
 @kernel("...->...")
@@ -76,7 +81,7 @@ def sigmoid_forward(z):
 
 @kernel("...,...->...")
 def sigmoid_pullback(z, dy):
-    return sigmoid_slope(z) * dy
+    return sigmoid_slope_times(z, dy)
 
 
 @kernel("...->...")
@@ -86,52 +91,56 @@ def erf_forward(z):
 
 @kernel("...,...->...")
 def erf_pullback(z, dy):
-    return _TWO_OVER_SQRT_PI * exp(-1.0 * z * z) * dy  # the square too in float64
+    return gaussian_times(z, 1.0, like(z, _TWO_OVER_SQRT_PI) * dy)
 
 
-# From here on some kernels have loops of their own: LLVM does not inline a function of several
-# elementary ones into the loop of a map, which then would not become SIMD.
+# Some kernels have loops of their own: LLVM does not inline a long function into the loop of a map,
+# which then would not become SIMD.
 
 
 @kernel("(...)->(...)")
 def gelu_forward(z, y):
     z, y = z.reshape(z.size), y.reshape(y.size)
     for k in range(y.size):
-        v = float(z[k])
-        tail = 0.5 * exp(-0.5 * v * v) * erfcx(_SQRT_HALF * abs(v))
-        y[k] = v * (1.0 - tail if v > 0 else tail)
+        v = z[k]
+        a = clipped(v)
+        tail = gaussian_times(a, 0.5, like(v, 0.5) * a * erfcx(like(v, _SQRT_HALF) * a))
+        # A product: the value at -inf is NaN, as in PyTorch.
+        y[k] = v * like(v, v > 0) - tail
 
 
 @kernel("(...),(...)->(...)")
 def gelu_pullback(z, dy, dz):
     z, dy, dz = z.reshape(z.size), dy.reshape(dy.size), dz.reshape(dz.size)
     for k in range(dz.size):
-        v = float(z[k])
-        e = exp(-0.5 * v * v)
-        tail = 0.5 * e * erfcx(_SQRT_HALF * abs(v))
-        dz[k] = ((1.0 - tail if v > 0 else tail) + v * _INV_SQRT_2PI * e) * dy[k]
+        v = z[k]
+        a = clipped(v)
+        factor = like(v, 0.5) * erfcx(like(v, _SQRT_HALF) * a) - like(v, _INV_SQRT_2PI) * a
+        tail = gaussian_times(a, 0.5, factor * dy[k])
+        dz[k] = dy[k] - tail if v > 0 else tail
 
 
 @kernel("...->...")
 def silu_forward(z):
-    return z * sigmoid(z)
+    return sigmoid_times(z, z)
 
 
 @kernel("(...),(...)->(...)")
 def silu_pullback(z, dy, dz):
     z, dy, dz = z.reshape(z.size), dy.reshape(dy.size), dz.reshape(dz.size)
     for k in range(dz.size):
-        dz[k] = (sigmoid(z[k]) + z[k] * sigmoid_slope(z[k])) * dy[k]
+        dz[k] = sigmoid_times(z[k], (like(z[k], 1) + sigmoid_times(-z[k], z[k])) * dy[k])
 
 
 @kernel("...->...")
 def selu_forward(z):
-    return SELU_SCALE * (z if z > 0 else SELU_ALPHA * expm1(z))
+    return like(z, SELU_SCALE) * z if z > 0 else like(z, SELU_SCALE * SELU_ALPHA) * expm1(z)
 
 
 @kernel("...,...->...")
 def selu_pullback(z, dy):
-    return SELU_SCALE * (1.0 if z > 0 else SELU_ALPHA * exp(z)) * dy
+    dy = like(z, SELU_SCALE) * dy
+    return dy if z > 0 else exp_times(z, like(z, SELU_ALPHA) * dy)
 
 
 @kernel("...->...")
@@ -141,19 +150,19 @@ def elu_forward(z):
 
 @kernel("...,...->...")
 def elu_pullback(z, dy):
-    return (1.0 if z > 0 else exp(z)) * dy
+    return dy if z > 0 else exp_times(z, dy)
 
 
 @kernel("(...)->(...)")
 def softplus_forward(z, y):
     z, y = z.reshape(z.size), y.reshape(y.size)
     for k in range(y.size):
-        y[k] = max(z[k], 0.0) + log1p(exp(-abs(z[k])))
+        y[k] = max(z[k], like(z[k], 0)) + log1p(exp(-abs(z[k])))
 
 
 @kernel("...,...->...")
 def softplus_pullback(z, dy):
-    return sigmoid(z) * dy
+    return sigmoid_times(z, dy)
 
 
 ACTIVATIONS: dict[str, tuple[Kernel, Kernel]] = {

@@ -19,13 +19,6 @@ from flowlab.layer import Chain, Declaration, Parameter, Primitive
 from flowlab.layers.fork import Fork
 from flowlab.layers.linear import Linear
 
-_LOWEST, _LOG2_E = np.float32(-104), np.float32(1 / math.log(2))
-_LN2_HIGH = np.float32(float.fromhex("0x1.62ep-1"))
-_LN2_LOW = np.float32(math.log(2) - float(_LN2_HIGH))
-_ROUND = np.float32(1.5 * 2.0**23)
-_ROUND_BITS, _BIAS, _MANTISSA = _ROUND.view(np.int32), np.int32(127), np.int32(23)
-_E = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
-
 
 @jit
 def _split(x, heads, scale):
@@ -68,41 +61,14 @@ def _largest(z):
     return max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
 
 
-@jit
-def _exp_single(x):
-    """e^x of a float32 x <= 0, as ``elementary.exp`` in twice as many lanes."""
-    x = _LOWEST if x < _LOWEST else x
-    shifted = x * _LOG2_E + _ROUND
-    k = np.float32(shifted).view(np.int32) - _ROUND_BITS
-    n = shifted - _ROUND
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = _E[7]
-    p = p * r + _E[6]
-    p = p * r + _E[5]
-    p = p * r + _E[4]
-    p = p * r + _E[3]
-    p = p * r + _E[2]
-    p = p * r + _E[1]
-    p = p * r + _E[0]
-    half = k >> np.int32(1)
-    first = np.int32((half + _BIAS) << _MANTISSA).view(np.float32)
-    second = np.int32((k - half + _BIAS) << _MANTISSA).view(np.float32)
-    return p * first * second
-
-
 @kernel("->(t)", reassociate=True)
 def _softmax(z):
     """Logits become probabilities, in place."""
     top = _largest(z)
     total = z.dtype.type(0)
-    if z.itemsize == 4:
-        for j in range(z.size):
-            z[j] = _exp_single(np.float32(z[j] - top))
-            total += z[j]
-    else:
-        for j in range(z.size):
-            z[j] = exp(z[j] - top)
-            total += z[j]
+    for j in range(z.size):
+        z[j] = exp(z[j] - top)
+        total += z[j]
     scale = z.dtype.type(1.0 / total)
     for j in range(z.size):
         z[j] = scale * z[j]

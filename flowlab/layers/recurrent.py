@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from flowlab.elementary import exp, tanh_and_slope
+from flowlab.elementary import exp, like, tanh_and_slope
 from flowlab.errors import InputError, unknown
 from flowlab.initializers import SCHEMES
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
@@ -40,19 +40,19 @@ log2_norm = _log2_norm.single
 def gate(x):
     """σ(x) kept as the smaller of σ and 1 - σ, negative for 1 - σ: no tail is rounded away."""
     e = exp(-abs(x))
-    return math.copysign(e / (1.0 + e), -x)
+    return math.copysign(e / (like(x, 1) + e), -x)
 
 
 @jit
 def opened(q):
     """σ of what ``gate`` gave; 1 - σ is ``opened(-q)``."""
-    return 1.0 + q if math.copysign(1.0, q) < 0.0 else q
+    return like(q, 1) + q if math.copysign(like(q, 1), q) < 0 else q
 
 
 @jit
 def gate_slope(q):
     """σ(1 - σ) of what ``gate`` gave."""
-    return abs(q) * (1.0 - abs(q))
+    return abs(q) * (like(q, 1) - abs(q))
 
 
 # --- powers of two along time ---------------------------------------------------------------------
