@@ -23,7 +23,6 @@ from flowlab.layers.recurrent import (
     hand_on,
     log2_norm,
     opened,
-    power,
     shift,
 )
 
@@ -53,7 +52,7 @@ def gru_forward(
     cr, cu, cn = b_hh[:H], b_hh[H : 2 * H], b_hh[2 * H :]
     for t in range(gates.shape[0]):
         np.dot(states[t], W_hh, product)
-        of_x = power(x_exponents[t])
+        shift(gates[t], x_exponents[t])
         for n in range(x.shape[0]):
             z, p = gates[t, n], product[n]
             zr, zu, zn = z[:H], z[H : 2 * H], z[2 * H :]
@@ -61,13 +60,13 @@ def gru_forward(
             before, h, m = states[t, n], states[t + 1, n], recalled[t, n]
             # Short loops over few arrays: LLVM turns them into SIMD.
             for j in range(H):
-                zr[j] = gate(of_x * zr[j] + (float(br[j]) + cr[j]) + pr[j])
+                zr[j] = gate(zr[j] + (br[j] + cr[j]) + pr[j])
             for j in range(H):
-                zu[j] = gate(of_x * zu[j] + (float(bu[j]) + cu[j]) + pu[j])
+                zu[j] = gate(zu[j] + (bu[j] + cu[j]) + pu[j])
             for j in range(H):
                 m[j] = pn[j] + cn[j]
             for j in range(H):
-                zn[j] = of_x * zn[j] + bn[j] + opened(zr[j]) * m[j]
+                zn[j] = zn[j] + bn[j] + opened(zr[j]) * m[j]
             for j in range(H):
                 h[j] = opened(-zu[j]) * tanh_and_slope(zn[j])[0] + opened(zu[j]) * before[j]
         log2_norm(states[t + 1], norms[t : t + 1])

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from flowlab.elementary import tanh_and_slope
+from flowlab.elementary import like, tanh_and_slope
 from flowlab.errors import InputError
 from flowlab.kernel import kernel
 from flowlab.layers.recurrent import (
@@ -26,7 +26,6 @@ from flowlab.layers.recurrent import (
     log2_norm,
     nonzero,
     opened,
-    power,
     shift,
 )
 
@@ -56,18 +55,18 @@ def lstm_forward(
     H = states.shape[2]
     for t in range(gates.shape[0]):
         np.dot(states[t], W_hh, product)
-        of_x = power(x_exponents[t])
+        shift(gates[t], x_exponents[t])
         for n in range(x.shape[0]):
             z, p = gates[t, n], product[n]
             for k in range(z.size):
-                z[k] = of_x * z[k] + (float(b_ih[k]) + b_hh[k]) + p[k]
+                z[k] = z[k] + (b_ih[k] + b_hh[k]) + p[k]
             zi, zf, zg, zo = z[:H], z[H : 2 * H], z[2 * H : 3 * H], z[3 * H :]
             before, c, h = cells[t, n], cells[t + 1, n], states[t + 1, n]
             # Short loops over few arrays: LLVM turns them into SIMD.
             for j in range(H):
                 zi[j] = gate(zi[j])
             for j in range(H):
-                zf[j] = gate(zf[j] + forget_bias)
+                zf[j] = gate(zf[j] + like(zf[j], forget_bias))
             for j in range(H):
                 zo[j] = gate(zo[j])
             for j in range(H):
@@ -128,17 +127,17 @@ def lstm_pullback(
         k = excess(max(norms[t], delta_norms[t]), dh.size, comfort)
         norms[t] += top
         after = at[t] = top + k
-        down = power(-k)
+        shift(dh, -k)
+        shift(dc, -k)
         for n in range(dh.shape[0]):
             q, d = gates[t, n], dz[t, n]
             qi, qf, zg, qo = q[:H], q[H : 2 * H], q[2 * H : 3 * H], q[3 * H :]
             di, df, dg, do = d[:H], d[H : 2 * H], d[2 * H : 3 * H], d[3 * H :]
             before, c, from_h, along = cells[t, n], cells[t + 1, n], dh[n], dc[n]
             for j in range(H):
-                of_h = down * from_h[j]
                 tanh_c, slope_c = tanh_and_slope(c[j])
-                do[j] = of_h * tanh_c * gate_slope(qo[j])
-                along[j] = down * along[j] + of_h * opened(qo[j]) * slope_c
+                do[j] = from_h[j] * tanh_c * gate_slope(qo[j])
+                along[j] = along[j] + from_h[j] * opened(qo[j]) * slope_c
             for j in range(H):
                 tanh_g, slope_g = tanh_and_slope(zg[j])
                 di[j] = along[j] * tanh_g * gate_slope(qi[j])
