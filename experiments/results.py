@@ -128,17 +128,15 @@ def some(lines: list[str]) -> list[str]:
 
 
 def _row(kept: Experiment, index: dict, planned: dict, missing: list) -> tuple[str, ...]:
-    runs = f"{len(index):,}"
     state = "single runs"
     if planned:
-        runs += f" of {len(planned):,}"
-        state = f"{len(missing):,} missing" if missing else "complete"
+        state = f"{len(missing):,} of {len(planned):,} missing" if missing else "complete"
     counts = sorted({run.seeds for run in index.values()})
     seeds = (
         "–" if not counts else f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     )
     size = f"{kept.size / 1e6:,.1f} MB"
-    return kept.folder.name, runs, state, seeds, f"{kept.rows:,}", size
+    return kept.folder.name, f"{len(index):,}", state, seeds, f"{kept.rows:,}", size
 
 
 def _commands(kept: Experiment) -> list[str]:

@@ -204,7 +204,7 @@ class Experiment:
         schemas = [_schema(text) for text in dict.fromkeys(entry.schema for entry in entries)]
         try:
             schema = pa.unify_schemas(schemas, promote_options="permissive")
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"{self.folder / part} holds unlike tables: {_line(error)}") from None
         for name in columns or ():
             if name not in schema.names:
@@ -223,7 +223,8 @@ class Experiment:
 
         try:
             with pq.ParquetFile(path) as file:
-                file.read([name for name in columns or () if name in file.schema_arrow.names])
+                names = file.schema_arrow.names
+                file.read(columns and [name for name in columns if name in names])
         except (OSError, ValueError) as error:
             self.problems.append(f"{path} is damaged: {_line(error)}")
             return False
@@ -326,7 +327,10 @@ class Experiment:
     def _pack(self, part: str, file: str) -> "_Pack":
         path = self.folder / part / file
         if path not in self._packs:
-            self._packs[path] = _Pack(path)
+            try:
+                self._packs[path] = _Pack(path)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path} is damaged: {_line(error)}") from None
         return self._packs[path]
 
     # Writing
@@ -361,7 +365,7 @@ class Experiment:
         try:
             for part, temporary in landing.items():
                 os.replace(temporary, paths[part])
-        except OSError:
+        except BaseException:
             if not had:  # a prediction without its run is of no use
                 paths["theory"].unlink(missing_ok=True)
             raise
