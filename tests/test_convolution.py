@@ -103,6 +103,45 @@ def test_against_the_direct_sum(layer, shape):
         close(gradients["b"][s], dy[s].sum(axis=(0, *range(2, dy[s].ndim))))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("numbers", [(3, 1, 1, 1, 1), (3, 2, 2, 1, 1), (2, 2, 1, 3, 2)])
+def test_many_tiles_and_no_element_beyond(numbers, mode, dtype):
+    """Shapes that tiles do not divide; and the neighbours in memory stay as they are."""
+    layer, shape = Conv2d(14, *numbers, mode), (2, 10, 7, 29)
+    declaration, tolerance = layer.declare(shape), 1e-12 if dtype == "float64" else 1e-6
+    x, p, dy = (
+        {k: v.astype(dtype) for k, v in a.items()} if isinstance(a, dict) else a.astype(dtype)
+        for a in draw(layer, shape, seeds=1)
+    )
+    own = slice(1, 2)  # of three networks, those of the others hold NaN
+
+    def guarded(shapes):
+        return [np.full((3, *s), np.nan, dtype) for s in shapes]
+
+    scratch, weights = declaration.scratch.values(), {"W": p["W"].shape[1:], "b": (14,)}
+    y, dx, dW, db = written = guarded([declaration.output, shape, *weights.values()])
+    for kernel, reads, writes in (
+        (layer.forward_kernel, (x, *p.values()), [y]),
+        (layer.pullback_kernel, (x, p["W"], dy), [dx, dW, db]),
+    ):
+        buffers = guarded(scratch)
+        kernel.run(*reads, *(a[own] for a in writes + buffers), *declaration.constants)
+        for array in writes + buffers:
+            assert np.isnan(array[[0, 2]]).all()
+    assert not any(np.isnan(array[own]).any() for array in written)
+    close(y[1], direct(layer, x[0], p["W"][0], p["b"][0]), tolerance)
+    random = np.random.default_rng(4)
+    u, V = random.standard_normal(shape), random.standard_normal(p["W"].shape[1:])
+    for gradient, v, Jv in (
+        (dx[1], u, direct(layer, u, p["W"][0], 0 * p["b"][0])),
+        (dW[1], V, direct(layer, x[0], V, 0 * p["b"][0])),
+    ):
+        size = np.linalg.norm(dy) * np.linalg.norm(Jv)
+        assert abs(np.vdot(gradient, v) - np.vdot(dy[0], Jv)) < tolerance * size
+    close(db[1], dy[0].sum(axis=(0, 2, 3)), tolerance)
+
+
 @pytest.mark.parametrize("numbers", [(3, 1, 1, 1, 1), (3, 2, 2, 2, 2), (2, 3, 1, 1, 4)])
 @pytest.mark.parametrize("mode", MODES)
 def test_laws(numbers, mode):

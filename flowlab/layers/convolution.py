@@ -1,15 +1,24 @@
 """Convolution in one and two dimensions, and its adjoint.
 
 y[o, p] = b[o] + Σ_{c,k} W[o, c, k] x[c, s p + d k − padding] with stride s and dilation d: what
-PyTorch and JAX call a convolution, a correlation in mathematics. One example at a time, the patches
-that the kernel sees are the columns of a matrix X (c k, positions), so that Y = WX, dW = dY Xᵀ and
-dX = Wᵀ dY, whose columns are added back where they came from (Chellapilla et al. 2006). The columns
-are formed again in the pullback: keeping them would take k² times the memory of the input.
+PyTorch and JAX call a convolution, a correlation in mathematics.
+
+A padded example X is stored with its residues modulo the stride apart, so that each tap r = (c, k)
+reads one contiguous stretch for all positions p, numbered along the rows: X[start_r + p]. Then
+Y_o[p] = Σ_r W_or X[start_r + p] and dW_or = Σ_p dY_o[p] X[start_r + p] need no matrix of patches,
+and dX_c[q] = Σ_{o,k} W_ock dY_o[q − offset_k], over the taps k that meet q's residue, is a sum like
+Y's. Positions beyond the end of a row are dropped from Y, and dY is 0 there. Sums are formed in
+registers, a tile of rows and stretches at a time (Goto and van de Geijn 2008).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
@@ -17,6 +26,176 @@ from flowlab.layer import Declaration, Parameter, Primitive
 from flowlab.scale import exponent
 
 PADDING_MODES = ("zeros", "circular")
+# Of a tile: rows, columns in vectors, and a vector's bytes. Its twelve sums and their factors fill
+# the sixteen registers of AVX2.
+_ROWS, _COLUMNS, _BYTES = 4, 3, 32
+_WIDTH = _COLUMNS * _BYTES // 4  # elements at most
+
+
+# --- tiles, in LLVM's terms ---------------------------------------------------------------------
+
+
+def _row(builder, array, k):
+    """The address of a matrix's row k, or of its last where k lies beyond."""
+    last = builder.sub(cgutils.unpack_tuple(builder, array.shape)[0], k.type(1))
+    k = builder.select(builder.icmp_signed("<", k, last), k, last)
+    stride = cgutils.unpack_tuple(builder, array.strides)[0]
+    return cgutils.pointer_add(builder, array.data, builder.mul(k, stride))
+
+
+def _element(builder, pointer, k):
+    return builder.gep(pointer, [k])
+
+
+def _vector(builder, pointer, vector):
+    """The address as that of a vector."""
+    return builder.bitcast(pointer, vector.as_pointer())
+
+
+def _broadcast(builder, value, vector):
+    undefined, index = ir.Constant(vector, ir.Undefined), ir.IntType(32)
+    first = builder.insert_element(undefined, value, index(0))
+    zeros = ir.Constant(ir.VectorType(index, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _sum(builder, vector):
+    """The sum of a vector's elements, halves first."""
+    while vector.type.count > 1:
+        half = vector.type.count // 2
+        kind = ir.VectorType(ir.IntType(32), half)
+        low, high = (
+            builder.shuffle_vector(vector, vector, ir.Constant(kind, [*range(at, at + half)]))
+            for at in (0, half)
+        )
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, ir.IntType(32)(0))
+
+
+def _products(builder, count, step, vector, left, right):
+    """Σ_k left(k)[i] right(k)[j] over k = 0, step, ... < count, for each row i and column j."""
+    zero = ir.Constant(vector, None)
+    sums = [
+        [cgutils.alloca_once_value(builder, zero) for _ in range(_COLUMNS)] for _ in range(_ROWS)
+    ]
+    with cgutils.for_range_slice(builder, count.type(0), count, count.type(step)) as (k, _):
+        columns = right(k)
+        for own, a in zip(sums, left(k), strict=True):
+            for total, b in zip(own, columns, strict=True):
+                product = builder.fmul(a, b, flags=("contract",))
+                product = builder.fadd(builder.load(total), product, flags=("contract",))
+                builder.store(product, total)
+    return [[builder.load(total) for total in own] for own in sums]
+
+
+def _opened(context, builder, signature, arguments):
+    """Arguments, arrays as structures; and the vector that their elements are computed in."""
+    opened = list(arguments)
+    for k, kind in enumerate(signature.args):
+        if isinstance(kind, types.Array):
+            opened[k] = context.make_array(kind)(context, builder, opened[k])
+    scalar = context.get_data_type(signature.args[0].dtype)
+    return opened, ir.VectorType(scalar, _BYTES // context.get_abi_sizeof(scalar))
+
+
+@intrinsic
+def _combined_tile(typing, weights, starts, source, sums, o, p):
+    """sums[o + i, p + j] = Σ_r weights[o + i, r] source[starts[r] + p + j] for a tile (i, j)."""
+
+    def code(context, builder, signature, arguments):
+        opened, vector = _opened(context, builder, signature, arguments)
+        weights, starts, source, sums, o, p = opened
+        size = context.get_abi_sizeof(vector.element)
+        rows = [builder.add(o, o.type(i)) for i in range(_ROWS)]
+        given = [_row(builder, weights, k) for k in rows]
+        origin = _element(builder, source.data, p)
+
+        def left(r):
+            factors = [builder.load(_element(builder, row, r)) for row in given]
+            return [_broadcast(builder, factor, vector) for factor in factors]
+
+        def columns(at):
+            places = [_element(builder, at, p.type(j * vector.count)) for j in range(_COLUMNS)]
+            return [_vector(builder, place, vector) for place in places]
+
+        def right(r):
+            at = _element(builder, origin, builder.load(_element(builder, starts.data, r)))
+            return [builder.load(place, align=size) for place in columns(at)]
+
+        count = cgutils.unpack_tuple(builder, starts.shape)[0]
+        for k, own in zip(rows, _products(builder, count, 1, vector, left, right), strict=True):
+            target = columns(_element(builder, _row(builder, sums, k), p))
+            for value, place in zip(own, target, strict=True):
+                builder.store(value, place, align=size)
+        return context.get_dummy_value()
+
+    return types.void(weights, starts, source, sums, o, p), code
+
+
+@intrinsic
+def _correlated_tile(typing, dy, starts, source, product, o, r, length):
+    """product[o + i, r + j] = Σ_p dy[o + i, p] source[starts[r + j] + p] for a tile (i, j)."""
+
+    def code(context, builder, signature, arguments):
+        opened, vector = _opened(context, builder, signature, arguments)
+        dy, starts, source, product, o, r, length = opened
+        size = context.get_abi_sizeof(vector.element)
+        last = builder.sub(cgutils.unpack_tuple(builder, starts.shape)[0], r.type(1))
+        rows, taps = (
+            [builder.add(at, at.type(i)) for i in range(n)] for at, n in ((o, _ROWS), (r, _COLUMNS))
+        )
+        taps = [builder.select(builder.icmp_signed("<", k, last), k, last) for k in taps]
+        at = [builder.load(_element(builder, starts.data, k)) for k in taps]
+        at = [_element(builder, source.data, start) for start in at]
+        given = [_row(builder, dy, k) for k in rows]
+
+        def read(pointers):
+            def at_position(p):
+                places = [_vector(builder, _element(builder, a, p), vector) for a in pointers]
+                return [builder.load(place, align=size) for place in places]
+
+            return at_position
+
+        sums = _products(builder, length, vector.count, vector, read(given), read(at))
+        for k, own in zip(rows, sums, strict=True):
+            target = _row(builder, product, k)
+            for tap, value in zip(taps, own, strict=True):
+                builder.store(_sum(builder, value), _element(builder, target, tap))
+        return context.get_dummy_value()
+
+    return types.void(dy, starts, source, product, o, r, length), code
+
+
+@intrinsic
+def _copy(typing, source, target, count):
+    """target[:count] = source[:count]; loops over rows too short for vectors are slower."""
+
+    def code(context, builder, signature, arguments):
+        (source, target, count), vector = _opened(context, builder, signature, arguments)
+        size = context.get_abi_sizeof(vector.element)
+        cgutils.raw_memcpy(builder, target.data, source.data, count, size)
+        return context.get_dummy_value()
+
+    return types.void(source, target, count), code
+
+
+@jit
+def _combine(weights, starts, source, sums, length):
+    """sums[o, p] = Σ_r weights[o, r] source[starts[r] + p] for p < length, and some beyond."""
+    for o in range(0, len(weights), _ROWS):
+        for p in range(0, length, _COLUMNS * _BYTES // source.itemsize):
+            _combined_tile(weights, starts, source, sums, o, p)
+
+
+@jit
+def _correlate(dy, starts, source, product, length):
+    """product[o, r] = Σ_p dy[o, p] source[starts[r] + p]; dy is 0 from p = length on."""
+    for o in range(0, len(dy), _ROWS):
+        for r in range(0, len(starts), _COLUMNS):
+            _correlated_tile(dy, starts, source, product, o, r, length)
+
+
+# --- padding ------------------------------------------------------------------------------------
 
 
 @jit
@@ -29,164 +208,180 @@ def _source(i, padding, length, circular):
 
 
 @jit
-def _pad(x, padded, geometry):
-    """(c, h, w) -> (c, h + 2 up, w + 2 side)."""
-    _, _, up, side, _, _, circular = geometry
-    h, w = x.shape[1:]
-    for c in range(padded.shape[0]):
-        for i in range(padded.shape[1]):
-            row, target = _source(i, up, h, circular), padded[c, i]
-            if row < 0:
-                target.fill(0)
-                continue
-            for j in range(w):
-                target[side + j] = x[c, row, j]
-            for k in range(2 * side):
-                j = k if k < side else w + k
-                column = _source(j, side, w, circular)
-                target[j] = x[c, row, column] if column >= 0 else 0
+def _inner(residue, padding, length, stride, count):
+    """The range of the j < count for which element stride j + residue lies inside the padding."""
+    start = -((residue - padding) // stride)
+    stop = -((residue - padding - length) // stride)
+    return max(0, start), max(0, min(count, stop))
 
 
 @jit
-def _unpad(padded, dx, geometry):
-    """The adjoint of ``_pad``."""
-    _, _, up, side, _, _, circular = geometry
+def _pad(x, padded, g):
+    """(c, h, w) -> (c, row residue, column residue, height, width), flat; zeros are there."""
+    c, h, w = x.shape
+    size = c * g.down * g.along * g.height * g.width
+    planes = padded[:size].reshape(c, g.down, g.along, g.height, g.width)
+    for b in range(g.along):
+        start, stop = _inner(b, g.side, w, g.along, g.width)
+        for k in range(c):
+            for a in range(g.down):
+                for i in range(g.height):
+                    row = _source(i * g.down + a, g.up, h, g.circular)
+                    if row < 0:
+                        continue
+                    target, source = planes[k, a, b, i], x[k, row]
+                    if g.along == 1:
+                        _copy(source, target[start:], w)
+                    else:
+                        for j in range(start, stop):
+                            target[j] = source[j * g.along + b - g.side]
+                    if g.circular:
+                        for m in range(g.width - stop + start):
+                            j = m if m < start else m + stop - start
+                            target[j] = source[_source(j * g.along + b, g.side, w, True)]
+
+
+@jit
+def _unpad(sums, dx, a, b, g):
+    """Adds the elements of one pair of residues to where ``_pad`` took them from."""
     h, w = dx.shape[1:]
-    dx.fill(0)
-    for c in range(padded.shape[0]):
-        for i in range(padded.shape[1]):
-            row = _source(i, up, h, circular)
+    start, stop = _inner(b, g.side, w, g.along, g.width)
+    for k in range(dx.shape[0]):
+        for i in range(g.height):
+            row = _source(i * g.down + a, g.up, h, g.circular)
             if row < 0:
                 continue
-            target, source = dx[c, row], padded[c, i]
-            for j in range(w):
-                target[j] += source[side + j]
-            if circular:
-                for k in range(2 * side):
-                    j = k if k < side else w + k
-                    target[_source(j, side, w, circular)] += source[j]
+            target, source = dx[k, row], sums[k, i * g.width : (i + 1) * g.width]
+            if g.along == g.down == 1 and not g.circular:
+                _copy(source[start:], target, w)
+                continue
+            for j in range(start, stop):
+                target[j * g.along + b - g.side] += source[j]
+            if g.circular:
+                for m in range(g.width - stop + start):
+                    j = m if m < start else m + stop - start
+                    target[_source(j * g.along + b, g.side, w, True)] += source[j]
 
 
 @jit
-def _unfold(padded, columns, geometry):
-    """The patches of a padded example, (c kh kw, oh, ow)."""
-    kh, kw, _, _, stride, dilation, _ = geometry
-    for r in range(columns.shape[0]):
-        c, k = divmod(r, kh * kw)
-        a, b = divmod(k, kw)
-        for i in range(columns.shape[1]):
-            source, target = padded[c, i * stride + a * dilation, b * dilation :], columns[r, i]
-            if stride == 1:
-                for j in range(target.size):
-                    target[j] = source[j]
-            else:
-                for j in range(target.size):
-                    target[j] = source[j * stride]
+def _spread(dy, rows, width):
+    """(o, p, q) -> (o, positions), numbered along rows of ``width``."""
+    for k in range(dy.shape[0]):
+        for i in range(dy.shape[1]):
+            _copy(dy[k, i], rows[k, i * width :], dy.shape[2])
 
 
 @jit
-def _fold(columns, padded, geometry):
-    """The adjoint of ``_unfold``: patches are added where they came from."""
-    kh, kw, _, _, stride, dilation, _ = geometry
-    padded.fill(0)
-    for r in range(columns.shape[0]):
-        c, k = divmod(r, kh * kw)
-        a, b = divmod(k, kw)
-        for i in range(columns.shape[1]):
-            target, source = padded[c, i * stride + a * dilation, b * dilation :], columns[r, i]
-            if stride == 1:
-                for j in range(source.size):
-                    target[j] += source[j]
-            else:
-                for j in range(source.size):
-                    target[j * stride] += source[j]
+def _weight_gradient(rows, padded, product, g, reads):
+    """One example's dW (o, c kh kw of a group) from dY (o, positions) and X."""
+    o = len(product) // g.groups
+    for group in range(g.groups):
+        own = slice(group * o, (group + 1) * o)
+        _correlate(rows[own], reads, padded[group * g.share :], product[own], g.positions)
 
 
-@jit
-def _weight_gradient(dy, columns, product):
-    """One example's dW (o, c kh kw of a group) from dY (o, positions) and its columns."""
-    rows = product.shape[1]
-    groups = columns.shape[0] // rows
-    o = product.shape[0] // groups
-    for g in range(groups):
-        own = slice(g * o, (g + 1) * o)
-        np.dot(dy[own], columns[g * rows : (g + 1) * rows].T, product[own])
+# --- kernels ------------------------------------------------------------------------------------
 
 
-@kernel("(n,c,h,w),(o,g,k,l),(o)->(n,o,p,q),(c,u,v),(r,p,q),(o,s)")
-def conv2d_forward(x, W, b, y, padded, columns, product, geometry):
-    rows = product.shape[1]
-    groups = columns.shape[0] // rows
-    o = b.size // groups
+class Geometry(NamedTuple):
+    """Numbers of a convolution that its kernels read."""
+
+    height: int  # of the padded input's rows of one residue
+    width: int  # of its columns of one residue
+    up: int  # padding above and below
+    side: int  # padding at the left and right
+    down: int  # stride from row to row
+    along: int  # stride along a row
+    circular: bool
+    groups: int
+    share: int  # elements of a group's X
+    positions: int  # from the first output to the last, numbered along rows of ``width``
+
+
+@kernel("(n,c,h,w),(o,g,k,l),(o)->(n,o,p,q),(e),(o,d),(m,z),(c,u),(o,r)")
+def conv2d_forward(x, W, b, y, padded, spread, sums, turned, product, geometry, tables):
+    g, reads = geometry, tables[0]
+    o = len(b) // g.groups
     taps = W.reshape(product.shape)
-    flat = columns.reshape(columns.shape[0], columns[0].size)
-    for n in range(x.shape[0]):
-        _pad(x[n], padded, geometry)
-        _unfold(padded, columns, geometry)
-        z = y[n].reshape(b.size, flat.shape[1])
-        for g in range(groups):
-            own = slice(g * o, (g + 1) * o)
-            np.dot(taps[own], flat[g * rows : (g + 1) * rows], z[own])
-        for k in range(b.size):
+    padded.fill(0)
+    for n in range(len(x)):
+        _pad(x[n], padded, g)
+        for group in range(g.groups):
+            own = slice(group * o, (group + 1) * o)
+            _combine(taps[own], reads, padded[group * g.share :], sums[own], g.positions)
+        z = y[n].reshape(len(b), y[n, 0].size)
+        for k in range(len(b)):
+            for i in range(y.shape[2]):
+                _copy(sums[k, i * g.width :], y[n, k, i], y.shape[3])
             for p in range(z.shape[1]):
                 z[k, p] += b[k]
 
 
 @kernel(
-    "(n,c,h,w),(o,g,k,l),(n,o,p,q)->(n,c,h,w),(o,g,k,l),(o),(c,u,v),(r,p,q),(o,s)",
+    "(n,c,h,w),(o,g,k,l),(n,o,p,q)->(n,c,h,w),(o,g,k,l),(o),(e),(o,d),(m,z),(c,u),(o,r)",
     reassociate=True,
 )
-def conv2d_pullback(x, W, dy, dx, dW, db, padded, columns, product, geometry):
-    rows = product.shape[1]
-    groups = columns.shape[0] // rows
-    o = db.size // groups
-    taps, total = W.reshape(product.shape), dW.reshape(product.shape)
-    flat = columns.reshape(columns.shape[0], columns[0].size)
+def conv2d_pullback(x, W, dy, dx, dW, db, padded, spread, sums, turned, product, geometry, tables):
+    g, (reads, returns, order, ends) = geometry, tables
+    c, o = W.shape[1], len(db) // g.groups
+    weights, total = W.reshape(W.size), dW.reshape(product.shape)
+    for k in range(len(turned)):
+        first = (k // c * o * c + k % c) * W[0, 0].size
+        for r in range(len(order)):
+            turned[k, r] = weights[first + order[r]]
+    padded.fill(0)
+    spread.fill(0)
+    rows, flat = spread[:, spread.shape[1] - sums.shape[1] :], spread.reshape(spread.size)
+    dx.fill(0)
     total.fill(0)
-    for n in range(x.shape[0]):
-        d = dy[n].reshape(db.size, flat.shape[1])
-        _pad(x[n], padded, geometry)
-        _unfold(padded, columns, geometry)
-        _weight_gradient(d, flat, product)
-        for k in range(product.shape[0]):
-            for r in range(rows):
+    for n in range(len(x)):
+        _spread(dy[n], rows, g.width)
+        _pad(x[n], padded, g)
+        _weight_gradient(rows, padded, product, g, reads)
+        for k in range(len(product)):
+            for r in range(product.shape[1]):
                 total[k, r] += product[k, r]
-        for g in range(groups):
-            own = slice(g * o, (g + 1) * o)
-            np.dot(taps[own].T, d[own], flat[g * rows : (g + 1) * rows])
-        _fold(columns, padded, geometry)
-        _unpad(padded, dx[n], geometry)
-    for k in range(db.size):
+        for residue in range(len(ends) - 1):
+            a, b = divmod(residue, g.along)
+            met = slice(ends[residue], ends[residue + 1])
+            top, bottom = 0, g.height
+            if not g.circular:
+                top, bottom = _inner(a, g.up, x.shape[2], g.down, g.height)
+            for group in range(g.groups):
+                own = slice(group * c, (group + 1) * c)
+                source = flat[group * o * spread.shape[1] + top * g.width :]
+                target = sums[own, top * g.width :]
+                _combine(turned[own, met], returns[met], source, target, (bottom - top) * g.width)
+            _unpad(sums, dx[n], a, b, g)
+    for k in range(len(db)):
         bias = 0.0
-        for n in range(dy.shape[0]):
-            d = dy[n].reshape(db.size, flat.shape[1])
-            for p in range(d.shape[1]):
-                bias += d[k, p]
+        for n in range(len(dy)):
+            d = dy[n, k].reshape(dy[n, k].size)
+            for p in range(len(d)):
+                bias += d[p]
         db[k] = bias
 
 
-@kernel("(n,c,h,w),(n,o,p,q)->(two),(c,u,v),(r,p,q),(o,p,q),(o,s)", reassociate=True)
-def conv2d_example_norms(x, dy, out, padded, columns, scaled, product, geometry):
+@kernel("(n,c,h,w),(n,o,p,q)->(two),(e),(o,z),(o,r)", reassociate=True)
+def conv2d_example_norms(x, dy, out, padded, rows, product, geometry, tables):
     # Powers of two keep squares within the float range, and cost no accuracy.
     e_x, e_dy = exponent(x), exponent(dy)
     down_x, down_dy = math.ldexp(1.0, -e_x), math.ldexp(1.0, -e_dy)
-    flat = columns.reshape(columns.shape[0], columns[0].size)
-    d = scaled.reshape(scaled.shape[0], flat.shape[1])
+    padded.fill(0)
+    rows.fill(0)
     weight = bias = 0.0
-    for n in range(x.shape[0]):
+    for n in range(len(x)):
         _pad(x[n], padded, geometry)
-        elements = padded.reshape(padded.size)
-        for i in range(elements.size):
-            elements[i] = down_x * elements[i]
-        _unfold(padded, columns, geometry)
-        given = dy[n].reshape(d.shape)
-        for k in range(d.shape[0]):
+        for i in range(len(padded)):
+            padded[i] = down_x * padded[i]
+        _spread(dy[n], rows, geometry.width)
+        for k in range(len(rows)):
             total = 0.0
-            for p in range(d.shape[1]):
-                d[k, p] = down_dy * given[k, p]
-                total += d[k, p]
+            for p in range(rows.shape[1]):
+                rows[k, p] = down_dy * rows[k, p]
+                total += rows[k, p]
             bias += total * total
-        _weight_gradient(d, flat, product)
+        _weight_gradient(rows, padded, product, geometry, tables[0])
         for k in range(product.shape[0]):
             for r in range(product.shape[1]):
                 weight += float(product[k, r]) * float(product[k, r])
@@ -194,7 +389,7 @@ def conv2d_example_norms(x, dy, out, padded, columns, scaled, product, geometry)
     out[1] = 0.5 * np.log2(bias) + e_dy
 
 
-# In one dimension the height is 1; buffers have that axis already.
+# In one dimension the height is 1.
 _forward, _pullback = conv2d_forward.single, conv2d_pullback.single
 _example_norms = conv2d_example_norms.single
 
@@ -205,20 +400,21 @@ def _high(a):
     return a.reshape(a.shape[0], a.shape[1], 1, a.shape[2])
 
 
-@kernel("(n,c,t),(o,g,k),(o)->(n,o,p),(c,u,v),(r,one,p),(o,s)")
-def conv1d_forward(x, W, b, y, padded, columns, product, geometry):
-    _forward(_high(x), _high(W), b, _high(y), padded, columns, product, geometry)
+@kernel("(n,c,t),(o,g,k),(o)->(n,o,p),(e),(o,d),(m,z),(c,u),(o,r)")
+def conv1d_forward(x, W, b, y, padded, spread, sums, turned, product, geometry, tables):
+    x, W, y = _high(x), _high(W), _high(y)
+    _forward(x, W, b, y, padded, spread, sums, turned, product, geometry, tables)
 
 
-@kernel("(n,c,t),(o,g,k),(n,o,p)->(n,c,t),(o,g,k),(o),(c,u,v),(r,one,p),(o,s)")
-def conv1d_pullback(x, W, dy, dx, dW, db, padded, columns, product, geometry):
+@kernel("(n,c,t),(o,g,k),(n,o,p)->(n,c,t),(o,g,k),(o),(e),(o,d),(m,z),(c,u),(o,r)")
+def conv1d_pullback(x, W, dy, dx, dW, db, padded, spread, sums, turned, product, geometry, tables):
     x, W, dy, dx, dW = _high(x), _high(W), _high(dy), _high(dx), _high(dW)
-    _pullback(x, W, dy, dx, dW, db, padded, columns, product, geometry)
+    _pullback(x, W, dy, dx, dW, db, padded, spread, sums, turned, product, geometry, tables)
 
 
-@kernel("(n,c,t),(n,o,p)->(two),(c,u,v),(r,one,p),(o,one,p),(o,s)")
-def conv1d_example_norms(x, dy, out, padded, columns, scaled, product, geometry):
-    _example_norms(_high(x), _high(dy), out, padded, columns, scaled, product, geometry)
+@kernel("(n,c,t),(n,o,p)->(two),(e),(o,z),(o,r)")
+def conv1d_example_norms(x, dy, out, padded, rows, product, geometry, tables):
+    _example_norms(_high(x), _high(dy), out, padded, rows, product, geometry, tables)
 
 
 class Convolution(Primitive):
@@ -290,20 +486,44 @@ class Convolution(Primitive):
         W = (o, c // self.groups, *[k] * len(self.axes))
         taps = math.prod(W[2:])
         fans = {"fan_in": W[1] * taps, "fan_out": o // self.groups * taps, "factor": self.factor}
-        # The first axis of buffers and numbers is the height, of which one dimension has 1.
+        # The first axis is the height, of which one dimension has 1.
         flat = [1] * (2 - len(self.axes))
-        both = [*flat, *positions]
-        circular = self.padding_mode == "circular"
-        geometry = (*flat, *W[2:], *[0] * len(flat), *[p] * len(self.axes))
+        padded = [*flat, *[length + 2 * p for length in lengths]]
+        kernel, strides = [*flat, *W[2:]], [*flat, *[self.stride] * len(self.axes)]
+        ends = [*flat, *positions]
+        height, width = (-(-length // s) for length, s in zip(padded, strides, strict=True))
+        size = height * width
+        # Each tap's first element, as its residue and its place among the elements of that residue.
+        first = np.indices(kernel).reshape(2, -1) * self.dilation
+        (i, j), (a, b) = np.divmod(first, np.array(strides)[:, None])
+        residue, place = a * strides[1] + b, i * width + j
+        residues = math.prod(strides)
+        reads = (np.arange(W[1])[:, None] * residues + residue) * size + place
+        # Where dX's taps (feature, tap) read dY, whose rows follow a margin of zeros; by residue.
+        margin, reach = int(place.max()), size + _WIDTH
+        features = np.arange(o // self.groups)[:, None]
+        order = np.argsort((0 * features + residue).ravel(), kind="stable")
+        entries = (features * W[1] * taps + np.arange(taps)).ravel()[order]
+        returns = (features * (margin + reach) + margin - place).ravel()[order]
+        met = np.bincount(residue, minlength=residues) * len(features)
+        geometry = Geometry(
+            *(height, width, *[0] * len(flat), *[p] * len(self.axes), *strides),
+            circular=self.padding_mode == "circular",
+            groups=self.groups,
+            share=W[1] * residues * size,
+            positions=(ends[0] - 1) * width + ends[1],
+        )
         return Declaration(
             output=(n, o, *positions),
             parameters={"W": Parameter(W, **fans), "b": Parameter((o,), role="bias", **fans)},
             scratch={
-                "padded": (c, *flat, *[length + 2 * p for length in lengths]),
-                "columns": (c * taps, *both),
+                "padded": (c * residues * size + _WIDTH,),
+                "spread": (o, margin + reach),
+                "sums": (max(c, o), reach),
+                "turned": (c, len(order)),
                 "product": (o, W[1] * taps),
             },
-            constants=((*geometry, self.stride, self.dilation, int(circular)),),
+            constants=(geometry, (reads.ravel(), returns, entries, np.append(0, np.cumsum(met)))),
         )
 
     @property
@@ -321,8 +541,8 @@ class ExampleNorms:
     def run(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray) -> None:
         """log2 √Σ_n ‖g_n‖² of dW and db into ``out`` (seeds, 2)."""
         declaration = self.layer.declare(x.shape[1:])
-        padded, columns, product = declaration.scratch.values()
-        shapes = (padded, columns, (dy.shape[2], *columns[1:]), product)
+        padded, _, sums, _, product = declaration.scratch.values()
+        shapes = (padded, (dy.shape[2], sums[1]), product)
         buffers = [np.empty((len(x), *shape), x.dtype) for shape in shapes]
         self.layer.norms_kernel.run(x, dy, out, *buffers, *declaration.constants)
 
