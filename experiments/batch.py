@@ -11,10 +11,10 @@ from pathlib import Path
 
 from experiments.command import main
 from experiments.plots import describe
-from experiments.run import versions
 from flowlab import batch_demos, batch_examples, batch_law, tables
 from flowlab.measure import measure
 from flowlab.settings import Settings
+from flowlab.versions import versions
 
 DEFAULTS = ("depth=6", "width=64", "batch_size=256", "reduction=sum", "experiment=batch_size")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from experiments.benchmarks import batch_law, layers, probe
 from experiments.command import guarded, options
-from experiments.run import versions
 from flowlab import tables
 from flowlab.errors import unknown
+from flowlab.versions import versions
 
 SUITES = {
     "probe": (probe.probe, probe.report),

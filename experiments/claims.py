@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.command import guarded, options
-from experiments.run import versions
 from flowlab import claims, tables
 from flowlab.errors import InputError
+from flowlab.versions import versions
 
 OPTIONS = {"seed": 0, "seeds": 64, "only": None, "results_dir": "results"}
 WIDTH = 120

@@ -4,14 +4,14 @@ import dataclasses
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -28,11 +28,17 @@ def settings_of(config: DictConfig) -> Settings:
     return OmegaConf.to_object(config).validate()
 
 
-def main(task: Callable[[Settings], None]) -> int:
-    """Run ``task`` on every composed configuration of the command line; the exit code."""
+def main(task: Callable[[Settings], None], swept: bool = False) -> int:
+    """Run ``task`` on the configuration of the command line; the exit code.
+
+    Under ``-m`` the sweeper measures every condition instead, if ``swept``.
+    """
+    from experiments.sweep import plugins
+
     ConfigStore.instance().store(name="schema", node=Settings)
+    plugins.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that exceptions arrive here
-    return guarded(lambda: _hydra(task))
+    return guarded(lambda: _hydra(task, swept))
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -45,31 +51,26 @@ def guarded(action: Callable[[], None]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {_explain(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing unfinished was kept", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {str(interrupt) or 'nothing unfinished was kept'}", file=sys.stderr)
         return 130
     return 0
 
 
-def _hydra(task) -> None:
+def _hydra(task, swept: bool) -> None:
     check_overrides(sys.argv[1:])
     refused = []
 
     def job(config: DictConfig) -> None:
-        # Kept until the end: a sweep goes on after a condition that cannot run.
         try:
             task(settings_of(config))
-        except InputError as error:
-            refused.append((HydraConfig.get().overrides.task, error))
+        except InputError as error:  # raised within, it would be told by Hydra too
+            refused.append(error)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["FLOWLAB_SCRATCH"] = scratch  # where Hydra keeps the file of a sweep
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-    if len(refused) == 1:
-        raise refused[0][1]
+    job.swept = swept
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     if refused:
-        told = "; ".join(f"{' '.join(overrides)}: {error}" for overrides, error in refused)
-        raise InputError(f"{len(refused)} conditions could not run: {told}")
+        raise refused[0]
 
 
 def options(arguments: list[str], defaults: dict) -> dict:
@@ -133,6 +134,8 @@ def check_overrides(arguments: list[str]) -> None:
         if override.is_sweep_override() and not received.multirun:
             raise InputError(f"several values need a sweep, -m; got {text}")
         key = override.key_or_group
+        if key == "hydra/launcher":
+            _check_launcher(str(override.value()))
         if key.startswith("hydra"):
             continue
         if key in choices:
@@ -143,6 +146,29 @@ def check_overrides(arguments: list[str]) -> None:
                     raise unknown(key, str(value), choices[key])
         elif key not in known:
             raise unknown("setting", key, [*choices, *known])
+
+
+# Launchers, the packages that bring them, and the extras that install these.
+_LAUNCHERS = {
+    "local": None,
+    "basic": None,
+    "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+}
+
+
+def _check_launcher(name: str) -> None:
+    if name not in _LAUNCHERS:
+        raise unknown("hydra/launcher", name, _LAUNCHERS)
+    package, extra = _LAUNCHERS[name] or (None, None)
+    with suppress(ModuleNotFoundError):  # of the namespace that plugins share
+        if package is None or find_spec(package):
+            return
+    raise InputError(
+        f"hydra/launcher={name} needs the extra {extra}: pip install -e '.[{extra}]' "
+        "-c constraints.txt"
+    )
 
 
 def _refuse(message: str) -> None:

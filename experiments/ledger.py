@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from experiments.command import main
-from experiments.run import versions
 from flowlab import tables
 from flowlab.errors import InputError
 from flowlab.ledger import imbalance, ledger, operation
 from flowlab.settings import Settings
 from flowlab.statistics import mean_interval
+from flowlab.versions import versions
 
 
 def run(settings: Settings, replace: str | None = None) -> None:

@@ -154,6 +154,7 @@ class Settings:
     results_dir: str = "results"
     memory_gib: float = 2.0
     threads: int | None = None
+    overwrite: bool = False
 
     def validate(self) -> "Settings":
         """Check every rule and return self."""
@@ -200,7 +201,7 @@ class Settings:
     def resolved(self) -> dict:
         """Everything that determines the numbers, as plain data: no folders, no memory budget."""
         plain = dataclasses.asdict(self)
-        for name in ("experiment", "results_dir", "memory_gib", "threads"):
+        for name in ("experiment", "results_dir", "memory_gib", "threads", "overwrite"):
             del plain[name]
         return plain
 
@@ -210,20 +211,24 @@ class Settings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def from_plain(values: dict) -> Settings:
+    """Settings, not validated, from what ``dataclasses.asdict`` makes of them."""
+    return Settings(**values | {name: made(**values[name]) for name, made in _GROUPS.items()})
+
+
 def make(**axes) -> Settings:
     """Validated settings from keywords; ``init``, ``network`` and ``data`` may be plain names.
 
     ``make(init="he", depth=50)``; a network brings its own defaults. Raises
     InputError for an unknown key or a broken rule.
     """
-    groups = {"init": InitSettings, "network": NetworkSettings, "data": DataSettings}
-    axes |= _typed(Settings, {k: v for k, v in axes.items() if k not in groups})
-    for name in axes.keys() & groups.keys():
+    axes |= _typed(Settings, {k: v for k, v in axes.items() if k not in _GROUPS})
+    for name in axes.keys() & _GROUPS.keys():
         value = axes[name]
         given = {"name": value} if isinstance(value, str) else value
         if isinstance(given, dict):
-            axes[name] = groups[name](**_typed(groups[name], given, f"{name}."))
-        elif not isinstance(given, groups[name]):
+            axes[name] = _GROUPS[name](**_typed(_GROUPS[name], given, f"{name}."))
+        elif not isinstance(given, _GROUPS[name]):
             raise InputError(f"{name} must be a name or a dictionary of settings; got {given!r}")
     _, defaults = NETWORKS.get(axes.get("network", NetworkSettings()).name, ((), {}))
     return Settings(**{**defaults, **axes}).validate()
@@ -248,6 +253,7 @@ def _typed(schema, values: dict, prefix: str = "") -> dict:
     return typed
 
 
+_GROUPS = {"init": InitSettings, "network": NetworkSettings, "data": DataSettings}
 _KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
 

@@ -169,6 +169,10 @@ class Experiment:
         """Bytes of all tables and predictions."""
         return sum(int(s.split("-")[0]) for p in PARTS for _, s in _files(self.folder / p))
 
+    def has(self, run: str) -> bool:
+        """Whether a run is kept."""
+        return self._single(run, "runs") is not None or run in self._packed("runs")
+
     def read(self, run: str) -> pd.DataFrame:
         """One run's table; raises InputError where it is missing, damaged or foreign."""
         return self._read(run, "runs")
@@ -375,9 +379,7 @@ class Experiment:
         """A table in a temporary file, which its lock marks as that of a living process."""
         import pyarrow.parquet as pq
 
-        path = self.folder / ".partial" / f"{run}-{part}-{uuid.uuid4().hex}"
-        with open(path, "xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._locked_file(f"{run}-{part}") as (path, file):
             try:
                 pq.write_table(table, file, compression="zstd")
                 file.flush()
@@ -385,6 +387,17 @@ class Experiment:
                 yield path
             finally:
                 path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked_file(self, name: str):
+        """A new file of ``.partial`` and its path, locked before another process swept it."""
+        while True:
+            path = self.folder / ".partial" / f"{name}-{uuid.uuid4().hex}"
+            with open(path, "xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if path.exists():
+                    yield path, file
+                    return
 
     def _sweep(self) -> None:
         """Make the folders, and remove what dead processes left in ``.partial``."""

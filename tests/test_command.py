@@ -23,12 +23,11 @@ COLUMNS = "run experiment seed layer op fan_in fan_out status " + AXES
 def call(tmp_path, monkeypatch, capsys):
     """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "FLOWLAB_SCRATCH"):
-        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
     def run_command(*arguments):
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        code = command.main(run)
+        code = command.main(run, swept=True)
         return code, *capsys.readouterr()
 
     return run_command
@@ -46,7 +45,9 @@ def process(folder, *arguments):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """The names of files that a user sees."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in paths if not path.name.startswith("."))
 
 
 def assert_refused(code, errors, *parts):
@@ -143,7 +144,7 @@ def test_a_sweep_goes_on_after_a_bad_condition_and_leaves_only_tables(call, tmp_
     code, _, errors = call("-m", *SMALL[1:], "depth=0,2")
     assert_refused(code, errors, "depth must be at least 1; got 0")
     assert len(files(tmp_path / "results/single/runs")) == 1
-    assert len(files(tmp_path)) == 2
+    assert len(files(tmp_path)) == 3  # table, prediction and the record of the sweep
 
 
 @pytest.mark.parametrize("broken", ["os.replace", "os.fsync"])

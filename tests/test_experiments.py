@@ -36,12 +36,11 @@ def composed():
 def call(tmp_path, monkeypatch, capsys):
     """Run a command of conf in this process, in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "FLOWLAB_SCRATCH"):
-        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
     def run_command(*arguments):
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        code = command.main(run)
+        code = command.main(run, swept=True)
         return code, *capsys.readouterr()
 
     return run_command

@@ -344,8 +344,7 @@ def test_figures_of_one_layer_and_one_seed_and_bad_tables(residual):
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "FLOWLAB_SCRATCH"):
-        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
     def run_command(*arguments):
         monkeypatch.setattr(sys, "argv", ["ledger.py", *arguments])

@@ -20,8 +20,7 @@ ADJOINTS = {"dX": "dY Wᵀ", "dW": "Xᵀ dY", "db": "1ᵀ dY"}
 def call(tmp_path, monkeypatch, capsys):
     """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "FLOWLAB_SCRATCH"):
-        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
     def run_command(*arguments):
         monkeypatch.setattr("sys.argv", ["shapes.py", *arguments])

@@ -1,0 +1,1 @@
+"""Sweeps: many conditions, computed by several processes, resumed by content."""

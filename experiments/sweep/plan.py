@@ -1,0 +1,214 @@
+"""A sweep's plan: what is kept, what waits, what came of it."""
+
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from experiments.sweep.conditions import Condition
+from experiments.sweep.progress import Progress
+from experiments.sweep.work import described, write_part
+from flowlab import tables
+from flowlab.errors import InputError
+from flowlab.files import write_text
+from flowlab.store import Experiment, Run, condition_of, missing_seeds
+from flowlab.versions import versions
+
+_TOLD = 40  # conditions; a longer sweep does not tell each
+_LISTED = 10  # of what went wrong
+_JUDGED = {
+    "agrees": "agrees with",
+    "disagrees": "disagrees with",
+    "undetermined": "is not decided on",
+    "no theory": "is silent on",
+}
+
+
+class Plan:
+    """The conditions of a sweep: kept from before, waiting, refused.
+
+    A condition is kept if its run is, or if others of the same settings hold all its seeds. If
+    others made by the same code hold some, only the rest is measured. Raises InputError where
+    results cannot be written or read.
+    """
+
+    def __init__(self, conditions: Sequence[Condition]):
+        self.command = shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
+        self.refused = [(c.overrides, c.refusal) for c in conditions if c.refusal]
+        self.stopped: str | None = None
+        self.waiting: list[tuple[Condition, list[str]]] = []
+        self.kept = self.by_other_code = 0
+        self.outcomes: dict[int, dict] = {}
+        self.seconds = 0.0
+        distinct = {
+            (c.settings.results_dir, c.settings.experiment, c.settings.run()): c
+            for c in reversed(conditions)
+            if not c.refusal
+        }
+        folders = defaultdict(list)
+        for (results, experiment, _), condition in reversed(distinct.items()):
+            folders[Path(results) / experiment].append(condition)
+        for folder, own in folders.items():
+            self._sort(folder, own)
+        self.folders = list(folders)
+
+    def _sort(self, folder: Path, conditions: list[Condition]) -> None:
+        tables.writable(folder)
+        code, kept = versions()["flowlab"], defaultdict(dict)
+        for run in Experiment(folder).index().values():
+            kept[run.condition][run.run] = run
+        planned = {}
+        for condition in conditions:
+            settings = condition.settings
+            digest = condition_of(settings.resolved())
+            planned[settings.run()] = [digest, settings.seed, settings.seeds]
+            same: dict[str, Run] = kept[digest]
+            if settings.overwrite:
+                self.waiting.append((condition, []))
+            elif not missing_seeds(same, digest, settings.seed, settings.seeds):
+                self.kept += 1
+                self.by_other_code += any(run.version != code for run in same.values())
+            else:
+                extend = [run.run for run in same.values() if run.version == code]
+                self.waiting.append((condition, extend))
+        name = hashlib.sha256(json.dumps(sorted(planned)).encode()).hexdigest()[:16]
+        record = {"schema": tables.SCHEMA, "command": self.command, "runs": planned}
+        write_text(json.dumps(record), folder / "sweeps" / f"{name}.json")
+
+    @contextmanager
+    def prepared(self) -> Iterator[Path]:
+        """This sweep's folder of parts and journals, which stays where the sweep was stopped."""
+        sweeps = self.folders[0].parent.absolute() / ".sweeps"
+        if _others(sweeps):
+            _say(
+                "another sweep is running on these results: what both want may be measured twice, "
+                "and nothing is lost"
+            )
+        folder = sweeps / uuid.uuid4().hex[:12]
+        sweeps.mkdir(parents=True, exist_ok=True)
+        with FileLock(_life(folder)):
+            (folder / "journal").mkdir(parents=True)
+            yield folder
+            if self.stopped is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                _life(folder).unlink()
+
+    def write_parts(self, folder: Path, size: int) -> int:
+        """Write the files of parts of ``size`` conditions; how many they are."""
+        starts = range(0, len(self.waiting), size)
+        for number, start in enumerate(starts):
+            part = [
+                described(start + k, condition.settings, extend)
+                for k, (condition, extend) in enumerate(self.waiting[start : start + size])
+            ]
+            write_part(folder, number, part, command=self.command)
+        return len(starts)
+
+    @contextmanager
+    def watched(self, folder: Path) -> Iterator[None]:
+        """Shows how far the sweep is and takes what its processes tell, while the body runs."""
+        progress = Progress(folder / "journal", len(self.waiting), self.kept, self._tell)
+        self.outcomes = progress.outcomes
+        try:
+            with progress:
+                yield
+        except KeyboardInterrupt:
+            done = sum(outcome["event"] != "failed" for outcome in self.outcomes.values())
+            raise KeyboardInterrupt(
+                f"{done} of {len(self.waiting)} runs are done and kept; the same command does the "
+                "rest"
+            ) from None
+        finally:
+            self.seconds = progress.seconds
+
+    def _tell(self, outcome: dict) -> None:
+        if outcome["event"] == "done" and len(self.waiting) <= _TOLD:
+            number = outcome["condition"]
+            overrides = self.waiting[number][0].overrides
+            print(f"{number + 1:>4}  {overrides}  ({outcome['seconds']:.1f} s)")
+            print(f"      {outcome['sentence']}", flush=True)
+
+    def report(self) -> None:
+        """Say what happened and where to look; raises InputError if a condition could not run."""
+        events = Counter(outcome["event"] for outcome in self.outcomes.values())
+        failed = list(self.refused)
+        for number, outcome in sorted(self.outcomes.items()):
+            if outcome["event"] == "failed":
+                failed.append((self.waiting[number][0].overrides, outcome["reason"]))
+        kept = self.kept + events["skipped"]
+        total = self.kept + len(self.waiting) + len(self.refused)
+        told = [f"{events['done']} measured in {self.seconds:.1f} s"]
+        told += [f"{kept} kept from before"] if kept else []
+        told += [f"{len(failed)} failed"] if failed else []
+        missing = len(self.waiting) - len(self.outcomes)
+        told += [f"{missing} not reached"] if missing else []
+        print(f"\n{total} {_plural('run', total)}: {', '.join(told)}.")
+        self._judge()
+        if self.by_other_code:
+            print(
+                f"{self.by_other_code} of those kept were made by another version of the code; "
+                "overwrite=true measures them anew."
+            )
+        for folder in self.folders:
+            print(f"Tables:  {folder / 'runs'}  (pandas.read_parquet opens the folder)")
+        results = self.folders[0].parent if self.folders else "results"
+        print(f"Draw:    python -m experiments.plots results_dir={results}\n", flush=True)
+        if self.stopped is not None:
+            raise InputError(
+                f"{self.stopped}; what is done is kept, and the same command does the rest"
+            )
+        if failed:
+            told = [f"{overrides}: {reason}" for overrides, reason in failed[:_LISTED]]
+            told += [f"and {len(failed) - _LISTED} more"] if len(failed) > _LISTED else []
+            count = f"{len(failed)} of {total} conditions could not run: "
+            raise InputError(count + "; ".join(told))
+
+    def _judge(self) -> None:
+        """How many runs agree with theory, and the first that do not."""
+        done = [o for _, o in sorted(self.outcomes.items()) if o["event"] == "done"]
+        found = Counter(outcome["agreement"] for outcome in done)
+        if not done:
+            return
+        print("Theory " + ", ".join(f"{_JUDGED[a]} {n}" for a, n in found.most_common()) + ".")
+        if len(self.waiting) <= _TOLD:
+            return
+        against = [o["condition"] for o in done if o["agreement"] == "disagrees"]
+        for number in against[:_LISTED]:
+            overrides = self.waiting[number][0].overrides
+            print(f"  {overrides}: {self.outcomes[number]['sentence']}")
+        if len(against) > _LISTED:
+            print(f"  and {len(against) - _LISTED} more")
+
+
+def _life(folder: Path) -> Path:
+    """The file that a sweep holds locked from before its folder is there until it ends."""
+    return folder.with_name(f"{folder.name}.alive")
+
+
+def _others(sweeps: Path) -> int:
+    """How many other sweeps run; the folders of those that died are removed."""
+    alive = 0
+    for folder in sweeps.glob("*/"):
+        try:
+            with FileLock(_life(folder), timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+                _life(folder).unlink()
+        except Timeout:
+            alive += 1
+    return alive
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _say(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)

@@ -1,0 +1,174 @@
+"""The work of a sweep: conditions measured one after another, in whatever process and place.
+
+A sweep's folder holds one file of conditions for each part. Processes find all they need there and
+in the results, and write to both alone; so any launcher can run parts, on any machine that shares
+the files.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from experiments.sweep.progress import Journal
+from flowlab.errors import InputError
+from flowlab.measure import Progress, measure
+from flowlab.prediction import predict
+from flowlab.settings import Settings, from_plain
+from flowlab.statistics import Verdict
+from flowlab.store import Experiment
+from flowlab.tables import StorageError
+from flowlab.verdicts import judge
+from flowlab.versions import versions
+
+ATTEMPTS = 3  # processes that may die over one condition
+
+
+class Done(NamedTuple):
+    """A finished run: where its table is, what is in it, how it is judged."""
+
+    path: Path
+    table: pd.DataFrame
+    verdict: Verdict
+    seconds: float
+
+
+def complete(
+    settings: Settings,
+    command: str,
+    extend: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Done:
+    """Measure and predict one configuration, judge it, and keep table and prediction.
+
+    Seeds that the kept runs ``extend`` hold are taken from there, and such runs give way to the new
+    one if it holds all of theirs. Raises InputError where the settings or the disk refuse.
+    """
+    begun = time.perf_counter()
+    experiment = Experiment(Path(settings.results_dir) / settings.experiment)
+    known = {run: experiment.read(run) for run in extend}
+    table = _joined(settings, known.values()) if known else measure(settings, progress)
+    prediction = predict(settings)
+    metadata = {
+        "settings": settings.resolved(),
+        "experiment": settings.experiment,
+        "command": command,
+        "versions": versions(),
+    }
+    path = experiment.save(settings.run(), table, prediction, metadata)
+    held = set(table["seed"])
+    experiment.remove([run for run, frame in known.items() if held.issuperset(frame["seed"])])
+    return Done(path, table, judge(table, prediction), time.perf_counter() - begun)
+
+
+def _joined(settings: Settings, known) -> pd.DataFrame:
+    """What ``measure`` gives, measuring only the seeds that no known table holds."""
+    missing = set(range(settings.seed, settings.seed + settings.seeds))
+    frames = []
+    for frame in known:
+        frames.append(frame[frame["seed"].isin(missing)])
+        missing -= set(frame["seed"])
+    for seed in sorted(missing):
+        if seed - 1 not in missing:
+            count = next(n for n in range(1, settings.seeds + 1) if seed + n not in missing)
+            frames.append(measure(replace(settings, seed=seed, seeds=count)))
+    table = pd.concat(frames, ignore_index=True)
+    table["run"], table["seeds"] = settings.run(), settings.seeds
+    # Rows of layers come first, then those of steps, each by seed.
+    order = pd.DataFrame({"step": table["time"].notna(), "seed": table["seed"]})
+    order = order.sort_values(["step", "seed"], kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The parts of a sweep, to be called by any launcher: a job's number is its part's.
+
+    ``folder`` is the sweep's, ``threads`` how many a process may use (None: one for each core) and
+    ``share`` among how many processes the memory is divided.
+    """
+
+    folder: str
+    threads: int | None = None
+    share: int = 1
+
+    def __call__(self, config: DictConfig) -> str | None:
+        return self.part(HydraConfig.get().job.num)
+
+    def part(self, number: int) -> str | None:
+        """Do the conditions of a part that are not done yet; what stopped it, if anything did.
+
+        A condition that cannot run is told and passed over. A disk that refuses stops the part.
+        """
+        folder = Path(self.folder)
+        journal = Journal(folder / "journal", number)
+        try:
+            part = json.loads((folder / f"part-{number}.json").read_text())
+        except FileNotFoundError:
+            return "the sweep was given up"
+        events = list(journal.earlier())
+        ended = {event["condition"] for event in events if event["event"] != "begun"}
+        begun = Counter(event["condition"] for event in events if event["event"] == "begun")
+        for condition in part["conditions"]:
+            index = condition["index"]
+            if index in ended:
+                continue
+            if begun[index] >= ATTEMPTS:
+                reason = f"{ATTEMPTS} processes died over it, for want of memory perhaps"
+                journal.write(index, "failed", reason=reason)
+                continue
+            journal.write(index, "begun")
+            try:
+                outcome = self._condition(condition, part)
+            except StorageError as error:
+                journal.write(index, "failed", reason=str(error))
+                return str(error)
+            except InputError as error:
+                outcome = {"event": "failed", "reason": str(error)}
+            except MemoryError:
+                outcome = {
+                    "event": "failed",
+                    "reason": "memory ran out; a smaller memory_gib helps",
+                }
+            except Exception as error:  # one condition's defect must not end a sweep of thousands
+                reason = f"unforeseen {type(error).__name__}: {' '.join(str(error).split())}"
+                outcome = {"event": "failed", "reason": reason}
+            journal.write(index, **outcome)
+        return None
+
+    def _condition(self, condition: dict, part: dict) -> dict:
+        settings = from_plain(condition["settings"])
+        experiment = Experiment(Path(settings.results_dir) / settings.experiment)
+        if not settings.overwrite and experiment.has(settings.run()):
+            return {"event": "skipped"}  # by another sweep, or before its process died
+        settings = replace(
+            settings,
+            threads=settings.threads or self.threads,
+            memory_gib=settings.memory_gib / self.share,
+        )
+        done = complete(settings.validate(), part["command"], condition["extend"])
+        verdict = done.verdict
+        return {
+            "event": "done",
+            "seconds": done.seconds,
+            "agreement": verdict.agreement,
+            "sentence": verdict.sentence,
+        }
+
+
+def write_part(folder: Path, number: int, conditions: list[dict], **common) -> None:
+    """Write the file that :meth:`Work.part` reads."""
+    text = json.dumps({"conditions": conditions, **common})
+    (folder / f"part-{number}.json").write_text(text)
+
+
+def described(index: int, settings: Settings, extend: Sequence[str]) -> dict:
+    """A condition as a part's file holds it."""
+    return {"index": index, "settings": asdict(settings), "extend": list(extend)}
