@@ -88,11 +88,13 @@ def test_nothing_below_experiments_knows_hydra():
     assert not importers(lambda n: n.split(".")[0] in ("hydra", "omegaconf", "experiments", "conf"))
 
 
-def test_numba_is_used_through_one_decorator():
-    users = importers(lambda n: n.split(".")[0] == "numba")
-    assert importers(lambda n: n.startswith("numba.") and "jit" in n) == {"flowlab.kernel"}
-    assert users <= {"flowlab.kernel", "flowlab.random", "flowlab.measure"}
-    assert {n for n in imports(MODULES["flowlab.random"]) if "numba" in n} == {"numba.uint32"}
+def test_kernels_are_compiled_in_one_way():
+    users = importers(lambda n: n.split(".")[0] in ("numba", "llvmlite"))
+    # Beside the decorator: the disk cache, 32-bit integers, functions by type, register tiles.
+    extensions = {"compiled", "random", "measure", "elementary", "layers.convolution"}
+    assert users <= {"flowlab.kernel", *(f"flowlab.{name}" for name in extensions)}
+    jits = importers(lambda n: n.startswith("numba.") and n.endswith("jit"))
+    assert jits <= {"flowlab.kernel", "flowlab.elementary"}
 
 
 def test_importing_flowlab_stays_light():
