@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint results plots report claims bench clean
+.PHONY: help run test lint results list compact plots report claims bench clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -37,6 +37,12 @@ results: $(VENV)/run.stamp ## Run every sweep of conf/experiment
 	$(BIN)/python -m experiments.batch $(ARGS)
 	echo "Where the gradient goes"
 	$(BIN)/python -m experiments.ledger depth=20 skip=identity $(ARGS)
+
+list: $(VENV)/run.stamp ## List experiments: runs kept and missing, size, command
+	$(BIN)/python -m experiments.results $(ARGS)
+
+compact: $(VENV)/run.stamp ## Gather the files of large sweeps into few
+	$(BIN)/python -m experiments.compact $(ARGS)
 
 plots: $(VENV)/run.stamp ## Draw the tables under results
 	$(BIN)/python -m experiments.plots $(ARGS)

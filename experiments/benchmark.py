@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments.benchmarks import batch_law, layers, probe
+from experiments.benchmarks import batch_law, layers, probe, sweeps
 from experiments.command import guarded, options
 from flowlab import tables
 from flowlab.errors import unknown
@@ -19,6 +19,7 @@ SUITES = {
     "probe": (probe.probe, probe.report),
     "batch_law": (batch_law.batch_law, batch_law.report),
     "layers": (layers.layers, layers.report),
+    "sweeps": (sweeps.sweeps, sweeps.report),
 }
 
 

@@ -183,6 +183,15 @@ def test_widening_seeds_measures_only_new_ones(call, tmp_path, monkeypatch, netw
     assert code == 0 and "1 kept from before" in output and len(measured) == 2
 
 
+def test_runs_of_other_seeds_are_left_alone(call, tmp_path, monkeypatch):
+    call("-m", *SMALL, "depth=2", "seed=0,2")
+    read = []
+    monkeypatch.setattr(work.Experiment, "read", lambda self, run: read.append(run))
+    code, output, _ = call("-m", *SMALL, "depth=2", "seed=2,4")
+    assert code == 0 and "1 measured" in output and "1 kept" in output
+    assert not read and len(names(tmp_path)) == 3
+
+
 def test_seeds_of_other_code_are_not_mixed(call, tmp_path, monkeypatch):
     call("-m", *SMALL, "depth=2")
     for module in ("experiments.sweep.plan", "experiments.sweep.work"):

@@ -19,6 +19,7 @@ from experiments.sweep.work import described, write_part
 from flowlab import tables
 from flowlab.errors import InputError
 from flowlab.files import write_text
+from flowlab.settings import Settings
 from flowlab.store import Experiment, Run, condition_of, missing_seeds
 from flowlab.versions import versions
 
@@ -62,23 +63,22 @@ class Plan:
 
     def _sort(self, folder: Path, conditions: list[Condition]) -> None:
         tables.writable(folder)
-        code, kept = versions()["flowlab"], defaultdict(dict)
-        for run in Experiment(folder).index().values():
-            kept[run.condition][run.run] = run
+        code, index, alike = versions()["flowlab"], Experiment(folder).index(), defaultdict(list)
+        for run in index.values():
+            alike[run.condition].append(run)
         planned = {}
         for condition in conditions:
             settings = condition.settings
-            digest = condition_of(settings.resolved())
-            planned[settings.run()] = [digest, settings.seed, settings.seeds]
-            same: dict[str, Run] = kept[digest]
+            digest, name = condition_of(settings.resolved()), settings.run()
+            planned[name] = [digest, settings.seed, settings.seeds]
+            same = [index[name]] if name in index else _sharing(settings, alike[digest])
             if settings.overwrite:
                 self.waiting.append((condition, []))
-            elif not missing_seeds(same, digest, settings.seed, settings.seeds):
+            elif not missing_seeds({run.run: run for run in same}, *planned[name]):
                 self.kept += 1
-                self.by_other_code += any(run.version != code for run in same.values())
+                self.by_other_code += any(run.version != code for run in same)
             else:
-                extend = [run.run for run in same.values() if run.version == code]
-                self.waiting.append((condition, extend))
+                self.waiting.append((condition, [r.run for r in same if r.version == code]))
         name = hashlib.sha256(json.dumps(sorted(planned)).encode()).hexdigest()[:16]
         record = {"schema": tables.SCHEMA, "command": self.command, "runs": planned}
         write_text(json.dumps(record), folder / "sweeps" / f"{name}.json")
@@ -186,6 +186,12 @@ class Plan:
             print(f"  {overrides}: {self.outcomes[number]['sentence']}")
         if len(against) > _LISTED:
             print(f"  and {len(against) - _LISTED} more")
+
+
+def _sharing(settings: Settings, runs: list[Run]) -> list[Run]:
+    """The runs that hold some of the settings' seeds."""
+    first, end = settings.seed, settings.seed + settings.seeds
+    return [run for run in runs if run.seed < end and first < run.seed + run.seeds]
 
 
 def _life(folder: Path) -> Path:
