@@ -44,7 +44,7 @@ def test_experiments_are_listed_with_what_they_lack(folder, capsys):
     assert max(map(len, (head, alone, mine))) <= 100
     filled(folder / "mine", 0, 4)
     _, output, _ = run(results, capsys, folder)
-    assert output[3].split()[:6] == ["mine", "5", "complete", "2", "30", "0.1"]
+    assert output[3].split()[:6] == ["mine", "5", "complete", "2", "30", "0.0"]
 
 
 def test_one_experiment_is_told_in_full(folder, capsys):

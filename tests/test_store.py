@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 
 import flowlab
-from flowlab import store, tables
+from flowlab import compaction, listing, store, tables
 from flowlab.errors import InputError
 from flowlab.store import Experiment, Run, covered, missing_seeds
 
@@ -61,14 +62,17 @@ def assert_holds(experiment, *runs):
             pd.testing.assert_frame_equal(whole, expected, check_exact=True)
 
 
+JOURNALS = {f".index-{part}.jsonl" for part in listing.PARTS}
+
+
 def listed(folder):
-    """Names in an experiment's folder and its parts, locks aside."""
+    """Names in an experiment's folder and its parts, locks and journals aside."""
     names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-    return sorted(names - {".lock", ".compact-lock", ".partial", "runs", "theory"})
+    return sorted(names - {".lock", ".compact-lock", ".partial", *JOURNALS, "runs", "theory"})
 
 
 COMPACTED = [f"{part}/{n}" for part in ("runs", "theory") for n in ("0000-compacted-0.parquet",)]
-COMPACTED = sorted(COMPACTED + [f"{part}/{store.MANIFEST}" for part in ("runs", "theory")])
+COMPACTED = sorted(COMPACTED + [f"{part}/{listing.MANIFEST}" for part in ("runs", "theory")])
 
 
 def test_a_run_saved_is_a_run_read(tmp_path):
@@ -93,12 +97,12 @@ def test_conditions_are_settings_without_seeds():
 
 def test_compacted_runs_read_bit_for_bit_as_before(tmp_path):
     experiment = filled(tmp_path, 3, 1, 2)
-    before = [pd.read_parquet(tmp_path / part) for part in store.PARTS]
+    before = [pd.read_parquet(tmp_path / part) for part in listing.PARTS]
     told = []
     experiment.compact(lambda done, total: told.append((done, total)))
     assert told == [(k, 6) for k in range(1, 7)]
     assert listed(tmp_path) == COMPACTED
-    for part, frame in zip(store.PARTS, before, strict=True):
+    for part, frame in zip(listing.PARTS, before, strict=True):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / part), frame, check_exact=True)
         pd.testing.assert_frame_equal(experiment.load(part=part), frame, check_exact=True)
     for kept in (experiment, Experiment(tmp_path)):
@@ -111,7 +115,7 @@ def test_compacted_runs_read_bit_for_bit_as_before(tmp_path):
 
 
 def test_row_groups_hold_whole_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "GROUP", 10)
+    monkeypatch.setattr(compaction, "GROUP", 10)
     experiment = filled(tmp_path, *range(7))
     empty = made(9)
     empty = (empty[0], empty[1].head(0), *empty[2:])
@@ -275,7 +279,7 @@ def test_the_disk_refusing_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     second = [lambda *a: true(*a), full]
     for name, refusal in (
         ("os.fsync", full),
-        ("pyarrow.parquet.write_table", full),
+        ("pyarrow.parquet.ParquetWriter.write_table", full),
         ("os.replace", full),
         ("os.replace", lambda *a: second.pop(0)(*a)),
     ):
@@ -320,14 +324,14 @@ def close(process):
 
 
 def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
-    code = "with experiment._partial('a', 'runs', __import__('pyarrow').table({'a': [1]})):\n"
+    code = "with experiment._partial('a', 'runs', made(1)[1], {}):\n"
     code += "    print('writing', flush=True); sys.stdin.read()\n"
     (tmp_path / ".partial").mkdir()
     writer = child(tmp_path, code)
     assert writer.stdout.readline() == "writing\n"
-    for time in (0, 4e9):  # a clock that jumps makes nothing old or young
+    for clock in (0, 4e9):  # a clock that jumps makes nothing old or young
         (partial,) = (tmp_path / ".partial").iterdir()
-        os.utime(partial, (time, time))
+        os.utime(partial, (clock, clock))
         filled(tmp_path, 1)
         assert partial.exists()
     writer.send_signal(signal.SIGKILL)
@@ -357,17 +361,67 @@ def test_savers_readers_and_a_compactor_at_once(tmp_path):
     assert_holds(experiment, *map(made, range(41)))
 
 
+def test_a_save_survives_a_sweep_before_its_lock(tmp_path, monkeypatch):
+    experiment, true, swept = filled(tmp_path, 1), store.fcntl.flock, []
+
+    def flock(file, how):
+        if how == store.fcntl.LOCK_EX and not swept and ".partial" in str(file.name):
+            swept.append(file.name)
+            Experiment(tmp_path)._sweep()
+            assert not os.path.exists(file.name)
+        true(file, how)
+
+    monkeypatch.setattr(store.fcntl, "flock", flock)
+    experiment.save(*made(2))
+    assert swept
+    assert_holds(Experiment(tmp_path), made(1), made(2))
+
+
+def test_killed_processes_lose_no_run_that_was_reported(tmp_path):
+    filled(tmp_path, 0)
+    work = """
+import itertools
+for k in itertools.count({start}, 3):
+    experiment.save(*made(k)); print("saved", k, flush=True)
+    if k % 4 == 0:
+        print("removing", k, flush=True); experiment.remove([made(k)[0]])
+        print("removed", k, flush=True)
+    if k % 5 == 0: experiment.compact()
+"""
+    rng, saved, removing, removed = np.random.default_rng(0), {0}, set(), set()
+    children = [child(tmp_path, work.format(start=start)) for start in (1, 2, 3)]
+    for process in children:
+        assert process.stdout.readline().startswith("saved")
+    saved |= {1, 2, 3}
+    for process, wait in zip(children, rng.uniform(0.1, 0.5, 3), strict=True):
+        time.sleep(wait)
+        process.kill()
+        for row in process.stdout.read().splitlines():
+            word, number = row.split()
+            {"saved": saved, "removing": removing, "removed": removed}[word].add(int(number))
+        process.wait()
+        close(process)
+    kept = Experiment(tmp_path)
+    found = [int(run, 16) for run in kept.index()]
+    assert saved - removing <= set(found) and not removed & set(found)
+    assert (kept.load(["run"]).groupby("run").size() == 6).all()
+    assert kept.problems == []
+    for k in found:
+        pd.testing.assert_frame_equal(kept.read(made(k)[0]), made(k)[1], check_exact=True)
+        pd.testing.assert_frame_equal(kept.prediction(made(k)[0]), made(k)[2], check_exact=True)
+
+
 def test_a_save_during_compaction_survives(tmp_path, monkeypatch):
     experiment = filled(tmp_path, 1, 2)
-    true, late = Experiment._gather, [made(3), (*made(1)[:3], {**made(1)[3], "command": "anew"})]
+    true, late = compaction._gather, [made(3), (*made(1)[:3], {**made(1)[3], "command": "anew"})]
 
-    def gather(self, *arguments):
-        written = true(self, *arguments)
+    def gather(*arguments):
+        written = true(*arguments)
         if late:
             Experiment(tmp_path).save(*late.pop())
         return written
 
-    monkeypatch.setattr(Experiment, "_gather", gather)
+    monkeypatch.setattr(compaction, "_gather", gather)
     anew = late[1]
     experiment.compact()
     assert late == []
@@ -439,19 +493,17 @@ def test_a_damaged_compacted_file_is_never_dropped(tmp_path):
     assert len(experiment.load()) == 6 and "is damaged" in experiment.problems[0]
 
 
-def test_the_cache_of_footers_is_only_a_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "CACHED", 2)
+def test_the_journal_of_footers_is_only_a_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "CACHED", 1)
     experiment = filled(tmp_path, 1, 2, 3)
-    index = experiment.index()
-    cache = tmp_path / ".index-runs"
-    assert cache.exists()
+    journal = tmp_path / ".index-runs.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "footer", None)  # is not read: what it told is kept
-        patch.setattr(tables, "metadata", lambda path: {"schema": 1})
-        assert Experiment(tmp_path).index() == index
+        patch.setattr(tables, "footer", None)  # is not read: what was saved is told
+        index = Experiment(tmp_path).index()
+    assert set(index) == {made(k)[0] for k in (1, 2, 3)}
     path = tmp_path / "runs" / f"{made(2)[0]}.parquet"
-    for time in (0, 4e9):
-        os.utime(path, (time, time))
+    for clock in (0, 4e9):
+        os.utime(path, (clock, clock))
         assert Experiment(tmp_path).index() == index
     told = path.stat()
     metadata = json.loads(json.dumps(made(2)[3]).replace("1.2", "3.4"))
@@ -459,8 +511,25 @@ def test_the_cache_of_footers_is_only_a_cache(tmp_path, monkeypatch):
     assert path.stat().st_size == told.st_size
     os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
     assert Experiment(tmp_path).index()[made(2)[0]].version == "3.4"
-    cache.write_bytes(b"nonsense")
-    assert set(Experiment(tmp_path).index()) == set(index)
+    text = journal.read_bytes()
+    for content in (b"nonsense", b"[1]\n{}\n", text[:-20], b""):  # torn, foreign, lost
+        journal.write_bytes(content)
+        assert set(Experiment(tmp_path).index()) == set(index)
+        filled(tmp_path, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(tables, "footer", None)
+            assert set(Experiment(tmp_path).index()) == set(index)
+
+
+def test_a_copied_folder_is_indexed_from_its_files(tmp_path):
+    index = filled(tmp_path / "x", 1, 2).index()
+    filled(tmp_path / "x", 1)
+    subprocess.run(["cp", "-r", tmp_path / "x", tmp_path / "y"], check=True)
+    metadata = json.loads(json.dumps(made(2)[3]).replace("1.2", "3.4"))
+    tables.write(made(2)[1], tmp_path / "y" / "runs" / f"{made(2)[0]}.parquet", metadata)
+    copied = Experiment(tmp_path / "y").index()
+    assert copied[made(1)[0]] == index[made(1)[0]]
+    assert copied[made(2)[0]].version == "3.4"
 
 
 # Seeds and columns

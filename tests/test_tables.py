@@ -28,7 +28,9 @@ def test_a_folder_reads_as_one_frame(tmp_path, table):
     assert tables.metadata(tmp_path / "runs" / "a.parquet") == {"schema": tables.SCHEMA, "x": 1}
 
 
-@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "pyarrow.parquet.write_table"])
+@pytest.mark.parametrize(
+    "step", ["os.fsync", "os.replace", "pyarrow.parquet.ParquetWriter.write_table"]
+)
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, table, monkeypatch, step):
     path = tables.write(table, tmp_path / "run.parquet", {})
     before = path.read_bytes()
