@@ -35,6 +35,10 @@ class Run(NamedTuple):
     seeds: int
     version: str
 
+    def within(self, other: "Run") -> bool:
+        """Whether another run has all of this one's seeds."""
+        return other.seed <= self.seed and self.seed + self.seeds <= other.seed + other.seeds
+
 
 class Entry(NamedTuple):
     """One table: a Run, then the file and the rows that hold it, and what the file tells of it."""

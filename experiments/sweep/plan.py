@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -72,8 +72,18 @@ class Plan:
             digest, name = condition_of(settings.resolved()), settings.run()
             planned[name] = [digest, settings.seed, settings.seeds]
             same = [index[name]] if name in index else _sharing(settings, alike[digest])
+            left = [
+                run.run
+                for run in alike[digest]
+                if name in index
+                and run.run != name
+                and run.version == code
+                and run.within(index[name])
+            ]
             if settings.overwrite:
                 self.waiting.append((condition, []))
+            elif left:  # by a process that died before it removed what its run replaces
+                self.waiting.append((condition, left))
             elif not missing_seeds({run.run: run for run in same}, *planned[name]):
                 self.kept += 1
                 self.by_other_code += any(run.version != code for run in same)
@@ -93,9 +103,11 @@ class Plan:
                 "and nothing is lost"
             )
         folder = sweeps / uuid.uuid4().hex[:12]
-        sweeps.mkdir(parents=True, exist_ok=True)
-        with FileLock(_life(folder)):
-            (folder / "journal").mkdir(parents=True)
+        with ExitStack() as stack:
+            with tables.storing(folder):
+                sweeps.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(_life(folder)))
+                (folder / "journal").mkdir(parents=True)
             yield folder
             if self.stopped is None:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -3,13 +3,15 @@
 import os
 import signal
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from multiprocessing import get_context, parent_process
+from contextlib import suppress
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from threading import Thread
 
-from experiments.sweep.work import Work
+from experiments.sweep.work import ATTEMPTS, Work
 
 
 def cores() -> int:
@@ -28,30 +30,42 @@ def run(work: Work, parts: Sequence[int], workers: int) -> str | None:
     context = get_context("forkserver")
     context.set_forkserver_preload(["experiments.sweep.work"])
     busy: dict[Connection, tuple] = {}
-    stopped = None
+    stopped, deaths = None, Counter()
+
+    def again(part: int) -> str | None:
+        """Let another do a part whose process died; it gives up conditions that are deadly."""
+        waiting.appendleft(part)
+        deaths[part] += 1
+        early = deaths[part] >= work.begun(part) + ATTEMPTS
+        return "processes die before they begin" if early else None
+
     try:
         while busy or (waiting and stopped is None):
             while waiting and stopped is None and len(busy) < workers:
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(there, work), daemon=True)
-                process.start()
-                there.close()
                 part = waiting.popleft()
-                here.send(part)
+                try:
+                    _start(process)
+                except (OSError, EOFError):  # it died before it was there
+                    stopped = again(part)
+                    continue
+                there.close()
                 busy[here] = process, part
+                _send(here, part)
             for ready in wait(list(busy)):
                 process, part = busy.pop(ready)
                 try:
                     stopped = ready.recv() or stopped
-                except EOFError:
+                except (OSError, EOFError):
                     process.join()
                     ready.close()
-                    waiting.appendleft(part)  # a part that dies again and again gives up by itself
+                    stopped = again(part) or stopped
                     continue
                 if waiting and stopped is None:
                     part = waiting.popleft()
-                    ready.send(part)
                     busy[ready] = process, part
+                    _send(ready, part)
                 else:
                     ready.close()
     finally:
@@ -60,9 +74,23 @@ def run(work: Work, parts: Sequence[int], workers: int) -> str | None:
     return stopped
 
 
+def _start(process: BaseProcess) -> None:
+    """Start a process that Ctrl-C does not reach, nor the server that forks it: we decide."""
+    resource_tracker.ensure_running()  # else starting it would end the block below
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send(worker: Connection, part: int) -> None:
+    with suppress(OSError):  # it died, which receiving from it tells
+        worker.send(part)
+
+
 def _serve(parts: Connection, work: Work) -> None:
     """Do parts as they are named until nobody names any."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:

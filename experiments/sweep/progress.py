@@ -4,14 +4,18 @@ Each process appends to a file of its own, a line at a time, so that a killed on
 and at most one torn line, which is passed over.
 """
 
+import errno
 import json
 import os
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+
+from flowlab.tables import storing
 
 _POLL = 0.2  # seconds between two looks at the files
 _TELL = 30.0  # seconds between two lines where there is no terminal
@@ -25,16 +29,18 @@ class Journal:
         self._path = folder / f"{part}.{socket.gethostname()}.{os.getpid()}.jsonl"
 
     def write(self, condition: int, event: str, **more) -> None:
-        """Append one event of a condition; a sweep whose folder is gone has nobody to tell."""
+        """Append one event of a condition; a sweep whose folder is gone has nobody to tell.
+
+        Raises StorageError where the disk refuses.
+        """
         line = json.dumps({"condition": condition, "event": event, **more}) + "\n"
-        try:
+        with storing(self._path), suppress(FileNotFoundError):
             handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            return
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+            try:
+                if os.write(handle, line.encode()) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(handle)
 
     def earlier(self) -> Iterator[dict]:
         """The events of this part, of all processes so far."""

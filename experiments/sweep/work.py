@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from flowlab.prediction import predict
 from flowlab.settings import Settings, from_plain
 from flowlab.statistics import Verdict
 from flowlab.store import Experiment
-from flowlab.tables import StorageError
+from flowlab.tables import StorageError, storing
 from flowlab.verdicts import judge
 from flowlab.versions import versions
 
@@ -53,7 +54,10 @@ def complete(
     """
     begun = time.perf_counter()
     experiment = Experiment(Path(settings.results_dir) / settings.experiment)
-    known = {run: experiment.read(run) for run in extend}
+    known = {}
+    for run in extend:
+        with suppress(InputError):  # gone: another sweep's, which held its seeds, replaced it
+            known[run] = experiment.read(run)
     table = _joined(settings, known.values()) if known else measure(settings, progress)
     prediction = predict(settings)
     metadata = {
@@ -107,6 +111,17 @@ class Work:
 
         A condition that cannot run is told and passed over. A disk that refuses stops the part.
         """
+        try:
+            return self._part(number)
+        except StorageError as error:
+            return str(error)
+
+    def begun(self, number: int) -> int:
+        """How often processes began a condition of a part."""
+        events = Journal(Path(self.folder) / "journal", number).earlier()
+        return sum(event["event"] == "begun" for event in events)
+
+    def _part(self, number: int) -> str | None:
         folder = Path(self.folder)
         journal = Journal(folder / "journal", number)
         try:
@@ -129,7 +144,7 @@ class Work:
                 outcome = self._condition(condition, part)
             except StorageError as error:
                 journal.write(index, "failed", reason=str(error))
-                return str(error)
+                raise
             except InputError as error:
                 outcome = {"event": "failed", "reason": str(error)}
             except MemoryError:
@@ -147,7 +162,14 @@ class Work:
         settings = from_plain(condition["settings"])
         experiment = Experiment(Path(settings.results_dir) / settings.experiment)
         if not settings.overwrite and experiment.has(settings.run()):
-            return {"event": "skipped"}  # by another sweep, or before its process died
+            # By another sweep, or by a process that died before it removed what this replaces.
+            if condition["extend"]:
+                kept = experiment.index()
+                own = kept[settings.run()]
+                experiment.remove(
+                    run for run in condition["extend"] if run in kept and kept[run].within(own)
+                )
+            return {"event": "skipped"}
         settings = replace(
             settings,
             threads=settings.threads or self.threads,
@@ -164,9 +186,10 @@ class Work:
 
 
 def write_part(folder: Path, number: int, conditions: list[dict], **common) -> None:
-    """Write the file that :meth:`Work.part` reads."""
+    """Write the file that :meth:`Work.part` reads; raises StorageError."""
     text = json.dumps({"conditions": conditions, **common})
-    (folder / f"part-{number}.json").write_text(text)
+    with storing(folder):
+        (folder / f"part-{number}.json").write_text(text)
 
 
 def described(index: int, settings: Settings, extend: Sequence[str]) -> dict:
