@@ -1,0 +1,31 @@
+"""Options of the tests, and what they tell at the end."""
+
+from collections import Counter
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, default=4, help="how many sweeps tests/test_crashes.py kills"
+    )
+
+
+def pytest_generate_tests(metafunc):
+    if "attempt" in metafunc.fixturenames:
+        metafunc.parametrize("attempt", range(metafunc.config.getoption("kills")))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many sweeps were killed, how, and what was lost."""
+    found = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                found.update(what for name, what in report.user_properties if name == "kill")
+    attempts = found["attempt"]
+    if attempts:
+        how = ", ".join(f"{found[kind]} {kind}" for kind in ("worker", "parent", "everything"))
+        late = f", {found['late']} of them after the end" if found["late"] else ""
+        terminalreporter.write_line(
+            f"kills: {attempts} attempts ({how}{late}), {found['loss']} losses, "
+            f"{found['torn']} torn files, {found['failed']} that failed"
+        )

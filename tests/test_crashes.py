@@ -1,0 +1,439 @@
+"""Sweeps that are killed, interrupted, out of space: nothing kept is lost, torn or made twice.
+
+``pytest tests/test_crashes.py --kills 50`` kills many sweeps, each at another moment of its life.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments import command, results
+from experiments.run import run
+from experiments.sweep import work
+from flowlab.store import PARTS, Experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["-m", "width=8", "batch_size=8", "data=gaussian"]
+AXES = ["depth=2,3,4,5,6,8,10,20", "activation=relu,tanh,identity"]
+WORKERS = "hydra.launcher.workers=2"
+SWEEP = [*SMALL, "seeds=2", *AXES, WORKERS]
+EVENTS = 2 * 24  # each condition begins and ends
+PATIENCE = 300  # seconds; whoever measures time here may hold other processes still for long
+LEAVING = 30  # seconds that processes are given to leave; they need a fraction of one
+
+
+class Sweep:
+    """A sweep as a process, in a session of its own."""
+
+    def __init__(self, folder: Path, *arguments: str, hook: str = ""):
+        self.folder = folder
+        path = [str(ROOT)]
+        if hook:
+            (folder / "hook").mkdir(exist_ok=True)
+            (folder / "hook" / "sitecustomize.py").write_text(hook)
+            path.insert(0, str(folder / "hook"))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.run", *arguments],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self.process.pid
+
+    def events(self) -> int:
+        """How many lines its processes have told so far; -1 before they are started."""
+        count, journals = 0, list(self.folder.glob("results/.sweeps/*/journal"))
+        for path in journals and journals[0].glob("*.jsonl"):
+            try:
+                count += path.read_bytes().count(b"\n")
+            except FileNotFoundError:
+                continue
+        return count if journals else -1
+
+    def until(self, ready) -> bool:
+        """Wait until the condition holds, or the sweep ends (False)."""
+        limit = time.monotonic() + PATIENCE
+        while not ready():
+            assert time.monotonic() < limit, "the sweep stands still"
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def members(self) -> dict[int, int]:
+        """The living processes of its session, each with its parent."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                pid, rest = path.parent.name, path.read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(rest[3]) == self.pid and rest[0] != "Z":
+                found[int(pid)] = int(rest[1])
+        return found
+
+    def workers(self) -> list[int]:
+        """Children of its children: a server forks those who measure."""
+        found = self.members()
+        return [pid for pid, above in found.items() if pid != self.pid and above != self.pid]
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code, output and errors, once all its processes have left by themselves."""
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        self.leave()
+        lines = [line for line in errors.splitlines(True) if " per second, " not in line]
+        return self.process.returncode, output, "".join(lines)  # without the progress of slow ones
+
+    def leave(self) -> None:
+        """Wait for all its processes to be gone."""
+        limit = time.monotonic() + LEAVING
+        while left := self.members():
+            if time.monotonic() > limit:
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
+                raise AssertionError(f"{len(left)} processes stayed after their parent's end")
+            time.sleep(0.01)
+
+
+def kept(folder: Path) -> dict[str, pd.DataFrame]:
+    """Every visible table by its path; raises what pandas does for a torn one."""
+    found = sorted((folder / "results").glob("*/*/[!._]*.parquet"))
+    return {str(path.relative_to(folder)): pd.read_parquet(path) for path in found}
+
+
+def assert_within(ours: dict, theirs: dict) -> None:
+    """Each of our tables is one of theirs, bit for bit."""
+    assert ours.keys() <= theirs.keys()
+    for path, table in ours.items():
+        pd.testing.assert_frame_equal(table, theirs[path], check_exact=True, obj=path)
+
+
+def assert_same(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    assert_within(ours, theirs)
+
+
+def states(folder: Path) -> dict[str, tuple]:
+    """What changes when a file is made anew."""
+    found = {path: os.stat(folder / path) for path in kept(folder)}
+    return {path: (state.st_ino, state.st_mtime_ns) for path, state in found.items()}
+
+
+def seeds(tables: dict) -> set[tuple]:
+    """Every network that some run has."""
+    axes = ["depth", "activation", "seed"]
+    found = [table[axes] for path, table in tables.items() if "/runs/" in path]
+    return set(pd.concat(found).itertuples(index=False, name=None)) if found else set()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of SWEEP, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert Sweep(folder, *SWEEP).end()[0] == 0
+    assert len(kept(folder)) == 48
+    return folder
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """The folder of SWEEP with one seed instead of two."""
+    folder = tmp_path_factory.mktemp("narrow")
+    assert Sweep(folder, *SMALL, "seeds=1", *AXES, WORKERS).end()[0] == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(whole):
+    return kept(whole)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run a sweep in this process and its folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+
+    def run_command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, "hydra.launcher.workers=1"])
+        code = command.main(run, swept=True)
+        return code, *capsys.readouterr()
+
+    return run_command
+
+
+# --- Killed at any moment -------------------------------------------------------------------------
+
+
+def test_a_killed_sweep_loses_nothing(
+    attempt, request, whole, expected, tmp_path, record_property, capsys
+):
+    rng = random.Random(attempt)
+    kind = ("worker", "parent", "everything")[attempt % 3]
+    before = ("nothing", "nothing", "narrower", "nothing", "same")[attempt % 5]
+    record_property("kill", "attempt")
+    record_property("kill", kind)
+    old, arguments = {}, SWEEP
+    if before != "nothing":
+        source = whole if before == "same" else request.getfixturevalue("narrow")
+        shutil.copytree(source / "results", tmp_path / "results")
+        old = kept(tmp_path)
+    if before == "same":
+        arguments = [*SWEEP, "overwrite=true"]
+    try:
+        sweep = Sweep(tmp_path, *arguments)
+        # Golden sections spread the moments evenly however many they are.
+        struck = _strike(sweep, kind, attempt * 0.6180339887 % 1, rng)
+        if not struck:
+            record_property("kill", "late")
+        code, _, errors = sweep.end()
+        if kind == "worker":
+            assert (code, errors) == (0, "")
+        try:
+            found = kept(tmp_path)
+        except Exception:
+            record_property("kill", "torn")
+            raise
+        with _telling(record_property, "loss"):
+            assert_within(found, expected | (old if before == "narrower" else {}))
+            assert seeds(old) <= seeds(found)
+            for part in PARTS:
+                tables = [table for path, table in found.items() if f"/{part}/" in path]
+                if tables:
+                    folder = pd.read_parquet(tmp_path / "results/single" / part)
+                    assert len(folder) == sum(map(len, tables))
+            runs = {Path(path).name for path in found if "/runs/" in path}
+            assert runs <= {Path(path).name for path in found if "/theory/" in path}
+        listed = results.main([f"results_dir={tmp_path / 'results'}"])
+        told = capsys.readouterr()
+        begun = any((tmp_path / "results").glob("*/sweeps"))
+        assert (listed, told.err) == (0, "") if begun else listed == 2, told
+        earlier = states(tmp_path)
+        code, _, errors = Sweep(tmp_path, *arguments).end()
+        assert (code, errors) == (0, "")
+        with _telling(record_property, "loss"):
+            assert_same(kept(tmp_path), expected)
+            if before != "same":
+                later = states(tmp_path)
+                again = [p for p in earlier if "/runs/" in p and p in later]
+                assert {p: later[p] for p in again} == {p: earlier[p] for p in again}
+        assert not list((tmp_path / "results/.sweeps").iterdir())
+    except BaseException:
+        record_property("kill", "failed")
+        raise
+
+
+def _strike(sweep: Sweep, kind: str, moment: float, rng: random.Random) -> bool:
+    """Kill at a moment between 0, the start, and 1, the end; False if the end came before."""
+    starting = 0.2 if kind != "worker" else 0.0  # of all moments, those before the first event
+    if moment < starting:
+        time.sleep(moment / starting * 3)
+    else:
+        events = int((moment - starting) / (1 - starting) * EVENTS)
+        if not sweep.until(lambda: sweep.events() >= events):
+            return False
+        time.sleep(rng.uniform(0, 0.05))
+    if kind == "worker":
+        workers: list[int] = []
+        if not sweep.until(lambda: workers.extend(sweep.workers()) or workers):
+            return False
+        targets = [rng.choice(workers)]
+    else:
+        targets = [sweep.pid]
+    try:
+        for pid in targets:
+            (os.killpg if kind == "everything" else os.kill)(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def _telling(record_property, what: str):
+    try:
+        yield
+    except BaseException:
+        record_property("kill", what)
+        raise
+
+
+def test_a_run_that_was_replaced_gives_way_even_if_its_process_died(call, tmp_path, monkeypatch):
+    small = [*SMALL, "depth=2,3"]
+    assert call(*small, "seeds=1")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "remove", lambda self, runs: os._exit(1))
+        child = os.fork()
+        if child == 0:
+            call(*small, "seeds=2")
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert len(list((tmp_path / "results/single/runs").iterdir())) == 3
+    assert call(*small, "seeds=2")[0] == 0
+    held = pd.read_parquet(tmp_path / "results/single/runs")
+    assert not held.duplicated(["depth", "seed", "layer"]).any() and set(held["seeds"]) == {2}
+
+
+def test_a_run_that_another_sweep_replaced_is_measured_anew(call, tmp_path, monkeypatch):
+    assert call(*SMALL, "depth=2,3", "seeds=2")[0] == 0
+    expected = kept(tmp_path)
+    shutil.rmtree(tmp_path / "results")
+    assert call(*SMALL, "depth=2,3", "seeds=1")[0] == 0
+    original = work.Work._condition
+
+    def late(self, condition, part):
+        Experiment("results/single").remove(condition["extend"])
+        return original(self, condition, part)
+
+    monkeypatch.setattr(work.Work, "_condition", late)
+    code, _, errors = call(*SMALL, "depth=2,3", "seeds=2")
+    assert (code, errors) == (0, "")
+    assert_same(kept(tmp_path), expected)
+
+
+# --- Signals --------------------------------------------------------------------------------------
+
+SLOW = """
+import time
+import flowlab.measure
+original = flowlab.measure.measure
+def measure(settings, *more):
+    time.sleep(3600 if settings.depth == 4 else 0)
+    return original(settings, *more)
+flowlab.measure.measure = measure
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 20], ids=["starting", "midway"])
+def test_an_interrupted_sweep_says_what_is_kept(moment, expected, tmp_path):
+    sweep = Sweep(tmp_path, *SWEEP)
+    if moment:
+        sweep.until(lambda: sweep.events() >= moment)
+    else:  # while the server of processes, which those of the terminal's group are, imports
+        sweep.until(lambda: len(sweep.members()) > 2)
+        time.sleep(0.2)
+    os.killpg(sweep.pid, signal.SIGINT)
+    code, _, errors = sweep.end()
+    assert code == 130 and len(errors.splitlines()) == 1, errors
+    assert errors.startswith("interrupted: ") and "of 24 runs are done and kept" in errors
+    told, found = int(errors.split()[1]), kept(tmp_path)
+    held = sum("/runs/" in path for path in found)
+    assert told <= held <= told + 2  # two were at it
+    assert_within(found, expected)
+    if moment:
+        code, output, _ = Sweep(tmp_path, *SWEEP).end()
+        assert code == 0 and f"{held} kept from before" in output
+        assert_same(kept(tmp_path), expected)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_leave_with_their_parent_in_the_midst_of_work(how, tmp_path):
+    sweep = Sweep(tmp_path, *SMALL, "depth=2,4", "activation=relu,tanh", WORKERS, hook=SLOW)
+    assert sweep.until(lambda: len(sweep.workers()) == 2 and sweep.events() >= 4)
+    sweep.process.send_signal(how)
+    assert sweep.end()[0] == -how
+    assert len(kept(tmp_path)) <= 4
+
+
+DEADLY = """
+import os
+import flowlab.measure
+original = flowlab.measure.measure
+def measure(settings, *more):
+    if settings.depth == 4:
+        os.kill(os.getpid(), 9)
+    return original(settings, *more)
+flowlab.measure.measure = measure
+"""
+
+
+def test_a_condition_that_kills_its_process_is_told_and_the_rest_completes(tmp_path):
+    arguments = [*SMALL, "depth=2,3,4,5,6", "activation=relu,tanh", WORKERS]
+    code, output, errors = Sweep(tmp_path, *arguments, hook=DEADLY).end()
+    assert code == 2 and len(errors.splitlines()) == 1, errors
+    assert "2 of 10 conditions could not run" in errors
+    for activation in ("relu", "tanh"):
+        assert f"depth=4 activation={activation}: 3 processes died over it" in errors
+    assert "8 measured" in output and "2 failed" in output
+    assert len(kept(tmp_path)) == 16
+    assert not list((tmp_path / "results/.sweeps").iterdir())
+
+
+# --- Disks and clocks -----------------------------------------------------------------------------
+
+
+@contextmanager
+def mounted(folder: Path, *options: str):
+    folder.mkdir()
+    made = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a disk cannot be mounted here: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("size", [4, 24, 300])
+def test_a_full_disk_tears_nothing_and_the_rest_follows(size, expected, tmp_path):
+    options = ["-t", "tmpfs", "-o", f"size={size}k", "tmpfs"]
+    with mounted(tmp_path / "results", *options):
+        code, _, errors = Sweep(tmp_path, *SWEEP).end()
+        assert code == 2 and len(errors.splitlines()) == 1, errors
+        assert "No space left on device" in errors
+        found = kept(tmp_path)
+        assert len(found) < 48 and (size < 300 or found)
+        assert_within(found, expected)
+        if size == 300:
+            options = ["-o", "remount,size=64m", str(tmp_path / "results")]
+            subprocess.run(["mount", *options], check=True)
+            earlier = states(tmp_path)
+            assert Sweep(tmp_path, *SWEEP).end()[0] == 0
+            later = states(tmp_path)
+            assert {path: later[path] for path in earlier if "/runs/" in path} == {
+                path: state for path, state in earlier.items() if "/runs/" in path
+            }
+            assert_same(kept(tmp_path), expected)
+
+
+def test_a_folder_that_is_read_only_is_refused_in_one_line(call, whole, tmp_path):
+    with mounted(tmp_path / "results", "--bind", "-o", "ro", str(whole / "results")):
+        code, _, errors = call(*SWEEP[:-1])
+        assert code == 2 and len(errors.splitlines()) == 1, errors
+        assert "results_dir must be writable" in errors and "Read-only" in errors
+        assert results.main(["results_dir=results"]) == 0
+
+
+def test_clocks_that_jump_lose_nothing(call, whole, expected, tmp_path, monkeypatch):
+    shutil.copytree(whole / "results", tmp_path / "results")
+    runs = sorted((tmp_path / "results/single/runs").glob("*.parquet"))
+    for number, path in enumerate(runs):
+        pair = [path, path.parent.parent / "theory" / path.name]
+        for one in pair:
+            if number % 2:
+                one.unlink()
+            else:
+                os.utime(one, (0, 0) if number % 4 else (2**32, 2**32))
+    earlier, calls, real = states(tmp_path), [], time.time
+
+    def jumping():
+        calls.append(None)
+        return real() - (1e9 if len(calls) > 5 else -1e9)
+
+    monkeypatch.setattr(time, "time", jumping)
+    code, output, errors = call(*SWEEP[:-1])
+    assert (code, errors) == (0, "") and "12 measured" in output and "12 kept" in output
+    later = states(tmp_path)
+    assert {path: later[path] for path in earlier} == earlier
+    assert_same(kept(tmp_path), expected)
