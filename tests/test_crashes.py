@@ -306,12 +306,13 @@ def test_a_run_that_another_sweep_replaced_is_measured_anew(call, tmp_path, monk
 
 SLOW = """
 import time
-import flowlab.measure
-original = flowlab.measure.measure
+from importlib import import_module
+module = import_module('flowlab.measure')
+original = module.measure
 def measure(settings, *more):
     time.sleep(3600 if settings.depth == 4 else 0)
     return original(settings, *more)
-flowlab.measure.measure = measure
+module.measure = measure
 """
 
 
@@ -348,13 +349,14 @@ def test_workers_leave_with_their_parent_in_the_midst_of_work(how, tmp_path):
 
 DEADLY = """
 import os
-import flowlab.measure
-original = flowlab.measure.measure
+from importlib import import_module
+module = import_module('flowlab.measure')
+original = module.measure
 def measure(settings, *more):
     if settings.depth == 4:
         os.kill(os.getpid(), 9)
     return original(settings, *more)
-flowlab.measure.measure = measure
+module.measure = measure
 """
 
 
