@@ -58,7 +58,10 @@ def guarded(action: Callable[[], None]) -> int:
 
 
 def _hydra(task, swept: bool) -> None:
-    check_overrides(sys.argv[1:])
+    if check_overrides(sys.argv[1:]) and swept:
+        from experiments.sweep import pool
+
+        pool.warm()
     refused = []
 
     def job(config: DictConfig) -> None:
@@ -118,8 +121,8 @@ def keys(schema=Settings, prefix: str = "") -> list[str]:
     return names
 
 
-def check_overrides(arguments: list[str]) -> None:
-    """Raise InputError for an unknown key or choice, suggesting the nearest."""
+def check_overrides(arguments: list[str]) -> bool:
+    """Raise InputError for an unknown key or choice, suggesting the nearest; is it a sweep?"""
     options = get_args_parser()
     options.error = _refuse
     received = options.parse_args(arguments)
@@ -146,6 +149,7 @@ def check_overrides(arguments: list[str]) -> None:
                     raise unknown(key, str(value), choices[key])
         elif key not in known:
             raise unknown("setting", key, [*choices, *known])
+    return received.multirun
 
 
 # Launchers, the packages that bring them, and the extras that install these.

@@ -19,6 +19,7 @@ def versions(*others: str) -> dict[str, str]:
     return found | {name: number for name in (*PACKAGES, *others) if (number := _installed(name))}
 
 
+@cache
 def _installed(package: str) -> str | None:
     with suppress(PackageNotFoundError):
         return version(package)

@@ -1,8 +1,8 @@
 """What a sweep costs beside its measurements, how it gains from workers, how fast it is read.
 
-Bookkeeping is a sweep's time less that of the same measurements made and kept one after another in
-a plain loop, for each condition; Hydra's own sweeper and launcher run the same command. Everything
-runs in this process but the workers, and into a folder that is thrown away.
+Bookkeeping is what a sweep takes beside measuring, predicting, judging and keeping its runs, for
+each condition; Hydra's own sweeper and launcher run the same command. All is done in this process
+but by the workers, in folders that are thrown away.
 """
 
 import contextlib
@@ -12,15 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+import experiments.run
 from experiments.command import main
-from experiments.run import run
-from experiments.sweep.work import complete
+from experiments.sweep import work
 from flowlab.measure import measure
 from flowlab.prediction import predict
 from flowlab.settings import make
@@ -32,10 +30,10 @@ HYDRAS_JOBS = 50  # Hydra's default takes a hundred times as long for each
 COLUMNS = ["run", "depth", "seed", "layer", "delta_log10_norm", "status"]
 
 
-def sweeps(jobs: int = 1000, heavy: int = 24, runs: int = 10_000, rounds: int = 3) -> pd.DataFrame:
+def sweeps(jobs: int = 1000, heavy: int = 48, runs: int = 10_000, rounds: int = 3) -> pd.DataFrame:
     """A row per number: ``quantity``, ``value`` (median over rounds), ``low``, ``high``, ``unit``.
 
-    ``jobs`` small conditions for the bookkeeping, ``heavy`` ones of about half a second for the
+    ``jobs`` small conditions for the bookkeeping, ``heavy`` ones of a second or two for the
     workers, ``runs`` for reading.
     """
     found = [_bookkeeping(jobs, rounds), _scaling(heavy, rounds), _reading(runs)]
@@ -57,58 +55,72 @@ def report(table: pd.DataFrame) -> str:
 
 
 def _bookkeeping(jobs: int, rounds: int) -> list[tuple]:
-    ours, hydras = [], []
-    few = min(HYDRAS_JOBS, jobs)
-    with _quietly() as command, tempfile.TemporaryDirectory() as scratch:
-        axes = [f"{key}={value}" for key, value in TINY.items()]
-        conditions = [
-            make(**TINY, depth=depth, seed=seed)
-            for depth, seed in product((2, 3, 4, 5), range(-(-jobs // 4)))
-        ]
-        hydra = ["hydra/sweeper=basic", "hydra/launcher=basic"]
+    forms = {
+        "bookkeeping": (jobs, ["hydra.launcher.workers=1"]),
+        "bookkeeping of Hydra's default": (
+            min(jobs, HYDRAS_JOBS),
+            ["hydra/sweeper=basic", "hydra/launcher=basic"],
+        ),
+    }
+    axes = [f"{key}={value}" for key, value in TINY.items()]
+    found: dict[str, list[float]] = {name: [] for name in forms}
+    with _quietly() as command, tempfile.TemporaryDirectory() as scratch, _timed() as spent:
         for turn in range(rounds + 1):
-            folder = Path(scratch) / str(turn)
+            for name, (count, how) in forms.items():
+                spent.clear()
+                seeds = f"seed=range({count // 4})"
+                where = f"results_dir={scratch}/{turn}-{len(how)}", f"hydra.sweep.dir={scratch}"
+                total = _seconds(
+                    lambda more=(seeds, *where, *how): command("-m", *axes, "depth=2,3,4,5", *more)
+                )
+                _say(f"{name}: {total:.1f} s for {len(spent)}, {sum(spent):.1f} s measuring")
+                if turn:  # the first is for compilation
+                    found[name].append(1e3 * (total - sum(spent)) / len(spent))
+    ours, hydras = found.values()
+    rows = [(name, *_spread(values), "ms per condition") for name, values in found.items()]
+    return [*rows, ("Hydra / flowlab", *_spread(np.array(hydras) / np.array(ours)), "ratio")]
 
-            def swept(count, *more, folder=folder):
-                seeds = f"seed=range({-(-count // 4)})"
-                chosen = [*axes, "depth=2,3,4,5", seeds, f"results_dir={folder}/{len(more)}"]
-                return _seconds(lambda: command("-m", *chosen, *more))
 
-            def plain(count, folder=folder):
-                chosen = [one for one in conditions if one.seed < -(-count // 4)]
-                own = [dataclasses.replace(s, results_dir=f"{folder}/loop") for s in chosen]
-                return _seconds(lambda: [complete(settings, "") for settings in own])
+@contextlib.contextmanager
+def _timed():
+    """The seconds of every run measured and kept meanwhile."""
+    spent: list[float] = []
+    original = work.complete
 
-            one = swept(jobs, "hydra.launcher.workers=1") - plain(jobs)
-            other = swept(few, *hydra) - plain(few)
-            _say(f"{1e3 * one / jobs:.2f} ms, Hydra {1e3 * other / few:.1f} ms")
-            if turn:  # the first is for compilation
-                ours.append(1e3 * one / jobs)
-                hydras.append(1e3 * other / few)
-    ratios = np.array(hydras) / np.array(ours)
-    return [
-        ("bookkeeping", *_spread(ours), "ms per condition"),
-        ("bookkeeping of Hydra's default", *_spread(hydras), "ms per condition"),
-        ("Hydra / flowlab", *_spread(ratios), "ratio"),
-    ]
+    def complete(*arguments, **options):
+        begun = time.perf_counter()
+        try:
+            return original(*arguments, **options)
+        finally:
+            spent.append(time.perf_counter() - begun)
+
+    modules = (work, experiments.run)
+    for module in modules:
+        module.complete = complete
+    try:
+        yield spent
+    finally:
+        for module in modules:
+            module.complete = original
 
 
 def _scaling(heavy: int, rounds: int) -> list[tuple]:
     ratios = []
     with _quietly() as command, tempfile.TemporaryDirectory() as scratch:
-        axes = ["depth=100", "width=128", "seeds=8", "data=gaussian", "threads=1"]
+        axes = ["depth=100", "width=256", "seeds=8", "data=gaussian", "threads=1"]
         for turn in range(rounds + 1):
+            conditions = heavy if turn else 2  # the first is for compilation
             times = [
                 _seconds(
-                    lambda workers=workers, turn=turn: command(
-                        *("-m", *axes, f"seed=range(0,{8 * heavy},8)"),
+                    lambda workers=workers, turn=turn, conditions=conditions: command(
+                        *("-m", *axes, f"seed=range(0,{8 * conditions},8)"),
                         *(f"hydra.launcher.workers={workers}", "hydra.sweeper.part=1"),
                         f"results_dir={scratch}/{turn}-{workers}",
                     )
                 )
                 for workers in (1, 2)
             ]
-            _say(f"one worker {times[0]:.1f} s, two {times[1]:.1f} s")
+            _say(f"{conditions} conditions: one worker {times[0]:.1f} s, two {times[1]:.1f} s")
             ratios += [times[0] / times[1]] if turn else []
     return [("two workers / one", *_spread(ratios), "ratio")]
 
@@ -146,7 +158,7 @@ def _quietly():
     def command(*arguments: str) -> None:
         sys.argv = ["experiments.run", *arguments]
         with contextlib.redirect_stdout(io.StringIO()):
-            code = main(run, swept=True)
+            code = main(experiments.run.run, swept=True)
         if code:
             raise RuntimeError(f"experiments.run {' '.join(arguments)} ended with {code}")
 

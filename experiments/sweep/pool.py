@@ -4,19 +4,30 @@ import os
 import signal
 import sys
 from collections import Counter, deque
-from collections.abc import Sequence
-from contextlib import suppress
-from multiprocessing import get_context, parent_process, resource_tracker
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from threading import Thread
 
 from experiments.sweep.work import ATTEMPTS, Work
+
+_START = "forkserver"
 
 
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warm() -> None:
+    """Begin to import, in a process beside this one, what workers need: they start as its copies.
+
+    It costs nothing to wait for, and seconds if begun when the first worker is wanted.
+    """
+    get_context(_START).set_forkserver_preload(["experiments.sweep.work"])
+    with _out_of_reach():
+        forkserver.ensure_running()
 
 
 def run(work: Work, parts: Sequence[int], workers: int) -> str | None:
@@ -27,8 +38,7 @@ def run(work: Work, parts: Sequence[int], workers: int) -> str | None:
         while waiting and stopped is None:
             stopped = work.part(waiting.popleft())
         return stopped
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["experiments.sweep.work"])
+    context = get_context(_START)
     busy: dict[Connection, tuple] = {}
     stopped, deaths = None, Counter()
 
@@ -46,7 +56,8 @@ def run(work: Work, parts: Sequence[int], workers: int) -> str | None:
                 process = context.Process(target=_serve, args=(there, work), daemon=True)
                 part = waiting.popleft()
                 try:
-                    _start(process)
+                    with _out_of_reach():
+                        process.start()
                 except (OSError, EOFError):  # it died before it was there
                     stopped = again(part)
                     continue
@@ -74,12 +85,13 @@ def run(work: Work, parts: Sequence[int], workers: int) -> str | None:
     return stopped
 
 
-def _start(process: BaseProcess) -> None:
-    """Start a process that Ctrl-C does not reach, nor the server that forks it: we decide."""
+@contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: this one decides."""
     resource_tracker.ensure_running()  # else starting it would end the block below
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process.start()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
