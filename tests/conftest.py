@@ -5,7 +5,7 @@ from collections import Counter
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--kills", type=int, default=4, help="how many sweeps tests/test_crashes.py kills"
+        "--kills", type=int, default=2, help="how many sweeps tests/test_crashes.py kills"
     )
 
 
