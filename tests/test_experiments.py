@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from experiments import command
 from experiments.run import run
+from experiments.sweep import plugins
 from flowlab.settings import NETWORKS, Settings, make
 
 NAMES = command.groups()["experiment"]
@@ -28,6 +29,7 @@ def sweep(name):
 def composed():
     """Settings from overrides, by Hydra's own compose."""
     ConfigStore.instance().store(name="schema", node=Settings)
+    plugins.register()
     with initialize_config_dir(str(command.CONF), version_base="1.3"):
         yield lambda *overrides: command.settings_of(compose("config", list(overrides)))
 
@@ -73,7 +75,7 @@ def test_the_first_comment_is_the_command_of_a_sweep_that_runs(name, call, tmp_p
     code, _, errors = call(*words[3:], *sizes, *swept)
     assert (code, errors) == (0, "")
 
-    (folder,) = (tmp_path / "results").iterdir()
+    (folder,) = (tmp_path / "results").glob("[!.]*")
     table, theory = (pd.read_parquet(folder / part) for part in ("runs", "theory"))
     conditions = len(list(product(*axes.values())))
     assert table["run"].nunique() == theory["run"].nunique() == conditions
