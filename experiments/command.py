@@ -76,6 +76,11 @@ def _hydra(task, swept: bool) -> None:
         raise refused[0]
 
 
+def note(line: object) -> None:
+    """Tell, beside the results, what a user should know of."""
+    print(f"note: {line}", file=sys.stderr)
+
+
 def options(arguments: list[str], defaults: dict) -> dict:
     """``key=value`` arguments over ``defaults``, whose types they take (tuples: comma-separated).
 

@@ -4,18 +4,18 @@ Writes results/<experiment>/figures/<figure>.png, .svg and .json (title, caption
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.command import guarded
+from experiments.command import guarded, note
 from flowlab import tables
 from flowlab.errors import InputError, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
+from flowlab.files import write_text
 from flowlab.store import Experiment
 from flowlab.theory.plane import phase_plane
 from flowlab.theory.rates import batch_norm_rates, border_rates
@@ -69,23 +69,23 @@ def _experiment(folder: Path) -> int:
         try:
             frame = kept.load(part=part)
         except InputError as error:
-            _say(error)
+            note(error)
             frame = pd.DataFrame()
         frames.append(frame if len(frame.columns) else pd.DataFrame(columns=least))
         for problem in kept.problems:
-            _say(problem)
+            note(problem)
     table, prediction = frames
     if table.empty:
         return 0
     silent = set(table["run"]) - set(prediction["run"])
     if silent:
-        _say(f"{folder / 'theory'} lacks {len(silent)} of {table['run'].nunique()} runs")
+        note(f"{folder / 'theory'} lacks {len(silent)} of {table['run'].nunique()} runs")
     drawn = 0
     for drawing in drawings(folder.name):
         try:
             paths = draw(drawing, table, prediction, folder)
         except InputError as error:
-            _say(f"{folder.name}/{drawing.name} is not drawn: {error}")
+            note(f"{folder.name}/{drawing.name} is not drawn: {error}")
         else:
             drawn += 1
             print(paths[0])
@@ -116,7 +116,7 @@ def draw(
     except OSError as error:
         raise InputError(f"cannot write {stem}: {error.strerror or error}") from None
     if left_out and drawing.name == "profiles":
-        _say(
+        note(
             f"{folder.name}/profiles shows {len(runs)} of {len(runs) + left_out} runs; for others "
             "filter the table: flowlab.figures.profiles(table.query('depth == 50'))"
         )
@@ -125,11 +125,8 @@ def draw(
 
 def describe(stem: Path, description: dict) -> Path:
     """Write title, caption, experiment and runs of a figure beside it, for the report."""
-    path = stem.with_suffix(".json")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(description, ensure_ascii=False, indent=2) + "\n")
-    os.replace(temporary, path)
-    return path
+    text = json.dumps(description, ensure_ascii=False, indent=2) + "\n"
+    return write_text(text, stem.with_suffix(".json"))
 
 
 def _plane(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -174,10 +171,6 @@ GIVEN = {
     "border_rates": _border_rates,
     "positions": _positions,
 }
-
-
-def _say(line: object) -> None:
-    print(f"note: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

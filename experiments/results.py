@@ -9,7 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from experiments.command import guarded, options
+from experiments.command import guarded, note, options
 from flowlab.errors import InputError, unknown
 from flowlab.store import Experiment, Run, covered
 
@@ -47,7 +47,7 @@ def results(experiment: str, results_dir: str) -> None:
         cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
         print("\n".join(["  ".join(cells), *lines]))
     for line in some(problems):
-        print(f"note: {line}", file=sys.stderr)
+        note(line)
 
 
 def experiments(results_dir: str, experiment: str = "") -> list[Path]:

@@ -1,6 +1,26 @@
-"""Options of the tests, and what they tell at the end."""
+"""What tests share: the command in this process, options, and what is told at the end."""
 
+import sys
 from collections import Counter
+
+import pytest
+
+from experiments import command
+from experiments.run import run
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+
+    def run_command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        code = command.main(run, swept=True)
+        return code, *capsys.readouterr()
+
+    return run_command
 
 
 def pytest_addoption(parser):

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from experiments import command
-from experiments.run import run
 from flowlab import tables
 from flowlab.errors import InputError
 
@@ -17,20 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["depth=3", "width=8", "batch_size=8", "seeds=2"]
 AXES = "depth width activation skip batch_size seeds upstream reduction dtype network init data"
 COLUMNS = "run experiment seed layer op fan_in fan_out status " + AXES
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        code = command.main(run, swept=True)
-        return code, *capsys.readouterr()
-
-    return run_command
 
 
 def process(folder, *arguments):

@@ -16,8 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments import command, results
-from experiments.run import run
+from experiments import results
 from experiments.sweep import work
 from flowlab.store import PARTS, Experiment
 
@@ -161,17 +160,9 @@ def expected(whole):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run a sweep in this process and its folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, "hydra.launcher.workers=1"])
-        code = command.main(run, swept=True)
-        return code, *capsys.readouterr()
-
-    return run_command
+def call(call):
+    """As for other tests, with one process."""
+    return lambda *arguments: call(*arguments, "hydra.launcher.workers=1")
 
 
 # --- Killed at any moment -------------------------------------------------------------------------

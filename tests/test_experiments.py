@@ -1,6 +1,5 @@
 """Every sweep kept in conf/experiment works by its own command, at a size that takes no time."""
 
-import sys
 from itertools import product
 
 import pandas as pd
@@ -10,7 +9,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from experiments import command
-from experiments.run import run
 from experiments.sweep import plugins
 from flowlab.settings import NETWORKS, Settings, make
 
@@ -32,20 +30,6 @@ def composed():
     plugins.register()
     with initialize_config_dir(str(command.CONF), version_base="1.3"):
         yield lambda *overrides: command.settings_of(compose("config", list(overrides)))
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run a command of conf in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        code = command.main(run, swept=True)
-        return code, *capsys.readouterr()
-
-    return run_command
 
 
 def test_every_network_has_a_file():

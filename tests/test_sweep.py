@@ -16,7 +16,6 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from experiments import command
-from experiments.run import run
 from experiments.sweep import plugins, work
 from experiments.sweep.conditions import conditions
 from experiments.sweep.progress import Journal
@@ -25,20 +24,6 @@ from flowlab.settings import Settings, make
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["width=8", "batch_size=8", "seeds=2", "data=gaussian"]
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        code = command.main(run, swept=True)
-        return code, *capsys.readouterr()
-
-    return run_command
 
 
 def process(folder, *arguments, **options):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from experiments.command import note
 from experiments.sweep.conditions import Condition
 from experiments.sweep.progress import Progress
 from experiments.sweep.work import described, write_part
@@ -55,31 +56,26 @@ class Plan:
             if not c.refusal
         }
         folders = defaultdict(list)
-        for (results, experiment, _), condition in reversed(distinct.items()):
-            folders[Path(results) / experiment].append(condition)
+        for (results, experiment, run), condition in reversed(distinct.items()):
+            folders[Path(results) / experiment].append((run, condition))
         for folder, own in folders.items():
             self._sort(folder, own)
         self.folders = list(folders)
 
-    def _sort(self, folder: Path, conditions: list[Condition]) -> None:
+    def _sort(self, folder: Path, conditions: list[tuple[str, Condition]]) -> None:
         tables.writable(folder)
         code, index, alike = versions()["flowlab"], Experiment(folder).index(), defaultdict(list)
         for run in index.values():
             alike[run.condition].append(run)
         planned = {}
-        for condition in conditions:
-            settings = condition.settings
-            digest, name = condition_of(settings.resolved()), settings.run()
+        for name, condition in conditions:
+            settings, own = condition.settings, index.get(name)
+            digest = condition_of(settings.resolved())
             planned[name] = [digest, settings.seed, settings.seeds]
-            same = [index[name]] if name in index else _sharing(settings, alike[digest])
-            left = [
-                run.run
-                for run in alike[digest]
-                if name in index
-                and run.run != name
-                and run.version == code
-                and run.within(index[name])
-            ]
+            sharing = _sharing(settings, alike[digest])
+            same = [own] if own else sharing
+            of_code = [run for run in sharing if run.version == code and run != own]
+            left = [run.run for run in of_code if own and run.within(own)]
             if settings.overwrite:
                 self.waiting.append((condition, []))
             elif left:  # by a process that died before it removed what its run replaces
@@ -88,7 +84,7 @@ class Plan:
                 self.kept += 1
                 self.by_other_code += any(run.version != code for run in same)
             else:
-                self.waiting.append((condition, [r.run for r in same if r.version == code]))
+                self.waiting.append((condition, [run.run for run in of_code]))
         name = hashlib.sha256(json.dumps(sorted(planned)).encode()).hexdigest()[:16]
         record = {"schema": tables.SCHEMA, "command": self.command, "runs": planned}
         write_text(json.dumps(record), folder / "sweeps" / f"{name}.json")
@@ -98,7 +94,7 @@ class Plan:
         """This sweep's folder of parts and journals, which stays where the sweep was stopped."""
         sweeps = self.folders[0].parent.absolute() / ".sweeps"
         if _others(sweeps):
-            _say(
+            note(
                 "another sweep is running on these results: what both want may be measured twice, "
                 "and nothing is lost"
             )
@@ -226,7 +222,3 @@ def _others(sweeps: Path) -> int:
 
 def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
-
-
-def _say(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr)
