@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -192,30 +193,29 @@ class Experiment:
                 raise unknown("column", name, schema.names)
         if columns:
             schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
-        by_file = {entry.file: entry for entry in entries}
-        # A file at a time in each thread: several columns of a small one are not worth threads.
+        wanted = list({entry.file: entry for entry in entries}.values())
+        # Handing files to threads one by one would cost as much as reading them.
+        groups = [wanted[start : start + 64] for start in range(0, len(wanted), 64)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(pool.map(partial(self._columns, part, schema), by_file.values()))
-        return pa.concat_tables([schema.empty_table(), *filter(None, found)]).to_pandas()
+            found = chain.from_iterable(pool.map(partial(self._columns, part, schema), groups))
+            return pa.concat_tables([schema.empty_table(), *found]).to_pandas()
 
-    def _columns(self, part: str, schema, entry: Entry):
-        """A file's columns as the schema has them; None for a damaged one."""
-        import pyarrow as pa
+    def _columns(self, part: str, schema, entries: list[Entry]) -> list:
+        """The tables of files, with the schema's columns; damaged files are left out."""
         import pyarrow.parquet as pq
 
-        path, own = self.folder / part / entry.file, schema_of(entry.schema)
-        try:
-            with pq.ParquetFile(path) as file:
-                names = [name for name in schema.names if name in own.names]
-                table = file.read(names, use_threads=not entry.stamp)
-            missing = [name for name in schema.names if name not in own.names]
-            for name in missing:
-                nulls = pa.nulls(table.num_rows, schema.field(name).type)
-                table = table.append_column(name, nulls)
-            return table.select(schema.names).cast(schema).replace_schema_metadata(schema.metadata)
-        except (OSError, ValueError) as error:
-            self.problems.append(f"{path} is damaged: {line(error)}")
-            return None
+        found = []
+        for entry in entries:
+            path, single = self.folder / part / entry.file, bool(entry.stamp)
+            own = set(schema_of(entry.schema).names)
+            try:
+                # Of a single file, reading ahead and threads cost more than the reading.
+                with pq.ParquetFile(path, pre_buffer=not single) as file:
+                    names = [name for name in schema.names if name in own]
+                    found.append(_conformed(file.read(names, use_threads=not single), schema))
+            except (OSError, ValueError) as error:
+                self.problems.append(f"{path} is damaged: {line(error)}")
+        return found
 
     # Writing
 
@@ -314,3 +314,15 @@ class Experiment:
                 undo(self.folder)
             if any(entry.stamp for part in PARTS for entry in self._listing.scan(part)):
                 rebuild(self._listing, set(), fold=True, progress=progress)
+
+
+def _conformed(table, schema):
+    """A table with the columns of a schema, in its types; those that are missing are null."""
+    import pyarrow as pa
+
+    held = set(table.column_names)
+    for name in schema.names:
+        if name not in held:
+            table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
+    table = table.select(schema.names)
+    return table if table.schema.equals(schema) else table.cast(schema)

@@ -16,17 +16,13 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 
-from experiments.sweep import pool
+from experiments.sweep import engines, pool
 from experiments.sweep.conditions import conditions
 from experiments.sweep.plan import Plan
 from experiments.sweep.work import Work
 from flowlab.errors import InputError
-
-_PARTS = 256  # jobs that a cluster is given at most, unless told otherwise
-_FEW = 8  # conditions that are quicker done by one process than by several that start first
-_LARGEST_PART = 32  # conditions that one of this machine's processes does at a time
 
 
 @dataclass
@@ -42,7 +38,7 @@ class SweepSettings:
 class LocalSettings:
     """``workers`` is how many processes work (null: one for each core)."""
 
-    _target_: str = "hydra_plugins.flowlab.Local"
+    _target_: str = engines.LOCAL
     workers: int | None = None
 
 
@@ -67,6 +63,7 @@ class Sweep(Sweeper):
         overrides = [f"{key}={value}" for key, value in self._params.items()] + list(arguments)
         if not overrides:
             raise InputError("a sweep needs values, as in -m depth=5,10; got none")
+        engines.check(self._config.hydra.launcher)
         plan = Plan(conditions(self._context.config_loader, self._config, overrides))
         if plan.waiting:
             with plan.prepared() as folder:
@@ -74,12 +71,11 @@ class Sweep(Sweeper):
         plan.report()
 
     def _launch(self, plan: Plan, folder: Path) -> None:
-        workers, threads = self._means(len(plan.waiting))
-        if workers is None:
-            part = -(-len(plan.waiting) // _PARTS)
-        else:
-            part = min(-(-len(plan.waiting) // (8 * workers)), _LARGEST_PART)
-        count = plan.write_parts(folder, self._part or part)
+        launcher = self._config.hydra.launcher
+        part, threads, share = engines.means(launcher, len(plan.waiting))
+        part = self._part or part
+        engines.complete(launcher, part)
+        count = plan.write_parts(folder, part)
         # Jobs compose the configuration anew, on other machines perhaps.
         with open_dict(self._config):
             self._config.hydra.sweep.dir = str(folder)
@@ -87,32 +83,18 @@ class Sweep(Sweeper):
         name = self._config.hydra.runtime.choices["hydra/launcher"]
         with plan.watched(folder):
             try:
-                launcher = Plugins.instance().instantiate_launcher(
+                engine = Plugins.instance().instantiate_launcher(
                     hydra_context=self._context,
-                    task_function=Work(str(folder), threads, workers or 1),
+                    task_function=Work(str(folder), threads, share),
                     config=self._config,
                 )
-                jobs = launcher.launch([[]] * count, initial_job_idx=0)
+                jobs = engine.launch([[]] * count, initial_job_idx=0)
                 plan.stopped = next((job.return_value for job in jobs if job.return_value), None)
             except InputError:
                 raise
             except Exception as error:  # whatever engines raise
                 told = str(error).strip().splitlines() or [type(error).__name__]
                 plan.stopped = f"hydra/launcher={name}: {told[0]}"
-
-    def _means(self, count: int) -> tuple[int | None, int | None]:
-        """How many processes of this machine do ``count`` conditions (None: a cluster's), and with
-        how many threads each (None: as many as there are cores).
-        """
-        launcher, cores = self._config.hydra.launcher, pool.cores()
-        if launcher._target_ == LocalSettings._target_:
-            workers = launcher.workers or (cores if count >= _FEW else 1)
-            workers = launcher.workers = min(workers, count)
-            return workers, max(cores // workers, 1)
-        if launcher._target_.startswith("hydra._internal"):
-            return 1, None
-        of_ray = OmegaConf.select(launcher, "ray.remote.num_cpus")
-        return None, max(int(of_ray or launcher.get("cpus_per_task") or 1), 1)
 
 
 class Local(Launcher):

@@ -1,0 +1,70 @@
+"""What each engine that does a sweep's parts needs: how large they are, with which means.
+
+Engines are Hydra's launchers: this machine's processes, and Ray's and submitit's by their plugins.
+"""
+
+import socket
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from experiments.sweep import pool
+from experiments.sweep.work import ATTEMPTS
+from flowlab.errors import InputError
+
+LOCAL = "hydra_plugins.flowlab.Local"
+_PARTS = 256  # jobs that a cluster is given at most, unless told otherwise
+_FEW = 8  # conditions that are quicker done by one process than by several that start first
+_LARGEST = 32  # conditions that one of this machine's processes does at a time
+_ANSWER = 10.0  # seconds in which a Ray cluster must answer
+
+
+class Means(NamedTuple):
+    """``part`` conditions go into a job, which has ``threads`` (None: as many as there are cores)
+    and one of ``share`` equal parts of a machine's memory.
+    """
+
+    part: int
+    threads: int | None
+    share: int
+
+
+def means(launcher: DictConfig, count: int) -> Means:
+    """The means by which a launcher does ``count`` conditions; sets how many processes it has."""
+    cores = pool.cores()
+    if launcher._target_ == LOCAL:
+        workers = min(launcher.workers or (cores if count >= _FEW else 1), count)
+        launcher.workers = workers
+        part = min(-(-count // (8 * workers)), _LARGEST)
+        return Means(part, max(cores // workers, 1), workers)
+    if launcher._target_.startswith("hydra._internal"):  # one job after the other
+        return Means(min(-(-count // 8), _LARGEST), None, 1)
+    if launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # all jobs at once
+        return Means(-(-count // cores), 1, cores)
+    threads = OmegaConf.select(launcher, "ray.remote.num_cpus") or launcher.get("cpus_per_task")
+    return Means(-(-count // _PARTS), max(int(threads or 1), 1), 1)
+
+
+def check(launcher: DictConfig) -> None:
+    """Raise InputError where nobody listens at a Ray address; Ray itself would wait for minutes."""
+    address = OmegaConf.select(launcher, "ray.init.address") or ""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # none, auto, local: Ray looks on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster answers at {address} ({error})") from None
+
+
+def complete(launcher: DictConfig, part: int) -> None:
+    """Set what the user of Ray has not: that it is quiet, and as patient as parts are."""
+    if "ray" not in launcher:
+        return
+    with open_dict(launcher.ray):
+        launcher.ray.init.setdefault("log_to_driver", False)
+        launcher.ray.init.setdefault("logging_level", "ERROR")
+        # Hydra's launcher sets a size otherwise, which clusters that exist already refuse.
+        launcher.ray.init.setdefault("object_store_memory", None)
+        # A deadly condition is given up after ATTEMPTS; a node that dies costs an attempt too.
+        launcher.ray.remote.setdefault("max_retries", ATTEMPTS * part)
