@@ -127,6 +127,7 @@ def test_an_address_where_nobody_listens_is_refused():
 
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+OPEN = {"RAY_AUTH_MODE": "disabled"}  # to whoever is on this machine
 NODE = ["--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
 
 
@@ -138,7 +139,7 @@ class Node:
         self.process = subprocess.Popen(
             [*RAY, "start", "--block", *NODE, *how],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+            env=os.environ | OPEN | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -186,7 +187,7 @@ def _until_nodes(address: str, count: int) -> None:
         f"ray.init(address='{address}', log_to_driver=False, logging_level='ERROR')\n"
         f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.1)\n"
     )
-    subprocess.run([sys.executable, "-c", told], check=True, timeout=PATIENCE)
+    subprocess.run([sys.executable, "-c", told], check=True, env=os.environ | OPEN)
 
 
 @needs("ray")
@@ -194,7 +195,7 @@ def test_a_node_that_dies_costs_nothing_but_time(expected, tmp_path):
     (tmp_path / "nodes").mkdir()
     with cluster(tmp_path / "nodes") as (address, second):
         ray = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={address}"]
-        sweep = Sweep(tmp_path, *SWEEP, *ray, "hydra.sweeper.part=2")
+        sweep = Sweep(tmp_path, *SWEEP, *ray, "hydra.sweeper.part=2", **OPEN)
         assert sweep.until(lambda: sweep.events() >= 16)
         before = kept(tmp_path)
         assert 0 < len(before) < 48
@@ -204,7 +205,7 @@ def test_a_node_that_dies_costs_nothing_but_time(expected, tmp_path):
         assert "24 measured" in output
         assert_within(before, expected)
         assert_same(kept(tmp_path), expected)
-        code, output, _ = Sweep(tmp_path, *SWEEP, *ray).end()
+        code, output, _ = Sweep(tmp_path, *SWEEP, *ray, **OPEN).end()
         assert code == 0 and "24 kept from before" in output
     assert not list((tmp_path / "results/.sweeps").iterdir())
 
@@ -212,6 +213,7 @@ def test_a_node_that_dies_costs_nothing_but_time(expected, tmp_path):
 @needs("ray")
 def test_ray_tells_failures_as_this_machine_does(expected, tmp_path):
     sweep = [*SWEEP[:-2], "depth=0,2,3", "activation=relu", "hydra/launcher=ray"]
+    sweep += ["hydra.launcher.ray.init.address=local"]
     code, output, errors = Sweep(tmp_path, *sweep).end()
     assert code == 2 and len(errors.splitlines()) == 1, errors
     assert "1 of 3 conditions could not run: depth=0: depth must be" in errors

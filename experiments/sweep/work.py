@@ -193,5 +193,6 @@ def write_part(folder: Path, number: int, conditions: list[dict], **common) -> N
 
 
 def described(index: int, settings: Settings, extend: Sequence[str]) -> dict:
-    """A condition as a part's file holds it."""
-    return {"index": index, "settings": asdict(settings), "extend": list(extend)}
+    """A condition as a part's file holds it, for processes in whatever folder."""
+    plain = asdict(settings) | {"results_dir": str(Path(settings.results_dir).absolute())}
+    return {"index": index, "settings": plain, "extend": list(extend)}
