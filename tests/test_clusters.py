@@ -47,18 +47,43 @@ def expected(tmp_path_factory):
     return kept(folder)
 
 
-# --- Submitit -------------------------------------------------------------------------------------
+DEADLY = """
+import os
+from importlib import import_module
+module = import_module('flowlab.measure')
+original = module.measure
+def measure(settings, *more):
+    if (settings.depth, settings.activation) == (4, 'relu'):
+        os.kill(os.getpid(), 9)
+    return original(settings, *more)
+module.measure = measure
+"""
+ENGINES = [
+    pytest.param(["hydra/launcher=submitit_local"], marks=needs("submitit"), id="submitit"),
+    pytest.param(
+        ["hydra/launcher=ray", "hydra.launcher.ray.init.address=local"],
+        marks=needs("ray"),
+        id="ray",
+    ),
+]
 
 
-@needs("submitit")
-def test_submitit_makes_the_same_tables_and_tells_failures(expected, tmp_path):
-    sweep = [*SWEEP[:-2], "depth=0,2,3,4,5,6,8,10,20", SWEEP[-1], "hydra/launcher=submitit_local"]
-    code, output, errors = Sweep(tmp_path, *sweep).end()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_make_the_same_tables_and_tell_failures(engine, expected, tmp_path):
+    sweep = [*SMALL, "depth=0,2,3,4,5,6,8,10,20", "activation=relu,tanh,identity", *engine]
+    code, output, errors = Sweep(tmp_path, *sweep, hook=DEADLY).end()
     assert code == 2 and len(errors.splitlines()) == 1, errors
-    assert "3 of 27 conditions could not run: depth=0 activation=relu: depth must be" in errors
-    assert "24 measured" in output and "3 failed" in output
+    assert "4 of 27 conditions could not run: depth=0 activation=relu: depth must be" in errors
+    assert "depth=4 activation=relu: 3 processes died over it" in errors
+    assert "23 measured" in output and "4 failed" in output
+    code, output, errors = Sweep(tmp_path, *SWEEP, *engine).end()
+    assert (code, errors) == (0, "")
+    assert "1 measured" in output and "23 kept from before" in output
     assert_same(kept(tmp_path), expected)
     assert not list((tmp_path / "results/.sweeps").iterdir())
+
+
+# --- Slurm ----------------------------------------------------------------------------------------
 
 
 SBATCH = """#!{python}
@@ -208,16 +233,3 @@ def test_a_node_that_dies_costs_nothing_but_time(expected, tmp_path):
         code, output, _ = Sweep(tmp_path, *SWEEP, *ray, **OPEN).end()
         assert code == 0 and "24 kept from before" in output
     assert not list((tmp_path / "results/.sweeps").iterdir())
-
-
-@needs("ray")
-def test_ray_tells_failures_as_this_machine_does(expected, tmp_path):
-    sweep = [*SWEEP[:-2], "depth=0,2,3", "activation=relu", "hydra/launcher=ray"]
-    sweep += ["hydra.launcher.ray.init.address=local"]
-    code, output, errors = Sweep(tmp_path, *sweep).end()
-    assert code == 2 and len(errors.splitlines()) == 1, errors
-    assert "1 of 3 conditions could not run: depth=0: depth must be" in errors
-    assert "2 measured" in output
-    found = kept(tmp_path)
-    assert len(found) == 4
-    assert_within(found, expected)

@@ -4,12 +4,14 @@ Engines are Hydra's launchers: this machine's processes, and Ray's and submitit'
 """
 
 import socket
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.sweep import pool
-from experiments.sweep.work import ATTEMPTS
+from experiments.sweep.work import ATTEMPTS, Work
 from flowlab.errors import InputError
 
 LOCAL = "hydra_plugins.flowlab.Local"
@@ -43,6 +45,19 @@ def means(launcher: DictConfig, count: int) -> Means:
         return Means(-(-count // cores), 1, cores)
     threads = OmegaConf.select(launcher, "ray.remote.num_cpus") or launcher.get("cpus_per_task")
     return Means(-(-count // _PARTS), max(int(threads or 1), 1), 1)
+
+
+@dataclass(frozen=True)
+class Apart(Work):
+    """Work of which every part has a process of its own: what kills it does not end the job."""
+
+    def __call__(self, config: DictConfig) -> str | None:
+        return pool.run(self, [HydraConfig.get().job.num], workers=1)
+
+
+def task(launcher: DictConfig, work: Work) -> Work:
+    """The work as the launcher's jobs do it; submitit gives a job up that dies, Ray does not."""
+    return Apart(**vars(work)) if ".submitit_" in launcher._target_ else work
 
 
 def check(launcher: DictConfig) -> None:

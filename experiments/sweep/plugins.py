@@ -85,7 +85,7 @@ class Sweep(Sweeper):
             try:
                 engine = Plugins.instance().instantiate_launcher(
                     hydra_context=self._context,
-                    task_function=Work(str(folder), threads, share),
+                    task_function=engines.task(launcher, Work(str(folder), threads, share)),
                     config=self._config,
                 )
                 jobs = engine.launch([[]] * count, initial_job_idx=0)
@@ -115,7 +115,10 @@ class Local(Launcher):
     ) -> Sequence[JobReturn]:
         parts = range(initial_job_idx, initial_job_idx + len(job_overrides))
         done = JobReturn(status=JobStatus.COMPLETED)
-        done.return_value = pool.run(self._work, parts, self._workers or 1)
+        if self._workers == 1:  # this process does not wait for another to start
+            done.return_value = next(filter(None, map(self._work.part, parts)), None)
+        else:
+            done.return_value = pool.run(self._work, parts, self._workers)
         return [done]
 
 

@@ -33,11 +33,6 @@ def warm() -> None:
 def run(work: Work, parts: Sequence[int], workers: int) -> str | None:
     """Do all parts with ``workers`` processes; what stopped the work early, if anything did."""
     waiting = deque(parts)
-    if workers == 1:
-        stopped = None
-        while waiting and stopped is None:
-            stopped = work.part(waiting.popleft())
-        return stopped
     context = get_context(_START)
     busy: dict[Connection, tuple] = {}
     stopped, deaths = None, Counter()

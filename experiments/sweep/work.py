@@ -104,6 +104,7 @@ class Work:
     share: int = 1
 
     def __call__(self, config: DictConfig) -> str | None:
+        """What engines call, once for each job."""
         return self.part(HydraConfig.get().job.num)
 
     def part(self, number: int) -> str | None:
