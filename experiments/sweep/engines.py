@@ -3,6 +3,7 @@
 Engines are Hydra's launchers: this machine's processes, and Ray's and submitit's by their plugins.
 """
 
+import os
 import socket
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,15 +62,27 @@ def task(launcher: DictConfig, work: Work) -> Work:
 
 
 def check(launcher: DictConfig) -> None:
-    """Raise InputError where nobody listens at a Ray address; Ray itself would wait for minutes."""
+    """Raise InputError where no Ray cluster answers at an address; Ray would wait for minutes."""
     address = OmegaConf.select(launcher, "ray.init.address") or ""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    place = address.removeprefix("ray://")
+    host, colon, port = place.rpartition(":")
     if not colon or not port.isdigit():
         return  # none, auto, local: Ray looks on this machine
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
     except (OSError, OverflowError) as error:
         raise InputError(f"no Ray cluster answers at {address} ({error})") from None
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # whoever listens there speaks to those alone who have Ray's certificates
+    import grpc
+
+    try:
+        with grpc.insecure_channel(place) as channel:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER)
+    except grpc.FutureTimeoutError:
+        raise InputError(
+            f"no Ray cluster answers at {address} (something listens there and says nothing)"
+        ) from None
 
 
 def complete(launcher: DictConfig, part: int) -> None:
