@@ -124,13 +124,14 @@ def test_slurm_is_asked_for_what_was_configured(tmp_path):
         for line in record.read_text().splitlines()
         if line.startswith("#SBATCH --")
     )
+    assert asked["job-name"] == "flowlab"
     assert asked["partition"] == "short"
     assert asked["cpus-per-task"] == "3"
     assert asked["mem"] == "5GB"
     assert asked["time"] == "17"
     assert asked["array"] == "0-5%4"  # 24 conditions in parts of four
     assert code == 2 and len(errors.splitlines()) == 1, errors
-    assert "hydra/launcher=submitit_slurm: " in errors
+    assert "hydra/launcher=submitit_slurm: Job 77_0" in errors and "(state: FAILED)" in errors
     assert "what is done is kept, and the same command does the rest" in errors
 
 

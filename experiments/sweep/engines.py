@@ -6,6 +6,7 @@ Engines are Hydra's launchers: this machine's processes, and Ray's and submitit'
 import os
 import socket
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +20,7 @@ LOCAL = "hydra_plugins.flowlab.Local"
 _PARTS = 256  # jobs that a cluster is given at most, unless told otherwise
 _FEW = 8  # conditions that are quicker done by one process than by several that start first
 _LARGEST = 32  # conditions that one of this machine's processes does at a time
+_LINE = 300  # characters of an engine's error
 _ANSWER = 10.0  # seconds in which a Ray cluster must answer
 
 
@@ -96,3 +98,10 @@ def complete(launcher: DictConfig, part: int) -> None:
         launcher.ray.init.setdefault("object_store_memory", None)
         # A deadly condition is given up after ATTEMPTS; a node that dies costs an attempt too.
         launcher.ray.remote.setdefault("max_retries", ATTEMPTS * part)
+
+
+def reason(error: Exception) -> str:
+    """What an engine's error says, in one line, and the last line of what caused it."""
+    told = shorten(str(error), _LINE, placeholder=" ...") or type(error).__name__
+    cause = str(error.__cause__ or "").strip().splitlines()
+    return f"{told} ({shorten(cause[-1], _LINE, placeholder=' ...')})" if cause else told

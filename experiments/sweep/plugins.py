@@ -93,8 +93,7 @@ class Sweep(Sweeper):
             except InputError:
                 raise
             except Exception as error:  # whatever engines raise
-                told = str(error).strip().splitlines() or [type(error).__name__]
-                plan.stopped = f"hydra/launcher={name}: {told[0]}"
+                plan.stopped = f"hydra/launcher={name}: {engines.reason(error)}"
 
 
 class Local(Launcher):
