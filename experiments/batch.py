@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.command import main
 from experiments.plots import describe
 from flowlab import batch_demos, batch_examples, batch_law, tables
+from flowlab.files import writable
 from flowlab.measure import measure
 from flowlab.settings import Settings
 from flowlab.versions import versions
@@ -25,7 +26,7 @@ def batch(settings: Settings) -> None:
     from flowlab.figures.batch_size import weights_and_biases
 
     folder = Path(settings.results_dir) / settings.experiment
-    tables.writable(folder)
+    writable(folder)
     law = batch_law.law(measure(settings))
     n = settings.batch_size
     print(f"E‖g_B‖² = B²|G|² + B trΣ over all subsets of {n} examples; B_s = trΣ/|G|² is the noise")

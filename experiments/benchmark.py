@@ -13,6 +13,7 @@ from experiments.benchmarks import batch_law, layers, probe, sweeps
 from experiments.command import guarded, options
 from flowlab import tables
 from flowlab.errors import unknown
+from flowlab.files import writable
 from flowlab.versions import versions
 
 SUITES = {
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> None:
     suite, folder = chosen["suite"], Path(chosen["results_dir"]) / "benchmark"
     if suite not in ("all", *SUITES):
         raise unknown("suite", suite, ("all", *SUITES))
-    tables.writable(folder)
+    writable(folder)
     named = {text.partition("=")[0] for text in arguments}
     for name in SUITES if suite == "all" else [suite]:
         run, told = SUITES[name]

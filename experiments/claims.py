@@ -5,7 +5,6 @@ claim, a family, a letter) and writes no table; ``results_dir=`` is where ``clai
 and ``claims.csv`` go.
 """
 
-import os
 import shlex
 import sys
 import textwrap
@@ -16,8 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.command import guarded, options
-from flowlab import claims, tables
-from flowlab.errors import InputError
+from flowlab import claims, files, tables
 from flowlab.versions import versions
 
 OPTIONS = {"seed": 0, "seeds": 64, "only": None, "results_dir": "results"}
@@ -59,14 +57,7 @@ def write(table: pd.DataFrame, folder: Path, settings: dict) -> Path:
         "versions": versions("jax", "torch"),
     }
     path = tables.write(table, folder / "claims.parquet", metadata)
-    part = folder / f".claims.{os.getpid()}.csv"
-    try:
-        table.to_csv(part, index=False)
-        os.replace(part, folder / "claims.csv")
-    except OSError as error:
-        raise InputError(f"cannot write {folder / 'claims.csv'}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    files.write(table.to_csv(index=False), folder / "claims.csv")
     return path
 
 
@@ -78,7 +69,7 @@ def main(arguments: list[str]) -> int:
         given = options(arguments, OPTIONS)
         folder = Path(given.pop("results_dir")) / "claims"
         claims.select(given["only"])
-        tables.writable(folder)
+        files.writable(folder)
         begun = time.perf_counter()
         table = claims.run(**given, told=show)
         codes.append(conclude(table, time.perf_counter() - begun))

@@ -6,7 +6,7 @@ afterwards, only faster; runs may be saved and read meanwhile.
 
 import sys
 
-from experiments.command import guarded, options
+from experiments.command import guarded, note, options
 from experiments.results import experiments, some
 from flowlab.store import Experiment
 
@@ -31,7 +31,7 @@ def compact(experiment: str, results_dir: str) -> None:
         else:
             print(f"{folder.name}: {_told(*before)} became {_told(*after)}")
         for line in some(kept.problems):
-            print(f"note: {line}", file=sys.stderr)
+            note(line)
 
 
 def held(kept: Experiment) -> tuple[int, int]:

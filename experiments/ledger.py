@@ -16,6 +16,7 @@ import pandas as pd
 from experiments.command import main
 from flowlab import tables
 from flowlab.errors import InputError
+from flowlab.files import writable
 from flowlab.ledger import imbalance, ledger, operation
 from flowlab.settings import Settings
 from flowlab.statistics import mean_interval
@@ -28,7 +29,7 @@ def run(settings: Settings, replace: str | None = None) -> None:
     from flowlab.figures.waterfall import complete, waterfall
 
     folder = Path(settings.results_dir) / settings.experiment
-    tables.writable(folder)
+    writable(folder)
     begun = time.perf_counter()
     accounts = [ledger(settings)]
     if replace is not None:

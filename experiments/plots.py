@@ -15,7 +15,7 @@ from flowlab import tables
 from flowlab.errors import InputError, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
-from flowlab.files import write_text
+from flowlab.files import write
 from flowlab.store import Experiment
 from flowlab.theory.plane import phase_plane
 from flowlab.theory.rates import batch_norm_rates, border_rates
@@ -104,17 +104,14 @@ def draw(
     if drawing.given:
         given += (GIVEN[drawing.given](shown, folder),)
     stem = folder / "figures" / drawing.name
-    try:
-        paths = save(drawing.draw(*given), stem)
-        description = {
-            "title": drawing.title,
-            "caption": drawing.caption(*given),
-            "experiment": folder.name,
-            "runs": [f"runs/{run}.parquet" for run in runs],
-        }
-        described = describe(stem, description)
-    except OSError as error:
-        raise InputError(f"cannot write {stem}: {error.strerror or error}") from None
+    paths = save(drawing.draw(*given), stem)
+    description = {
+        "title": drawing.title,
+        "caption": drawing.caption(*given),
+        "experiment": folder.name,
+        "runs": [f"runs/{run}.parquet" for run in runs],
+    }
+    described = describe(stem, description)
     if left_out and drawing.name == "profiles":
         note(
             f"{folder.name}/profiles shows {len(runs)} of {len(runs) + left_out} runs; for others "
@@ -126,7 +123,7 @@ def draw(
 def describe(stem: Path, description: dict) -> Path:
     """Write title, caption, experiment and runs of a figure beside it, for the report."""
     text = json.dumps(description, ensure_ascii=False, indent=2) + "\n"
-    return write_text(text, stem.with_suffix(".json"))
+    return write(text, stem.with_suffix(".json"))
 
 
 def _plane(table: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -4,13 +4,12 @@ Writes report.html, one file that needs no other, and report.md, which refers to
 into the folder. ``title=`` heads both.
 """
 
-import os
 import sys
 from pathlib import Path
 
-from experiments.command import guarded, options
-from flowlab import tables
+from experiments.command import guarded, note, options
 from flowlab.errors import InputError
+from flowlab.files import writable, write
 from flowlab.report import gather, html, markdown
 
 DEFAULTS = {"results_dir": "results", "title": "Gradient flow"}
@@ -27,25 +26,12 @@ def report(results_dir: str, title: str) -> None:
     if not title.strip():
         raise InputError("title must hold a word; got none")
     document = gather(root, title)
-    tables.writable(root)
+    writable(root)
     for name, render in (("report.md", markdown.render), ("report.html", html.render)):
-        written = write(root / name, render(document))
+        written = write(render(document), root / name)
         print(f"{written}  ({written.stat().st_size / 1e6:.2f} MB)")
     for line in document.missing:
-        print(f"note: {line}", file=sys.stderr)
-
-
-def write(path: Path, text: str) -> Path:
-    """Write a file whole or not at all; raises InputError where the folder refuses."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+        note(line)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from experiments.command import main
 from experiments.sweep.work import complete
-from flowlab import tables
+from flowlab.files import writable
 from flowlab.settings import Settings
 from flowlab.summary import summarise
 
 
 def run(settings: Settings) -> None:
     """Measure one configuration, write its table and prediction, say what happened."""
-    tables.writable(Path(settings.results_dir) / settings.experiment)
+    writable(Path(settings.results_dir) / settings.experiment)
     command = shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
     with _Bar() as bar:
         done = complete(settings, command, progress=bar)

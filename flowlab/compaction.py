@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flowlab import tables
 from flowlab.errors import InputError
+from flowlab.files import storing
 from flowlab.listing import MANIFEST, PARTS, Entry, Listing, files, line, schema_of, write_manifest
 
 GROUP = 1 << 17  # rows of a row group, at least
@@ -104,7 +105,7 @@ def rebuild(listing: Listing, drop: set[str], fold=False, landing=None, progress
 
 def _repair(folder: Path) -> None:
     if any((folder / f".old-{part}").exists() for part in PARTS):
-        with tables.storing(folder), lock(folder, ".lock"):
+        with storing(folder), lock(folder, ".lock"):
             undo(folder)
 
 

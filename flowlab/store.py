@@ -23,6 +23,7 @@ import pandas as pd
 from flowlab import tables
 from flowlab.compaction import lock, rebuild, steady, undo
 from flowlab.errors import InputError, unknown
+from flowlab.files import storing
 from flowlab.listing import (
     PARTS,
     REQUIRED,
@@ -226,7 +227,7 @@ class Experiment:
         """
         path = self.folder / "runs" / f"{run}.parquet"
         with ExitStack() as stack:
-            stack.enter_context(tables.storing(path))
+            stack.enter_context(storing(path))
             if not self._swept:
                 self._sweep()
             # The prediction first: a run exists when its table does.
@@ -263,6 +264,8 @@ class Experiment:
         with self._locked_file(f"{run}-{part}") as (path, file):
             try:
                 tables.put(table, metadata, file)
+                file.flush()
+                os.fsync(file.fileno())
                 yield path
             finally:
                 path.unlink(missing_ok=True)
@@ -291,7 +294,7 @@ class Experiment:
     def remove(self, runs: Iterable[str]) -> None:
         """Remove runs and their predictions; those that are not kept are passed over."""
         runs = set(runs)
-        with tables.storing(self.folder), lock(self.folder, ".compact-lock"):
+        with storing(self.folder), lock(self.folder, ".compact-lock"):
             if any(runs & self._listing.packed(part).keys() for part in PARTS):
                 rebuild(self._listing, runs)
                 return
@@ -309,7 +312,7 @@ class Experiment:
         self._listing.problems = []
         if not self.folder.is_dir():
             raise InputError(f"no experiment at {self.folder}")
-        with tables.storing(self.folder), lock(self.folder, ".compact-lock"):
+        with storing(self.folder), lock(self.folder, ".compact-lock"):
             with lock(self.folder, ".lock"):
                 undo(self.folder)
             if any(entry.stamp for part in PARTS for entry in self._listing.scan(part)):

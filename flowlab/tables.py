@@ -5,16 +5,14 @@
 """
 
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 import pandas as pd
 
 from flowlab.errors import InputError
+from flowlab.files import replacing
 
 SCHEMA = 1
 NORMS = (
@@ -41,10 +39,6 @@ _PLAIN = {"str", "bool", "int64", "int32", "float64", "float32"}  # restored fro
 PREDICTED = ("run", "layer", *NORMS)  # what a prediction holds at least
 
 
-class StorageError(InputError):
-    """The folder or the disk refuses: full, read-only, over a quota, not permitted."""
-
-
 class NewerError(InputError):
     """A file that only a newer flowlab reads; ``note`` tells it beside others."""
 
@@ -54,17 +48,8 @@ class NewerError(InputError):
         self.note = f"{path} has schema {schema}; this version reads {SCHEMA}"
 
 
-@contextmanager
-def storing(path: str | Path) -> Iterator[None]:
-    """Tell an error of the disk in one line, as StorageError about ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
-
-
 def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
-    """Write a table of numbers and strings, with ``metadata`` as JSON, and flush it to the disk.
+    """Write a table of numbers and strings, with ``metadata`` as JSON.
 
     Thousands of such small files are opened one after the other: they tell each thing once.
     """
@@ -88,8 +73,6 @@ def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
         own = {"schema": SCHEMA, **metadata}
         writer.add_key_value_metadata({"pandas": json.dumps(told), "flowlab": json.dumps(own)})
         writer.write_table(stored)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _plain(column):
@@ -103,37 +86,9 @@ def write(table: pd.DataFrame, path: str | Path, metadata: dict) -> Path:
 
     Raises StorageError in one line where the folder or the disk refuses.
     """
-    path = Path(path)
-    temporary = None
-    try:
-        with storing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # A name that begins with a dot: readers of the folder pass over it.
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-            with os.fdopen(handle, "wb") as file:
-                put(table, metadata, file)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-    return path
-
-
-def writable(folder: str | Path) -> None:
-    """Raise InputError, before any work is done, where results could not be written."""
-    folder = Path(folder).absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir():
-        raise InputError(f"results_dir must be a folder; {existing} is a file")
-    try:
-        handle, probe = tempfile.mkstemp(prefix=".probe.", dir=existing)
-    except OSError as error:
-        raise InputError(
-            f"results_dir must be writable; {existing} is not ({error.strerror})"
-        ) from None
-    os.close(handle)
-    os.unlink(probe)
+    with replacing(path) as file:
+        put(table, metadata, file)
+    return Path(path)
 
 
 def read(path: str | Path, required: Iterable[str] = REQUIRED) -> pd.DataFrame:
@@ -187,9 +142,3 @@ def complete(path: str | Path, columns: Iterable[str], required: Iterable[str]) 
     missing = [name for name in required if name not in columns]
     if missing:
         raise InputError(f"{path} is not a table of this laboratory: no column {missing[0]}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -18,11 +18,12 @@ ANALYSIS |= {"batch_law", "batch_examples", "batch_demos"}
 # Parts that stand apart, with all of flowlab that they may import.
 APART = {
     "errors": set(),
+    "files": {"errors"},
     "theory": {"errors"},
     "statistics": {"errors"},
-    "tables": {"errors"},
+    "tables": {"errors", "files"},
     "batch_law": {"statistics", "errors", "tables"},
-    "figures": {"batch_law", "statistics", "errors", "tables"},
+    "figures": {"batch_law", "statistics", "errors", "files", "tables"},
 }
 
 

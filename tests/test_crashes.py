@@ -180,6 +180,27 @@ def test_a_run_that_another_sweep_replaced_is_measured_anew(call, tmp_path, monk
     assert_same(kept(tmp_path), expected)
 
 
+DIES = """
+import os
+from importlib import import_module
+store = import_module('flowlab.store')
+store.Experiment.remove = lambda self, runs: os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_replaced_run_gives_way_though_its_process_died(call, tmp_path):
+    assert call(*SMALL, "depth=2,3", "seeds=2")[0] == 0
+    expected = kept(tmp_path)
+    shutil.rmtree(tmp_path / "results")
+    assert call(*SMALL, "depth=2,3", "seeds=1")[0] == 0
+    wider = [*SMALL, "depth=2,3", "seeds=2"]
+    assert Sweep(tmp_path, *wider, "hydra.launcher.workers=1", hook=DIES).end()[0] == -9
+    assert len(kept(tmp_path)) == 6  # two narrow runs and a wide one, each with its prediction
+    code, output, errors = call(*wider)
+    assert (code, errors) == (0, "") and "1 measured" in output
+    assert_same(kept(tmp_path), expected)
+
+
 # --- Signals --------------------------------------------------------------------------------------
 
 SLOW = """

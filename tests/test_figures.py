@@ -17,6 +17,7 @@ from scipy import stats
 
 from flowlab.errors import InputError
 from flowlab.figures import caption, profiles, save, style
+from flowlab.files import StorageError
 
 COLUMNS = ["delta_log10_norm", "dW_log10_norm", "db_log10_norm"]
 SD = 0.05  # of one layer's step
@@ -334,7 +335,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         save(profiles(sweep(depth=3)[0]), tmp_path / "fig")
     assert png.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2

@@ -336,7 +336,7 @@ def test_a_folder_that_refuses_is_one_line(results, monkeypatch, capsys):
     def refuse(folder):
         raise InputError(f"results_dir must be writable; {folder} is not")
 
-    monkeypatch.setattr(tables, "writable", refuse)
+    monkeypatch.setattr("experiments.report.writable", refuse)
     assert report.main([f"results_dir={results}"]) == 2
     assert capsys.readouterr().err == f"error: results_dir must be writable; {results} is not\n"
 

@@ -17,6 +17,7 @@ import pytest
 import flowlab
 from flowlab import compaction, listing, store, tables
 from flowlab.errors import InputError
+from flowlab.files import StorageError
 from flowlab.store import Experiment, Run, covered, missing_seeds
 
 
@@ -285,14 +286,14 @@ def test_the_disk_refusing_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     ):
         with monkeypatch.context() as patch:
             patch.setattr(name, refusal)
-            with pytest.raises(tables.StorageError, match=r"cannot write .*: No space left") as e:
+            with pytest.raises(StorageError, match=r"cannot write .*: No space left") as e:
                 experiment.save(*made(2))
         assert "\n" not in str(e.value) and f"{made(2)[0]}.parquet" in str(e.value)
         assert_holds(experiment, made(1))
         assert not os.listdir(tmp_path / ".partial")
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(tables.StorageError, match="No space left on device"):
+        with pytest.raises(StorageError, match="No space left on device"):
             experiment.compact()
     assert_holds(experiment, made(1))
 

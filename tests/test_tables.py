@@ -11,6 +11,7 @@ import pytest
 import flowlab
 from flowlab import tables
 from flowlab.errors import InputError
+from flowlab.files import StorageError, writable
 
 
 @pytest.fixture
@@ -39,9 +40,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, table, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(step, full)
-    with pytest.raises(
-        tables.StorageError, match=r"cannot write .*run\.parquet: No space left on device"
-    ):
+    with pytest.raises(StorageError, match=r"cannot write .*run\.parquet: No space left on device"):
         tables.write(table.head(1), path, {})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["run.parquet"]
@@ -77,4 +76,4 @@ def test_a_table_of_the_future_is_told(tmp_path):
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(InputError, match="results_dir must be a folder"):
-        tables.writable(tmp_path / "results" / "single")
+        writable(tmp_path / "results" / "single")

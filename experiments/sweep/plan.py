@@ -19,7 +19,7 @@ from experiments.sweep.progress import Progress
 from experiments.sweep.work import described, write_part
 from flowlab import tables
 from flowlab.errors import InputError
-from flowlab.files import write_text
+from flowlab.files import storing, writable, write
 from flowlab.settings import Settings
 from flowlab.store import Experiment, Run, condition_of, missing_seeds
 from flowlab.versions import versions
@@ -63,7 +63,7 @@ class Plan:
         self.folders = list(folders)
 
     def _sort(self, folder: Path, conditions: list[tuple[str, Condition]]) -> None:
-        tables.writable(folder)
+        writable(folder)
         code, index, alike = versions()["flowlab"], Experiment(folder).index(), defaultdict(list)
         for run in index.values():
             alike[run.condition].append(run)
@@ -87,7 +87,7 @@ class Plan:
                 self.waiting.append((condition, [run.run for run in of_code]))
         name = hashlib.sha256(json.dumps(sorted(planned)).encode()).hexdigest()[:16]
         record = {"schema": tables.SCHEMA, "command": self.command, "runs": planned}
-        write_text(json.dumps(record), folder / "sweeps" / f"{name}.json")
+        write(json.dumps(record), folder / "sweeps" / f"{name}.json")
 
     @contextmanager
     def prepared(self) -> Iterator[Path]:
@@ -100,7 +100,7 @@ class Plan:
             )
         folder = sweeps / uuid.uuid4().hex[:12]
         with ExitStack() as stack:
-            with tables.storing(folder):
+            with storing(folder):
                 sweeps.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(_life(folder)))
                 (folder / "journal").mkdir(parents=True)

@@ -20,12 +20,12 @@ from omegaconf import DictConfig
 
 from experiments.sweep.progress import Journal
 from flowlab.errors import InputError
+from flowlab.files import StorageError, storing
 from flowlab.measure import Progress, measure
 from flowlab.prediction import predict
 from flowlab.settings import Settings, from_plain
 from flowlab.statistics import Verdict
 from flowlab.store import Experiment
-from flowlab.tables import StorageError, storing
 from flowlab.verdicts import judge
 from flowlab.versions import versions
 

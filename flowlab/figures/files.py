@@ -8,24 +8,24 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from flowlab.figures import style
+from flowlab.files import write
 
 
 def save(figure: Figure, stem: str | os.PathLike) -> tuple[Path, Path]:
     """Write ``<stem>.png`` (200 dpi) and ``<stem>.svg`` (text stays text) and return their paths.
 
     A reader sees the old file or the new one, never half of one; the same figure gives the same
-    bytes. Missing folders are made; the figure's layout is fixed from then on. Raises OSError
-    where the files cannot be written.
+    bytes. Missing folders are made; the figure's layout is fixed from then on. Raises
+    StorageError where the files cannot be written.
     """
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # it moves a little at every draw, and the bytes with it
     settings = {"svg.fonttype": "none", "svg.hashsalt": "flowlab"}
     with style.context(), matplotlib.rc_context(settings):
-        _replace(paths[0], _bytes(figure, "png"))
-        _replace(paths[1], _bytes(figure, "svg", metadata={"Date": None}))
+        write(_bytes(figure, "png"), paths[0])
+        write(_bytes(figure, "svg", metadata={"Date": None}), paths[1])
     return paths
 
 
@@ -33,12 +33,3 @@ def _bytes(figure: Figure, format: str, **options) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format=format, dpi=style.DPI, bbox_inches=None, **options)
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
