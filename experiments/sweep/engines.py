@@ -6,6 +6,7 @@ Engines are Hydra's launchers: this machine's processes, and Ray's and submitit'
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import shorten
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ def task(launcher: DictConfig, work: Work) -> Work:
 
 def check(launcher: DictConfig) -> None:
     """Raise InputError where no Ray cluster answers at an address; Ray would wait for minutes."""
-    address = OmegaConf.select(launcher, "ray.init.address") or ""
+    given = OmegaConf.select(launcher, "ray.init.address")
+    address = given or (os.environ.get("RAY_ADDRESS", "") if "ray" in launcher else "")
     place = address.removeprefix("ray://")
     host, colon, port = place.rpartition(":")
     if not colon or not port.isdigit():
@@ -88,16 +90,22 @@ def check(launcher: DictConfig) -> None:
 
 
 def complete(launcher: DictConfig, part: int) -> None:
-    """Set what the user of Ray has not: that it is quiet, and as patient as parts are."""
+    """Set what the user of Ray has not: where it is, that it is quiet, how patient."""
     if "ray" not in launcher:
         return
     with open_dict(launcher.ray):
+        if launcher.ray.init.get("address") is None and "RAY_ADDRESS" not in os.environ:
+            launcher.ray.init.address = "local"  # else Ray looks for the last one, dead perhaps
         launcher.ray.init.setdefault("log_to_driver", False)
         launcher.ray.init.setdefault("logging_level", "ERROR")
         # Hydra's launcher sets a size otherwise, which clusters that exist already refuse.
         launcher.ray.init.setdefault("object_store_memory", None)
         # A deadly condition is given up after ATTEMPTS; a node that dies costs an attempt too.
         launcher.ray.remote.setdefault("max_retries", ATTEMPTS * part)
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if given or (Path.home() / ".ray" / "auth_token").exists():
+        # Ray's clusters ask for the token by default; those who connect do not show it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def reason(error: Exception) -> str:
