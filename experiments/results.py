@@ -11,6 +11,7 @@ from pathlib import Path
 
 from experiments.command import guarded, note, options
 from flowlab.errors import InputError, unknown
+from flowlab.settings import flat
 from flowlab.store import Experiment, Run, covered
 
 DEFAULTS = {"experiment": "", "results_dir": "results"}
@@ -102,7 +103,7 @@ def detail(kept: Experiment, index: dict, planned: dict, missing: list[Run]) -> 
     """The axes along which conditions differ, and how much is missing."""
     values: dict[str, dict[str, None]] = defaultdict(dict)
     for _, told in kept.told():
-        for name, value in _flat(told.get("settings")).items():
+        for name, value in flat(told.get("settings") or {}).items():
             if name not in ("seed", "seeds"):
                 values[name][str(value)] = None
     axes = {name: list(found) for name, found in values.items() if len(found) > 1}
@@ -135,7 +136,7 @@ def _row(kept: Experiment, index: dict, planned: dict, missing: list) -> tuple[s
     seeds = (
         "–" if not counts else f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     )
-    size = f"{kept.size / 1e6:,.1f} MB"
+    size = f"{kept.size / 1e6:,.1f} MB" if kept.size >= 1e6 else f"{kept.size / 1e3:,.1f} kB"
     return kept.folder.name, f"{len(index):,}", state, seeds, f"{kept.rows:,}", size
 
 
@@ -145,16 +146,6 @@ def _commands(kept: Experiment) -> list[str]:
     lines = [command for command, _ in counts.most_common(MOST)]
     rest = len(counts) - len(lines)
     return [*lines, *([f"and {rest:,} other commands"] if rest else [])]
-
-
-def _flat(settings: object, prefix: str = "") -> dict:
-    """Settings with dotted keys."""
-    flat = {}
-    for key, value in settings.items() if isinstance(settings, dict) else ():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 if __name__ == "__main__":

@@ -211,6 +211,17 @@ class Settings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def flat(resolved: dict, prefix: str = "") -> dict:
+    """Resolved settings with dotted keys; a group's choice stands under the group's own name."""
+    found = {}
+    for key, value in resolved.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix.rstrip(".") if prefix and key == "name" else f"{prefix}{key}"] = value
+    return found
+
+
 def from_plain(values: dict) -> Settings:
     """Settings, not validated, from what ``dataclasses.asdict`` makes of them."""
     return Settings(**values | {name: made(**values[name]) for name, made in _GROUPS.items()})

@@ -44,7 +44,9 @@ def test_experiments_are_listed_with_what_they_lack(folder, capsys):
     assert max(map(len, (head, alone, mine))) <= 100
     filled(folder / "mine", 0, 4)
     _, output, _ = run(results, capsys, folder)
-    assert output[3].split()[:6] == ["mine", "5", "complete", "2", "30", "0.0"]
+    assert output[3].split()[:5] == ["mine", "5", "complete", "2", "30"]
+    size = sum(path.stat().st_size for path in (folder / "mine").glob("*/*.parquet"))
+    assert output[3].endswith(f"{size / 1e3:.1f} kB")
 
 
 def test_one_experiment_is_told_in_full(folder, capsys):
@@ -54,7 +56,7 @@ def test_one_experiment_is_told_in_full(folder, capsys):
     _, output, _ = run(results, capsys, folder, "experiment=mine")
     lines = [line.strip() for line in output]
     assert len(lines) == 7 and lines[3] == "2 conditions"
-    assert lines[4:6] == ["depth: 3, 4", "init.name: he, xavier"]
+    assert lines[4:6] == ["depth: 3, 4", "init: he, xavier"]
     assert lines[6] == "2 of 4 planned runs missing, 5 networks"
 
 

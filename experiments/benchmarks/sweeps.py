@@ -30,7 +30,7 @@ HYDRAS_JOBS = 50  # Hydra's default takes a hundred times as long for each
 COLUMNS = ["run", "depth", "seed", "layer", "delta_log10_norm", "status"]
 
 
-def sweeps(jobs: int = 1000, heavy: int = 48, runs: int = 10_000, rounds: int = 3) -> pd.DataFrame:
+def sweeps(jobs: int = 1000, heavy: int = 96, runs: int = 10_000, rounds: int = 3) -> pd.DataFrame:
     """A row per number: ``quantity``, ``value`` (median over rounds), ``low``, ``high``, ``unit``.
 
     ``jobs`` small conditions for the bookkeeping, ``heavy`` ones of a second or two for the

@@ -12,6 +12,7 @@ import pandas as pd
 from flowlab import tables
 from flowlab.errors import InputError
 from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
+from flowlab.settings import flat
 from flowlab.statistics import DELTA, Verdict
 from flowlab.store import Experiment as Store
 from flowlab.verdicts import judge
@@ -108,7 +109,7 @@ class _Reader:
             verdict = judge(table, self.prediction(kept, name, name in predicted))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} cannot be judged: {error}") from None
-        return Run(name, _flat(stored.get("settings", {})), verdict), stored["command"]
+        return Run(name, flat(stored.get("settings", {})), verdict), stored["command"]
 
     def prediction(self, kept: Store, name: str, there: bool) -> pd.DataFrame:
         """The prediction beside a run; an empty one, and a note, where there is none."""
@@ -438,17 +439,6 @@ def _rest(count: int, what: str, place: str) -> list[Block]:
 
 
 # Settings and numbers
-
-
-def _flat(settings: dict, prefix: str = "") -> dict:
-    """Settings with dotted keys; a group's name stands under the group's own."""
-    flat = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix.rstrip(".") if prefix and key == "name" else f"{prefix}{key}"] = value
-    return flat
 
 
 def _differing(runs: list[Run]) -> list[str]:
