@@ -173,6 +173,10 @@ class Plan:
             raise InputError(
                 f"{self.stopped}; what is done is kept, and the same command does the rest"
             )
+        if missing:
+            raise InputError(
+                f"{missing} of {total} runs were not reached; the same command does them"
+            )
         if failed:
             told = [f"{overrides}: {reason}" for overrides, reason in failed[:_LISTED]]
             told += [f"and {len(failed) - _LISTED} more"] if len(failed) > _LISTED else []
