@@ -102,8 +102,8 @@ def lacking(index: dict[str, Run], planned: dict[str, Run]) -> list[Run]:
 def detail(kept: Experiment, index: dict, planned: dict, missing: list[Run]) -> list[str]:
     """The axes along which conditions differ, and how much is missing."""
     values: dict[str, dict[str, None]] = defaultdict(dict)
-    for _, told in kept.told():
-        for name, value in flat(told.get("settings") or {}).items():
+    for run, told in kept.told():
+        for name, value in flat(told["settings"]).items() if run in index else ():
             if name not in ("seed", "seeds"):
                 values[name][str(value)] = None
     axes = {name: list(found) for name, found in values.items() if len(found) > 1}

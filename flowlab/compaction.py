@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flowlab import tables
 from flowlab.errors import InputError
-from flowlab.files import storing
+from flowlab.files import storing, sync
 from flowlab.listing import MANIFEST, PARTS, Entry, Listing, files, line, schema_of, write_manifest
 
 GROUP = 1 << 17  # rows of a row group, at least
@@ -146,8 +146,7 @@ def _gather(listing: Listing, part: str, entries: list[Entry], told: Callable) -
                     if found:
                         whole = pa.concat_tables([table for _, table in found])
                         writer.write_table(whole, row_group_size=max(whole.num_rows, 1))
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
     if gathered:
         write_manifest(gathered, folder / MANIFEST)
     for path in folder.iterdir():

@@ -38,11 +38,16 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         try:
             with open(temporary, "xb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
+                sync(file)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync(file: IO[bytes]) -> None:
+    """Let nothing of a file be lost with the machine's power."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write(content: str | bytes, path: str | Path) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 
 from flowlab import tables
 from flowlab.errors import InputError
+from flowlab.files import sync
 
 PARTS = ("runs", "theory")
 REQUIRED = {"runs": tables.REQUIRED, "theory": tables.PREDICTED}
@@ -258,8 +259,7 @@ def write_manifest(entries: list[Entry], path: Path) -> None:
     with open(path, "wb") as file:
         table = pa.table(columns).replace_schema_metadata(own)
         pq.write_table(table, file, compression="zstd", write_statistics=False)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 def _read_manifest(path: Path) -> list[Entry]:

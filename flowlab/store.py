@@ -23,7 +23,7 @@ import pandas as pd
 from flowlab import tables
 from flowlab.compaction import lock, rebuild, steady, undo
 from flowlab.errors import InputError, unknown
-from flowlab.files import storing
+from flowlab.files import storing, sync
 from flowlab.listing import (
     PARTS,
     REQUIRED,
@@ -264,8 +264,7 @@ class Experiment:
         with self._locked_file(f"{run}-{part}") as (path, file):
             try:
                 tables.put(table, metadata, file)
-                file.flush()
-                os.fsync(file.fileno())
+                sync(file)
                 yield path
             finally:
                 path.unlink(missing_ok=True)

@@ -10,17 +10,28 @@ from experiments.run import run
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+def calling(tmp_path, monkeypatch, capsys):
+    """Makes of a command's main a function of its arguments: (exit code, stdout, stderr).
+
+    It runs in this process, in an empty folder.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-        code = command.main(run, swept=True)
-        return code, *capsys.readouterr()
+    def made(main):
+        def run_command(*arguments):
+            monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
+            return main(), *capsys.readouterr()
 
-    return run_command
+        return run_command
+
+    return made
+
+
+@pytest.fixture
+def call(calling):
+    """Run ``experiments.run``."""
+    return calling(lambda: command.main(run, swept=True))
 
 
 def pytest_addoption(parser):

@@ -14,6 +14,23 @@ PATIENCE = 300  # seconds; whoever measures time here may hold other processes s
 LEAVING = 30  # seconds that processes are given to leave; they need a fraction of one
 
 
+def before_measuring(statement: str) -> str:
+    """A hook by which a sweep's processes run a statement before each measurement.
+
+    It may use ``settings``, ``os`` and ``time``.
+    """
+    return f"""
+import os, time
+from importlib import import_module
+module = import_module('flowlab.measure')
+original = module.measure
+def measure(settings, *more):
+    {statement}
+    return original(settings, *more)
+module.measure = measure
+"""
+
+
 class Sweep:
     """A sweep as a process, in a session of its own."""
 

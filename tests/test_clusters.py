@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 import pytest
 from omegaconf import OmegaConf
-from sweeping import PATIENCE, ROOT, Sweep, assert_same, assert_within, kept
+from sweeping import PATIENCE, ROOT, Sweep, assert_same, assert_within, before_measuring, kept
 
 from experiments.sweep import engines
 from flowlab.errors import InputError
@@ -22,16 +22,7 @@ from flowlab.errors import InputError
 SMALL = ["-m", "width=8", "batch_size=8", "data=gaussian", "seeds=2"]
 SWEEP = [*SMALL, "depth=2,3,4,5,6,8,10,20", "activation=relu,tanh,identity"]
 # On a cluster a condition takes as long as needed to strike while some are measured.
-SLOW = """
-import time
-from importlib import import_module
-module = import_module('flowlab.measure')
-original = module.measure
-def measure(settings, *more):
-    time.sleep(0.5)
-    return original(settings, *more)
-module.measure = measure
-"""
+SLOW = before_measuring("time.sleep(0.5)")
 
 
 def needs(package: str):
@@ -47,17 +38,9 @@ def expected(tmp_path_factory):
     return kept(folder)
 
 
-DEADLY = """
-import os
-from importlib import import_module
-module = import_module('flowlab.measure')
-original = module.measure
-def measure(settings, *more):
-    if (settings.depth, settings.activation) == (4, 'relu'):
-        os.kill(os.getpid(), 9)
-    return original(settings, *more)
-module.measure = measure
-"""
+DEADLY = before_measuring(
+    "(settings.depth, settings.activation) == (4, 'relu') and os.kill(os.getpid(), 9)"
+)
 ENGINES = [
     pytest.param(["hydra/launcher=submitit_local"], marks=needs("submitit"), id="submitit"),
     pytest.param(

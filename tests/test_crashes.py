@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from sweeping import Sweep, assert_same, assert_within, kept
+from sweeping import Sweep, assert_same, assert_within, before_measuring, kept
 
 from experiments import results
 from experiments.sweep import work
@@ -205,16 +205,7 @@ def test_a_replaced_run_gives_way_though_its_process_died(call, tmp_path):
 
 # --- Signals --------------------------------------------------------------------------------------
 
-SLOW = """
-import time
-from importlib import import_module
-module = import_module('flowlab.measure')
-original = module.measure
-def measure(settings, *more):
-    time.sleep(3600 if settings.depth == 4 else 0)
-    return original(settings, *more)
-module.measure = measure
-"""
+SLOW = before_measuring("time.sleep(3600 if settings.depth == 4 else 0)")
 
 
 @pytest.mark.parametrize("moment", [0, 20], ids=["starting", "midway"])
@@ -252,17 +243,7 @@ def test_workers_leave_with_their_parent_in_the_midst_of_work(how, tmp_path):
     assert len(kept(tmp_path)) <= 4
 
 
-DEADLY = """
-import os
-from importlib import import_module
-module = import_module('flowlab.measure')
-original = module.measure
-def measure(settings, *more):
-    if settings.depth == 4:
-        os.kill(os.getpid(), 9)
-    return original(settings, *more)
-module.measure = measure
-"""
+DEADLY = before_measuring("settings.depth == 4 and os.kill(os.getpid(), 9)")
 
 
 def test_a_condition_that_kills_its_process_is_told_and_the_rest_completes(tmp_path):

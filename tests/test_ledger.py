@@ -342,16 +342,8 @@ def test_figures_of_one_layer_and_one_seed_and_bad_tables(residual):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ledger.py", *arguments])
-        code = command.main(partial(run, replace=_replacement(sys.argv)))
-        return code, *capsys.readouterr()
-
-    return run_command
+def call(calling):
+    return calling(lambda: command.main(partial(run, replace=_replacement(sys.argv))))
 
 
 def test_the_command_writes_both_ledgers(call, tmp_path):

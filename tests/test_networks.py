@@ -11,8 +11,6 @@ import pytest
 from oracle import along_features, attention, in_jax, statistics
 
 import flowlab
-from experiments import command
-from experiments.run import run as run_command
 from flowlab import random
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
@@ -474,11 +472,9 @@ def test_bad_input_is_told_in_one_line(name, network, axes, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_command_tells_it_too(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_tells_it_too(call, tmp_path):
     sizes = ["network=transformer", "network.heads=3", "width=8", "depth=3", "batch_size=4"]
-    monkeypatch.setattr(sys, "argv", ["run.py", *sizes, "seeds=1"])
-    assert command.main(run_command) != 0
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == ["error: network.heads must divide the width 8; got 3"]
+    code, _, errors = call(*sizes, "seeds=1")
+    assert code != 0
+    assert errors.splitlines() == ["error: network.heads must divide the width 8; got 3"]
     assert not list(tmp_path.rglob("*.parquet"))

@@ -8,6 +8,7 @@ from test_plots import net
 from test_store import filled, made
 
 from experiments import compact, plots, results
+from flowlab import tables
 from flowlab.report import gather
 from flowlab.store import Experiment, condition_of
 
@@ -47,6 +48,14 @@ def test_experiments_are_listed_with_what_they_lack(folder, capsys):
     assert output[3].split()[:5] == ["mine", "5", "complete", "2", "30"]
     size = sum(path.stat().st_size for path in (folder / "mine").glob("*/*.parquet"))
     assert output[3].endswith(f"{size / 1e3:.1f} kB")
+
+
+def test_a_table_with_settings_of_another_kind_is_passed_over(folder, capsys):
+    odd = folder / "mine" / "runs" / "odd.parquet"
+    tables.write(made(9)[1], odd, {"settings": "depth 4", "versions": {"flowlab": "x"}})
+    code, output, errors = run(results, capsys, folder, "experiment=mine")
+    assert code == 0 and "odd" not in "".join(output)
+    assert errors == [f"note: {odd} is not a table of this laboratory: no settings"]
 
 
 def test_one_experiment_is_told_in_full(folder, capsys):

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
+from sweeping import ROOT, assert_same
 
 from experiments import command
 from experiments.sweep import plugins, work
@@ -22,7 +22,6 @@ from experiments.sweep.progress import Journal
 from experiments.sweep.work import Work
 from flowlab.settings import Settings, make
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["width=8", "batch_size=8", "seeds=2", "data=gaussian"]
 
 
@@ -44,12 +43,6 @@ def tables(folder):
     """Every table of a results folder by its path there."""
     found = sorted((folder / "results").rglob("*.parquet"))
     return {str(path.relative_to(folder)): pd.read_parquet(path) for path in found}
-
-
-def assert_same(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for path, table in ours.items():
-        pd.testing.assert_frame_equal(table, theirs[path], check_exact=True, obj=path)
 
 
 # --- From overrides to conditions -----------------------------------------------------------------

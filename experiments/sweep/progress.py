@@ -67,6 +67,7 @@ class Progress:
         self._folder, self._total, self._skipped, self._say = folder, total, skipped, say
         self._read: dict[str, int] = {}
         self.outcomes: dict[int, dict] = {}
+        self._failed = 0
         self._over = Event()
 
     def __enter__(self):
@@ -87,12 +88,6 @@ class Progress:
         self._look()
         self._bar.close()
         self.seconds = time.monotonic() - self._begun
-
-    @property
-    def failed(self) -> list[dict]:
-        """The outcomes of conditions that could not run, in the sweep's order."""
-        ended = sorted(self.outcomes.items())
-        return [event for _, event in ended if event["event"] == "failed"]
 
     def _watch(self) -> None:
         while not self._over.wait(_POLL):
@@ -117,12 +112,13 @@ class Progress:
         if event["event"] == "begun" or number in self.outcomes:
             return
         self.outcomes[number] = event
+        self._failed += event["event"] == "failed"
         with self._bar.external_write_mode(file=sys.stdout, nolock=True):
             self._say(event)
         self._bar.update()
 
     def _tell(self) -> None:
-        done, failed = len(self.outcomes), len(self.failed)
+        done, failed = len(self.outcomes), self._failed
         if self._terminal:
             self._bar.set_postfix_str(f"{self._skipped} skipped, {failed} failed")
             return
