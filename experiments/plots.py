@@ -5,50 +5,42 @@ Writes results/<experiment>/figures/<figure>.png, .svg and .json (title, caption
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.command import guarded, note
+from experiments.command import guarded, note, options
 from flowlab import tables
-from flowlab.errors import InputError, unknown
+from flowlab.errors import InputError, positive, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
 from flowlab.files import write
 from flowlab.store import Experiment
 from flowlab.theory.plane import phase_plane
 from flowlab.theory.rates import batch_norm_rates, border_rates
+from flowlab.verdicts import KEPT_WITHIN
 
-DEFAULTS = {"results_dir": "results", "experiment": ""}
+DEFAULTS = {"results_dir": "results", "experiment": "", "kept_within": KEPT_WITHIN}
 POINTS = 41  # theory's phase plane, along each side
 
 
 def main(arguments: list[str]) -> int:
     """Draw what the arguments (key=value) ask for; the exit code."""
-    return guarded(lambda: plots(**parse(arguments)))
+    return guarded(lambda: plots(**options(arguments, DEFAULTS)))
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """``key=value`` arguments over the defaults; raises InputError for anything else."""
-    chosen = dict(DEFAULTS)
-    for text in arguments:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"settings are written key=value; got {text}")
-        if key not in DEFAULTS:
-            raise unknown("setting", key, DEFAULTS)
-        chosen[key] = value
-    return chosen
-
-
-def plots(results_dir: str, experiment: str = "") -> None:
-    """Draw every experiment under ``results_dir``, or one.
+def plots(results_dir: str, experiment: str = "", kept_within: float = KEPT_WITHIN) -> None:
+    """Draw every experiment under ``results_dir``, or one; verdicts by ``kept_within`` decades.
 
     Tables that cannot be used are told in one line each and left out. Raises InputError where there
     is no table at all, or none that can be drawn.
     """
     root = Path(results_dir)
+    positive("kept_within", kept_within)
     if not root.is_dir():
         raise InputError(f"results_dir must be a folder; got {root}, which is not there")
     found = sorted({path.parent.parent.name for path in root.glob("*/runs/[!._]*.parquet")})
@@ -56,12 +48,13 @@ def plots(results_dir: str, experiment: str = "") -> None:
         raise InputError(f"results_dir must hold <experiment>/runs/*.parquet; got none in {root}")
     if experiment and experiment not in found:
         raise unknown("experiment", experiment, found)
-    drawn = sum(_experiment(root / name) for name in ([experiment] if experiment else found))
+    chosen = [experiment] if experiment else found
+    drawn = sum(_experiment(root / name, kept_within) for name in chosen)
     if not drawn:
         raise InputError(f"results_dir must hold a table that can be drawn; got none in {root}")
 
 
-def _experiment(folder: Path) -> int:
+def _experiment(folder: Path, kept_within: float) -> int:
     """Draw one experiment's figures; how many were drawn."""
     kept = Experiment(folder)
     frames = []
@@ -83,7 +76,7 @@ def _experiment(folder: Path) -> int:
     drawn = 0
     for drawing in drawings(folder.name):
         try:
-            paths = draw(drawing, table, prediction, folder)
+            paths = draw(drawing, table, prediction, folder, kept_within)
         except InputError as error:
             note(f"{folder.name}/{drawing.name} is not drawn: {error}")
         else:
@@ -93,7 +86,11 @@ def _experiment(folder: Path) -> int:
 
 
 def draw(
-    drawing: Drawing, table: pd.DataFrame, prediction: pd.DataFrame, folder: Path
+    drawing: Drawing,
+    table: pd.DataFrame,
+    prediction: pd.DataFrame,
+    folder: Path,
+    kept_within: float = KEPT_WITHIN,
 ) -> tuple[Path, ...]:
     """Write one figure and its description under ``folder``; the paths written."""
     shown = drawing.select(table)
@@ -104,10 +101,10 @@ def draw(
     if drawing.given:
         given += (GIVEN[drawing.given](shown, folder),)
     stem = folder / "figures" / drawing.name
-    paths = save(drawing.draw(*given), stem)
+    paths = save(judging(drawing.draw, kept_within)(*given), stem)
     description = {
         "title": drawing.title,
-        "caption": drawing.caption(*given),
+        "caption": judging(drawing.caption, kept_within)(*given),
         "experiment": folder.name,
         "runs": [f"runs/{run}.parquet" for run in runs],
     }
@@ -118,6 +115,12 @@ def draw(
             "filter the table: flowlab.figures.profiles(table.query('depth == 50'))"
         )
     return (*paths, described)
+
+
+def judging(function: Callable, kept_within: float) -> Callable:
+    """``function`` with the threshold of verdicts, if it gives any."""
+    judges = "kept_within" in signature(function).parameters
+    return partial(function, kept_within=kept_within) if judges else function
 
 
 def describe(stem: Path, description: dict) -> Path:

@@ -1,18 +1,19 @@
 """Write the report of a results folder: ``python -m experiments.report``; ``results_dir=out``.
 
 Writes report.html, one file that needs no other, and report.md, which refers to the figures' files,
-into the folder. ``title=`` heads both.
+into the folder. ``title=`` heads both; ``kept_within=`` is the verdicts' threshold in decades.
 """
 
 import sys
 from pathlib import Path
 
 from experiments.command import guarded, note, options
-from flowlab.errors import InputError
+from flowlab.errors import InputError, positive
 from flowlab.files import writable, write
 from flowlab.report import gather, html, markdown
+from flowlab.verdicts import KEPT_WITHIN
 
-DEFAULTS = {"results_dir": "results", "title": "Gradient flow"}
+DEFAULTS = {"results_dir": "results", "title": "Gradient flow", "kept_within": KEPT_WITHIN}
 
 
 def main(arguments: list[str]) -> int:
@@ -20,12 +21,12 @@ def main(arguments: list[str]) -> int:
     return guarded(lambda: report(**options(arguments, DEFAULTS)))
 
 
-def report(results_dir: str, title: str) -> None:
+def report(results_dir: str, title: str, kept_within: float = KEPT_WITHIN) -> None:
     """Write the report and say what it lacks. Raises InputError where there is nothing to tell."""
     root = Path(results_dir)
     if not title.strip():
         raise InputError("title must hold a word; got none")
-    document = gather(root, title)
+    document = gather(root, title, positive("kept_within", kept_within))
     writable(root)
     for name, render in (("report.md", markdown.render), ("report.html", html.render)):
         written = write(render(document), root / name)

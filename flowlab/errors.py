@@ -2,10 +2,18 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from math import isfinite
 
 
 class InputError(ValueError):
     """Bad input, told in one line: the thing, the rule and what was received."""
+
+
+def positive(name: str, value: float) -> float:
+    """``value``, if it is a finite number above 0; raises InputError else."""
+    if not (isfinite(value) and value > 0):
+        raise InputError(f"{name} must be a finite number above 0; got {value}")
+    return value
 
 
 def unknown(what: str, received: str, known: Iterable[str]) -> InputError:

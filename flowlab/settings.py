@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, get_args
 
 from flowlab.data import DataSettings
-from flowlab.errors import InputError, unknown
+from flowlab.errors import InputError, positive, unknown
 from flowlab.initializers import InitSettings
 from flowlab.layers.activation import ACTIVATIONS
 from flowlab.layers.convolution import PADDING_MODES
@@ -30,6 +30,8 @@ _IMAGE = ("kernel_size", "padding", "channels", "image")
 _ACTIVATIONS = {"rnn": ("tanh", "relu", "identity"), "lstm": ("tanh",), "gru": ("tanh",)}
 _TIME = ("steps", "recurrent", "radius", "truncation")
 _SHALLOW = {"depth": 2, "batch_size": 32, "activation": "tanh"}
+# Settings that change no number of the table.
+_NOT_MEASURED = ("experiment", "results_dir", "memory_gib", "threads", "overwrite", "kept_within")
 # Each network: the options that it reads, and the axes whose defaults it changes.
 NETWORKS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "mlp": (_BRANCH, {}),
@@ -120,8 +122,7 @@ class NetworkSettings:
             raise InputError(
                 f"network.kernel_size must be odd, to keep the image's size; got {self.kernel_size}"
             )
-        if not (math.isfinite(self.radius) and self.radius > 0):
-            raise InputError(f"network.radius must be a finite number above 0; got {self.radius}")
+        positive("network.radius", self.radius)
         if not math.isfinite(self.forget_bias):
             raise InputError(f"network.forget_bias must be finite; got {self.forget_bias}")
 
@@ -132,7 +133,8 @@ class Settings:
 
     ``seeds`` networks are drawn with the seeds ``seed``, ``seed + 1``, ...; ``upstream`` is the
     cotangent at the output: of a ``loss`` on labels, ``gaussian`` (independent of the forward pass)
-    or ``ones``, divided by the batch size under ``reduction=mean``.
+    or ``ones``, divided by the batch size under ``reduction=mean``. ``kept_within`` is the
+    threshold of the verdict, in decades from end to end of the body.
     """
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -155,6 +157,7 @@ class Settings:
     memory_gib: float = 2.0
     threads: int | None = None
     overwrite: bool = False
+    kept_within: float = 1.0
 
     def validate(self) -> "Settings":
         """Check every rule and return self."""
@@ -178,6 +181,7 @@ class Settings:
             raise InputError(f"threads must be at least 1; got {self.threads}")
         if not self.memory_gib > 0:
             raise InputError(f"memory_gib must be above 0; got {self.memory_gib}")
+        positive("kept_within", self.kept_within)
         if not self.experiment or set(self.experiment) & set('/\\:*?"<>|\n'):
             raise InputError(f"experiment must be a plain folder name; got {self.experiment!r}")
         self.network.validate()
@@ -199,9 +203,9 @@ class Settings:
         return self.network.branch_maps or (2 if two else 1)
 
     def resolved(self) -> dict:
-        """Everything that determines the numbers, as plain data: no folders, no memory budget."""
+        """Everything that determines the numbers, as plain data: no folders, no thresholds."""
         plain = dataclasses.asdict(self)
-        for name in ("experiment", "results_dir", "memory_gib", "threads", "overwrite"):
+        for name in _NOT_MEASURED:
             del plain[name]
         return plain
 

@@ -1,8 +1,8 @@
-"""Slopes, intervals and verdicts: tidy tables in, estimates over seeds out.
+"""Slopes, changes and their intervals: tidy tables in, estimates over seeds out.
 
 A *per-seed statistic* reduces each network of the ensemble to one number (a Series indexed by
-seed); an interval then treats the seeds as independent draws. Networks are judged by the slope of
-the log-norm against depth, in decades (powers of ten) per layer travelled backward.
+seed); an interval then treats the seeds as independent draws. Slopes are of the log-norm against
+depth, in decades (powers of ten) per layer travelled backward.
 
 Log-norms, not norms, are averaged: the squared norm of a random net is nearly log-normal with
 log-variance κL/N, so the mean of the norm itself is carried by rare seeds (Hanin & Nica 2018).
@@ -10,18 +10,17 @@ log-variance κL/N, so the mean of the norm itself is carried by rare seeds (Han
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from math import floor, inf, isfinite, log, log10, nan, sqrt
+from math import floor, inf, isfinite, log10, nan, sqrt
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import chdtri, ndtri, stdtrit
+from scipy.special import chdtri, stdtrit
 
 from flowlab.errors import InputError, unknown
 
 DELTA = "delta_log10_norm"
 COTANGENT = "dh_log10_norm"  # of a state
-FLOAT32_RESOLUTION = float(np.finfo(np.float32).eps) / log(10)  # one rounding per layer, in decades
 NO_FINITE_SEED = "no seed has finite norms throughout"
 
 Statistic = Callable[[pd.DataFrame, str], pd.Series]
@@ -57,7 +56,7 @@ class Interval:
         """``mean [low, high]``; without a format, as many digits as the interval warrants."""
         if self.n == 0:
             return f"no estimate ({self.note or 'no seed'})"
-        spec = spec or _spec(self.mean, (self.high - self.low) / 2)
+        spec = spec or format_of(self.mean, (self.high - self.low) / 2)
         if not self.known:
             return f"{self.mean:{spec}} (one seed: no interval)"
         return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
@@ -146,6 +145,21 @@ def seed_ratios(
     return (end("min") - end("max")).rename("log10_ratio")
 
 
+def by_seed(
+    table: pd.DataFrame,
+    column: str = DELTA,
+    first: int | None = None,
+    last: int | None = None,
+    along: str = "layer",
+) -> pd.DataFrame:
+    """One run's ``column``, a row for each seed, a column for each place along ``along``, sorted.
+
+    -inf for an exact zero, NaN where the norm is not known. Raises as ``seed_slopes`` does.
+    """
+    rows = _rows(table, column, ["seed"], along, first, last)
+    return rows.pivot(index="seed", columns=along, values="value")
+
+
 # Over seeds
 
 
@@ -201,13 +215,6 @@ def backward_slope(
     return slope
 
 
-def end_to_end(
-    table: pd.DataFrame, column: str = DELTA, level: float = 0.95, along: str = "layer"
-) -> Interval:
-    """The mean over seeds of one run's ``seed_ratios``: log10 ‖δ_1‖/‖δ_L‖, in decades."""
-    return mean_interval(seed_ratios(table, column, along=along), level)
-
-
 def log_variance(
     table: pd.DataFrame,
     column: str = DELTA,
@@ -259,141 +266,6 @@ def slope_of(values: ArrayLike, layers: ArrayLike) -> float:
     if not np.isfinite(values).all():
         return nan
     return float(_slope_weights(layers) @ (values - values.mean())) if len(values) > 1 else nan
-
-
-def predicted_slope(
-    prediction: pd.DataFrame,
-    column: str = DELTA,
-    first: int | None = None,
-    last: int | None = None,
-    along: str = "layer",
-) -> float:
-    """``slope_of`` the predicted ``column`` of one run, a table with no seeds."""
-    rows = _rows(prediction, column, [], along, first, last)
-    return slope_of(rows["value"], rows[along])
-
-
-def slope_sd(layers: ArrayLike, sd_per_layer: ArrayLike) -> float:
-    """Standard deviation of one seed's slope when its log-norm is a random walk going backward.
-
-    ``sd_per_layer`` (L,) is the log-norm's sd at each of ``layers``; the step from layer k + 1 to k
-    is independent of the others, with variance sd_k² − sd_{k+1}² (taken as 0 where negative).
-    The slope Σ w_l y_l meets that step in every y_l with l ≤ k, hence with weight Σ_{l≤k} w_l.
-    NaN with fewer than two layers. Raises InputError unless both have the same length.
-    """
-    sd, layers = _curve("sd_per_layer", sd_per_layer, layers)
-    if len(layers) < 2:
-        return nan
-    order = np.argsort(layers)
-    steps = np.maximum(-np.diff(sd[order] ** 2), 0)
-    weights = np.cumsum(_slope_weights(layers[order]))[:-1]
-    return float(np.sqrt(weights**2 @ steps))
-
-
-# Verdicts
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a slope says about gradient flow, and whether theory foresaw it.
-
-    ``trend`` is vanishing, stable, exploding or undetermined; ``agreement`` is agrees, disagrees,
-    undetermined or no theory. ``low`` and ``high`` are the interval the trend was judged by,
-    ``tolerance`` the largest distance from ``predicted`` that still agrees.
-    """
-
-    trend: str
-    agreement: str
-    slope: Interval
-    low: float
-    high: float
-    predicted: float
-    critical: float
-    tolerance: float
-    quantity: str
-    along: str = "layer"
-
-    @property
-    def sentence(self) -> str:
-        """Both judgements with their numbers, in plain words."""
-        slope = self.slope
-        if slope.n == 0:
-            return f"{self.trend}: {self.quantity} has no slope ({slope.note or 'no seed'})."
-        half = (self.high - self.low) / 2
-        spec = _spec(slope.mean, half)
-        change = f"changes by {slope.mean:{spec}} per {self.along} going backward"
-        text = f"{self.trend}: {self.quantity} {change}"
-        bounds = f"{100 * slope.level:g} % interval [{self.low:{spec}}, {self.high:{spec}}]"
-        if slope.known:
-            text += f", {bounds} over {slope.n} seeds"
-        elif isfinite(half):
-            text += f", {bounds} from one seed with the spread theory predicts"
-        else:
-            text += " (one seed: no interval)"
-        if slope.excluded:
-            text += f" ({slope.excluded} excluded: zero or non-finite norms)"
-        if self.agreement == "no theory":
-            return f"{text}; no theory."
-        return f"{text}; theory predicts {self.predicted:{spec}}: {self.agreement}."
-
-
-def verdict(
-    slope: Interval,
-    predicted_slope: float | None = None,
-    predicted_sd_one_seed: float | None = None,
-    critical_slope: float | None = None,
-    allowance: float = 0.0,
-    resolution: float = FLOAT32_RESOLUTION,
-    quantity: str = "log10‖δ‖",
-    along: str = "layer",
-) -> Verdict:
-    """Judge a slope twice: its trend, and its agreement with theory. All in decades per layer.
-
-    *Trend.* A typical net drifts down even at criticality, by about κ/(2N) in ln‖δ‖² per layer
-    (Hanin & Nica 2018). So a net is stable when its interval meets [``critical_slope``, 0], with
-    ``critical_slope`` the prediction for a critical net of the same width, depth and batch (0 if
-    unknown), vanishing below and exploding above. With one seed the interval is built from
-    ``predicted_sd_one_seed``, theory's sd of one seed's slope; without that the trend is
-    undetermined.
-
-    *Agreement.* |mean − predicted| ≤ 4 SE + ``allowance``, where SE is the larger of the measured
-    standard error and ``predicted_sd_one_seed``/√n, and ``allowance`` (≥ 0) is theory's own error.
-    The latter lowers the stable range too, whose lower end is a prediction.
-
-    ``resolution`` is the slope that rounding alone can cause: both judgements forgive it, lest a
-    net that preserves norms exactly be called exploding. Pass less for float64.
-    Raises InputError for a negative ``predicted_sd_one_seed``, ``allowance`` or ``resolution``.
-    """
-    predicted, sd, critical = map(_number, (predicted_slope, predicted_sd_one_seed, critical_slope))
-    sizes = {"predicted_sd_one_seed": sd, "allowance": allowance, "resolution": resolution}
-    for name, value in sizes.items():
-        if value < 0:
-            raise InputError(f"{name} must be at least 0; got {value:g}")
-    critical = min(critical, 0.0) if isfinite(critical) else 0.0
-
-    theory_se = sd / sqrt(slope.n) if slope.n else nan
-    low, high = slope.low, slope.high
-    if not slope.known:
-        half = theory_se * float(ndtri((1 + slope.level) / 2))
-        low, high = slope.mean - half, slope.mean + half
-    if not (isfinite(low) and isfinite(high)):
-        trend = "undetermined"
-    elif high < critical - allowance - resolution:
-        trend = "vanishing"
-    elif low > resolution:
-        trend = "exploding"
-    else:
-        trend = "stable"
-
-    tolerance = 4 * float(np.fmax(slope.se, theory_se)) + allowance + resolution
-    if not isfinite(predicted):
-        agreement = "no theory"
-    elif not isfinite(tolerance):
-        agreement = "undetermined"
-    else:
-        agreement = "agrees" if abs(slope.mean - predicted) <= tolerance else "disagrees"
-    judged = (slope, low, high, predicted, critical, tolerance)
-    return Verdict(trend, agreement, *judged, quantity, along)
 
 
 # Internals
@@ -524,17 +396,16 @@ def _names(by: str | Iterable[str]) -> list[str]:
     return [by] if isinstance(by, str) else list(by)
 
 
-def _number(value: float | None) -> float:
-    return nan if value is None else float(value)
-
-
 def _some(items: Iterable, most: int = 6) -> str:
     items = [f"{item:g}" if isinstance(item, float) else str(item) for item in items]
     return ", ".join(items[:most]) + (f", … ({len(items)} in all)" if len(items) > most else "")
 
 
-def _spec(mean: float, half: float) -> str:
-    """A format that shows the first digit of the half-width, or four digits without one."""
+def format_of(mean: float, half: float, least: int = 4) -> str:
+    """A format with the first digit of the half-width (or four digits of the mean without one).
+
+    At least ``least`` decimals.
+    """
     scale = half if isfinite(half) and half > 0 else abs(mean) / 1000
-    decimals = max(4, -floor(log10(scale))) if scale > 0 else 4
+    decimals = max(least, -floor(log10(scale))) if scale > 0 else least
     return f"z.{decimals}f" if decimals <= 8 else ".3e"

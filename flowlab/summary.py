@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from flowlab.statistics import COTANGENT, DELTA, Verdict, end_to_end, profile
+from flowlab.statistics import COTANGENT, DELTA, profile
+from flowlab.verdicts import Verdict, view
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = {
@@ -33,20 +34,18 @@ def sparkline(values) -> str:
 
 
 def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
-    """Sparkline, a small table of mean log10 norms, the change end to end, and the verdict.
+    """The verdict, then a sparkline and a small table of mean log10 norms.
 
     Along layers; of a recurrent run along the steps of its last recurrent layer.
     """
-    if "time" in table and table["time"].notna().any():
-        steps = table[table["time"].notna()]
-        layer = steps["layer"].max()
-        title = f"log10‖∂L/∂h_t‖ in layer {layer} from step {{}} to {{}}:"
-        lines = _flow(steps[steps["layer"] == layer], title, _STEPS, COTANGENT, "time")
+    rows, column, along = view(table)
+    if along == "time":
+        title = f"log10‖∂L/∂h_t‖ in layer {rows['layer'].max()} from step {{}} to {{}}:"
+        flow = _flow(rows, title, _STEPS, column, along)
     else:
-        title = "log10‖δ‖ from layer {} (input) to {} (output):"
-        lines = _flow(table, title, _SHOWN, DELTA, "layer")
-    lines += ["", verdict.sentence[0].upper() + verdict.sentence[1:]]
-    if (table["upstream"] == "loss").all() and verdict.agreement in ("agrees", "disagrees"):
+        flow = _flow(rows, "log10‖δ‖ from layer {} (input) to {} (output):", _SHOWN, column, along)
+    lines = [verdict.sentence, "", *flow]
+    if (table["upstream"] == "loss").all() and verdict.agreement != "no theory":
         lines.append(
             "(Theory takes the upstream gradient as independent of the forward pass; a loss is not"
             " quite: upstream=gaussian is the strict test.)"
@@ -73,10 +72,6 @@ def _flow(table: pd.DataFrame, title: str, shown: dict, column: str, along: str)
         lines.append(f"  {place:>5}{cells}")
     seeds = table["seed"].nunique()
     lines.append(f"  (mean over {seeds} seed{'s' * (seeds > 1)} of log10 of the Frobenius norm)")
-    if len(flow) > 1:
-        change = end_to_end(table, column, along=along)
-        ends = "the last step to the first" if along == "time" else "output to input"
-        lines += ["", f"From {ends} log10‖{shown[column]}‖ changes by {change}."]
     return lines
 
 

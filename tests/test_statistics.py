@@ -1,5 +1,5 @@
 from functools import partial
-from math import isnan, log, sqrt
+from math import isnan, sqrt
 
 import numpy as np
 import pandas as pd
@@ -12,18 +12,14 @@ from flowlab.statistics import (
     Interval,
     backward_slope,
     contrast,
-    end_to_end,
     log_variance,
     mean_interval,
     over_seeds,
-    predicted_slope,
     profile,
     seed_ratios,
     seed_slopes,
     slope_of,
-    slope_sd,
     variance_interval,
-    verdict,
 )
 
 
@@ -156,7 +152,7 @@ def test_seed_slopes_are_polyfits_with_the_sign_turned(rng):
 def test_a_norm_that_shrinks_toward_the_input_has_a_negative_slope_and_ratio():
     vanishing = make_table([[-3.0, -2.0, -1.0, 0.0]] * 2)
     assert backward_slope(vanishing).mean == pytest.approx(-1)
-    assert end_to_end(vanishing).mean == pytest.approx(-3)
+    assert mean_interval(seed_ratios(vanishing)).mean == pytest.approx(-3)
 
 
 def test_slopes_of_many_runs_of_different_depth_agree_with_each_alone(rng):
@@ -170,7 +166,7 @@ def test_slopes_of_many_runs_of_different_depth_agree_with_each_alone(rng):
             (alone.mean, alone.low, alone.high, alone.se), rel=1e-10
         )
         assert (row["n"], row["excluded"]) == (4, 0)
-        assert ratios[run].mean() == pytest.approx(end_to_end(table).mean)
+        assert ratios[run].mean() == pytest.approx(mean_interval(seed_ratios(table)).mean)
 
 
 def test_seeds_with_a_zero_or_nonfinite_layer_are_excluded_and_counted(rng):
@@ -183,7 +179,7 @@ def test_seeds_with_a_zero_or_nonfinite_layer_are_excluded_and_counted(rng):
     assert (found.mean, found.n, found.excluded) == pytest.approx((kept.mean(), 3, 2))
     assert backward_slope(table, first=2).excluded == 1
     # seed 1 dies in the middle yet has both ends; seed 3 has lost its first
-    ratio = end_to_end(table)
+    ratio = mean_interval(seed_ratios(table))
     assert (ratio.n, ratio.excluded) == (4, 1)
     assert ratio.mean == pytest.approx((norms[:, 0] - norms[:, -1])[[0, 1, 2, 4]].mean())
 
@@ -192,7 +188,7 @@ def test_a_seed_that_lacks_a_layer_is_excluded(rng):
     table = make_table(random_walks(rng, 3, 5))
     cut = table.drop(table.index[(table["seed"] == 1) & (table["layer"] == 5)])
     assert (backward_slope(cut).n, backward_slope(cut).excluded) == (2, 1)
-    assert (end_to_end(cut).n, end_to_end(cut).excluded) == (2, 1)
+    assert (mean_interval(seed_ratios(cut)).n, mean_interval(seed_ratios(cut)).excluded) == (2, 1)
     middle = table[(table["seed"] != 1) | (table["layer"] == 3)]
     assert list(seed_ratios(middle).isna()) == [False, True, False]
 
@@ -341,130 +337,10 @@ def test_log_variance_recovers_the_spread_of_a_random_walk(rng):
 def test_predictions_go_through_the_same_least_squares(rng):
     curve = random_walks(rng, 1, 12)
     table = make_table(curve)
-    prediction = table.drop(columns=["seed", "run", "status"])
     expected = seed_slopes(table)[0]
     assert slope_of(curve[0], np.arange(1, 13)) == pytest.approx(expected, rel=1e-12)
-    assert predicted_slope(prediction) == pytest.approx(expected, rel=1e-12)
-    assert predicted_slope(prediction, first=3, last=9) == pytest.approx(
-        seed_slopes(table, first=3, last=9)[0], rel=1e-12
-    )
-    assert isnan(predicted_slope(prediction, last=1))
     assert isnan(slope_of([1.0, -np.inf], [1, 2]))
     with pytest.raises(InputError, match="values must hold one number for each of layers"):
         slope_of([1.0, 2.0], [1])
     with pytest.raises(InputError, match="layers must differ"):
         slope_of([1.0, 2.0], [1, 1])
-
-
-@pytest.mark.parametrize("uneven", [False, True])
-def test_slope_sd_against_simulated_walks(rng, uneven):
-    depth, walks = 9, 20_000
-    step_sd = np.linspace(0.01, 0.2, depth) if uneven else np.full(depth, 0.1)
-    steps = rng.normal(0, step_sd, (walks, depth))  # the first is the last layer's own spread
-    norms = np.cumsum(steps, axis=1)[:, ::-1]
-    layers = np.arange(1, depth + 1)
-    sd = np.sqrt(np.cumsum(step_sd**2))[::-1]
-    slopes = -np.polyfit(layers, norms.T, 1)[0]
-    predicted = slope_sd(layers, sd)
-    assert predicted == pytest.approx(slopes.std(), rel=4 / sqrt(2 * walks))
-    assert slope_sd(layers[::-1], sd[::-1]) == pytest.approx(predicted, rel=1e-12)
-
-
-def test_slope_sd_at_its_edges():
-    # two layers: the slope is the single step
-    assert slope_sd([4, 5], [0.5, 0.3]) == pytest.approx(0.4)
-    assert slope_sd([1, 2, 3], [0.1, 0.2, 0.3]) == 0
-    assert isnan(slope_sd([1], [0.2]))
-
-
-# Verdicts
-
-
-def interval(mean, half=0.001, n=16):
-    return Interval(mean, mean - half, mean + half, half / 2, n)
-
-
-@pytest.mark.parametrize(
-    ("mean", "trend"),
-    [(-0.15, "vanishing"), (-0.005, "stable"), (-0.0105, "stable"), (0.0005, "stable"),
-     (-0.012, "vanishing"), (0.002, "exploding")],
-)  # fmt: skip
-def test_the_trend_is_judged_against_the_critical_net(mean, trend):
-    assert verdict(interval(mean), critical_slope=-0.01).trend == trend
-
-
-def test_the_trend_turns_with_the_planted_slope(rng):
-    sd, seeds, depth = 0.05, 16, 40
-    for drift, trend in ((-0.1, "vanishing"), (-0.002, "stable"), (0.1, "exploding")):
-        table = make_table(random_walks(rng, seeds, depth, drift, sd))
-        spread = slope_sd(np.arange(1, depth + 1), sd * np.sqrt(np.arange(depth, 0, -1)))
-        found = verdict(backward_slope(table), drift, spread, critical_slope=-0.002)
-        assert (found.trend, found.agreement) == (trend, "agrees")
-        assert verdict(backward_slope(table), drift + 0.1, spread).agreement == "disagrees"
-
-
-def test_a_positive_or_absent_critical_slope_leaves_zero_alone_stable():
-    for critical in (None, np.nan, 0.1):
-        assert verdict(interval(0.01), critical_slope=critical).trend == "exploding"
-        assert verdict(interval(-0.01), critical_slope=critical).trend == "vanishing"
-        assert verdict(interval(0.0), critical_slope=critical).trend == "stable"
-
-
-def test_one_seed_borrows_the_spread_of_theory():
-    one = mean_interval([-0.15])
-    found = verdict(one, -0.14, 0.01)
-    assert (found.trend, found.agreement) == ("vanishing", "agrees")
-    assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, -0.15, 0.01))
-    assert "from one seed with the spread theory predicts" in found.sentence
-    assert verdict(one, -0.14, 0.1).trend == "stable"
-    assert verdict(one, -0.14, 0.002).agreement == "disagrees"
-    alone = verdict(one, -0.15)
-    assert (alone.trend, alone.agreement) == ("undetermined", "undetermined")
-    assert "one seed: no interval" in alone.sentence
-
-
-def test_agreement_uses_the_larger_standard_error_and_the_allowance():
-    slope = Interval(-0.10, -0.101, -0.099, 0.0005, 4)
-    assert verdict(slope, -0.1019, 0.0).agreement == "agrees"
-    assert verdict(slope, -0.1021, 0.0).agreement == "disagrees"
-    assert verdict(slope, -0.1021, 0.0, allowance=0.0002).agreement == "agrees"
-    assert verdict(slope, -0.1039, 0.002).agreement == "agrees"
-    assert verdict(slope, -0.1041, 0.002).agreement == "disagrees"
-    assert verdict(slope, None).agreement == verdict(slope, np.nan).agreement == "no theory"
-
-
-def test_the_allowance_lowers_the_critical_end_only():
-    low, high = interval(-0.015), interval(0.004)
-    assert verdict(low, critical_slope=-0.01).trend == "vanishing"
-    assert verdict(low, critical_slope=-0.01, allowance=0.005).trend == "stable"
-    assert verdict(high, critical_slope=-0.01, allowance=0.005).trend == "exploding"
-
-
-def test_rounding_is_neither_a_trend_nor_a_disagreement():
-    rounding = Interval(3e-9, 2e-9, 4e-9, 5e-10, 16)
-    found = verdict(rounding, 0.0, 0.0)
-    assert (found.trend, found.agreement) == ("stable", "agrees")
-    strict = verdict(rounding, 0.0, 0.0, resolution=0.0)
-    assert (strict.trend, strict.agreement) == ("exploding", "disagrees")
-    assert verdict(interval(log(1.001), 1e-6), 0.0).trend == "exploding"
-
-
-def test_the_sentence_says_it_in_plain_words():
-    slope = Interval(-0.1505, -0.1512, -0.1498, 0.0003, 16)
-    assert verdict(slope, -0.1505, 0.001).sentence == (
-        "vanishing: log10‖δ‖ changes by -0.1505 per layer going backward, "
-        "95 % interval [-0.1512, -0.1498] over 16 seeds; theory predicts -0.1505: agrees."
-    )
-    counted = Interval(-0.1505, -0.1512, -0.1498, 0.0003, 14, excluded=2)
-    assert verdict(counted).sentence.endswith(
-        "over 14 seeds (2 excluded: zero or non-finite norms); no theory."
-    )
-    none = verdict(backward_slope(make_table([[1.0], [2.0]])), 0.1, 0.1)
-    assert none.sentence == "undetermined: log10‖δ‖ has no slope (one layer has no slope)."
-
-
-def test_tolerances_are_not_negative():
-    with pytest.raises(InputError, match="allowance must be at least 0; got -1"):
-        verdict(interval(0.0), allowance=-1)
-    with pytest.raises(InputError, match="predicted_sd_one_seed must be at least 0; got -1"):
-        verdict(interval(0.0), 0.0, -1)

@@ -28,8 +28,8 @@ _TOLD = 40  # conditions; a longer sweep does not tell each
 _LISTED = 10  # of what went wrong
 _JUDGED = {
     "agrees": "agrees with",
-    "disagrees": "disagrees with",
-    "undetermined": "is not decided on",
+    "differs": "differs from",
+    "undecided": "is not decided on",
     "no theory": "is silent on",
 }
 
@@ -192,7 +192,7 @@ class Plan:
         print("Theory " + ", ".join(f"{_JUDGED[a]} {n}" for a, n in found.most_common()) + ".")
         if len(self.waiting) <= _TOLD:
             return
-        against = [o["condition"] for o in done if o["agreement"] == "disagrees"]
+        against = [o["condition"] for o in done if o["agreement"] == "differs"]
         for number in against[:_LISTED]:
             overrides = self.waiting[number][0].overrides
             print(f"  {overrides}: {self.outcomes[number]['sentence']}")

@@ -24,9 +24,8 @@ from flowlab.files import StorageError, storing
 from flowlab.measure import Progress, measure
 from flowlab.prediction import predict
 from flowlab.settings import Settings, from_plain
-from flowlab.statistics import Verdict
 from flowlab.store import Experiment
-from flowlab.verdicts import judge
+from flowlab.verdicts import Verdict, judge
 from flowlab.versions import versions
 
 ATTEMPTS = 3  # processes that may die over one condition
@@ -69,7 +68,8 @@ def complete(
     path = experiment.save(settings.run(), table, prediction, metadata)
     held = set(table["seed"])
     experiment.remove([run for run, frame in known.items() if held.issuperset(frame["seed"])])
-    return Done(path, table, judge(table, prediction), time.perf_counter() - begun)
+    verdict = judge(table, prediction, settings.kept_within)
+    return Done(path, table, verdict, time.perf_counter() - begun)
 
 
 def _joined(settings: Settings, known) -> pd.DataFrame:
@@ -181,6 +181,7 @@ class Work:
         return {
             "event": "done",
             "seconds": done.seconds,
+            "trend": verdict.trend,
             "agreement": verdict.agreement,
             "sentence": verdict.sentence,
         }

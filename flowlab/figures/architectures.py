@@ -9,16 +9,11 @@ from matplotlib.lines import Line2D
 
 from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, key, legend, panel
+from flowlab.figures.ratios import counted
 from flowlab.figures.runs import describe, single_steps, whole_layers
 from flowlab.figures.through_time import as_layers
-from flowlab.statistics import (
-    COTANGENT,
-    DELTA,
-    backward_slope,
-    end_to_end,
-    predicted_slope,
-    profile,
-)
+from flowlab.statistics import COTANGENT, DELTA, profile
+from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 
 PANEL = 1.75  # inches, the height of a panel
 COLUMNS = 4
@@ -68,8 +63,8 @@ def architecture_profiles(table: pd.DataFrame, prediction: pd.DataFrame | None =
 def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
     """Every run's rate per layer, of recurrent nets per step, beside theory's; a row for each.
 
-    Points are least-squares slopes, means over seeds with their 95 % interval; diamonds theory's,
-    by the same fit of the predicted curve; both over the layers or steps that theory speaks of.
+    Points are the change over the body divided by the layers or steps crossed, means over seeds
+    with their 95 % interval; diamonds theory's; both over the places that theory covers.
     Raises InputError as ``describe`` does.
     """
     rates = _rates(table, prediction)
@@ -103,15 +98,17 @@ def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = No
 
 
 def architecture_profiles_caption(
-    table: pd.DataFrame, prediction: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    kept_within: float = KEPT_WITHIN,
 ) -> str:
-    """Which runs keep the gradient within a factor of 10 from end to end, and the extremes."""
-    rates = _rates(table, prediction).dropna(subset="change")
-    kept = rates[rates["change"].abs() <= 1]
+    """Which runs keep the gradient from end to end of the body, and the extremes."""
+    rates = _rates(table, prediction, kept_within).dropna(subset="change")
+    kept = rates[rates["trend"] == "kept"]
     low, high = (rates.loc[rates["change"].agg(how)] for how in ("idxmin", "idxmax"))
     return (
-        f"Of {len(rates)} nets {len(kept)} keep the gradient's norm within a factor of 10 from "
-        f"end to end: {', '.join(kept['label']) or 'none'}. Extremes: {low['label']} "
+        f"Of {len(rates)} nets: {counted(rates['trend'], kept_within)}. "
+        f"Kept: {', '.join(kept['label']) or 'none'}. Extremes: {low['label']} "
         f"({low['change']:z.1f} decades over {low['crossed']} {low['unit']}s) and {high['label']} "
         f"({high['change']:z.1f} decades over {high['crossed']} {high['unit']}s). "
         f"{table['seed'].nunique()} seeds."
@@ -119,7 +116,7 @@ def architecture_profiles_caption(
 
 
 def architecture_rates_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
-    """Every rate with its interval and theory's, and how many intervals hold theory's."""
+    """Every rate with its interval and theory's, and how often they agree."""
     rates = _rates(table, prediction)
     findings = []
     for _, row in rates.iterrows():
@@ -132,14 +129,13 @@ def architecture_rates_caption(table: pd.DataFrame, prediction: pd.DataFrame | N
     text += "; ".join(findings) + "."
     known = rates[np.isfinite(rates["predicted"]) & rates["low"].notna()]
     if len(known):
-        held = ((known["low"] <= known["predicted"]) & (known["predicted"] <= known["high"])).sum()
         worst = (known["mean"] - known["predicted"]).abs()
         text += (
-            f" {held} of {len(known)} intervals hold theory's rate, which is off by at most "
-            f"{worst.max():.2g} ({known.loc[worst.idxmax(), 'label']})."
+            f" Theory's rate is off by at most {worst.max():.2g} "
+            f"({known.loc[worst.idxmax(), 'label']})."
         )
-    silent = len(rates) - np.isfinite(rates["predicted"]).sum()
-    return text + (f" Theory is silent on {silent} nets." if silent else "")
+    found = tally(rates["agreement"], AGREEMENTS)
+    return f"{text} Theory: {', '.join(f'{word} {n}' for word, n in found.items())}."
 
 
 def _networks(table: pd.DataFrame) -> list[str]:
@@ -159,28 +155,28 @@ def _view(table: pd.DataFrame, prediction: pd.DataFrame | None, network: str):
     return whole_layers(mine), None if told is None else whole_layers(told), DELTA, "layer"
 
 
-def _rates(table: pd.DataFrame, prediction: pd.DataFrame | None) -> pd.DataFrame:
-    """One row per run: its name, slope, theory's, change from end to end and way travelled."""
+def _rates(
+    table: pd.DataFrame, prediction: pd.DataFrame | None, kept_within: float = KEPT_WITHIN
+) -> pd.DataFrame:
+    """One row per run: its name, rate, theory's, change over the body, way travelled, verdict."""
     rows = []
     for network in _networks(table):
-        mine, told, column, along = _view(table, prediction, network)
+        mine, told, *_ = _view(table, prediction, network)
         for run in describe(mine, ["init"])[0]:
             of = mine[mine["run"] == run.id]
-            level, ends = np.nan, (None, None)
-            if told is not None and column in told:
-                curve = told[told["run"] == run.id].dropna(subset=column)
-                level = predicted_slope(curve, column, along=along)
-                if np.isfinite(level):  # both are fitted where theory speaks
-                    ends = int(curve[along].min()), int(curve[along].max())
-            slope = backward_slope(of, column, *ends, along=along)
-            change = end_to_end(of, column, along=along)
+            found = judge(of, None if told is None else told[told["run"] == run.id], kept_within)
+            moved, predicted, crossed = found.change, 0.0, found.crossed
+            if found.difference is not None:  # both where theory covers the body
+                moved, predicted = found.difference, found.predicted
+                crossed = found.covered[1] - found.covered[0]
+            shown = {name: getattr(moved, name) + predicted for name in ("mean", "low", "high")}
             rows.append(
                 {
                     **{"network": network, "name": run.name, "label": f"{network}, {run.name}"},
-                    **{"mean": slope.mean, "low": slope.low, "high": slope.high},
-                    **{"predicted": level, "unit": "step" if along == "time" else along},
-                    "change": change.mean,
-                    "crossed": int(of[along].max() - of[along].min()),
+                    **{name: value / max(crossed, 1) for name, value in shown.items()},
+                    "predicted": found.predicted / max(crossed, 1),
+                    **{"unit": found.along, "change": found.change.mean, "crossed": found.crossed},
+                    **{"trend": found.trend, "agreement": found.agreement},
                 }
             )
     return pd.DataFrame(rows)

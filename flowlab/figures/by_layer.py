@@ -16,7 +16,8 @@ from matplotlib.patches import Patch
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
 from flowlab.figures.runs import Run, describe, whole_layers
-from flowlab.statistics import DELTA, backward_slope, predicted_slope, profile
+from flowlab.statistics import DELTA, profile
+from flowlab.verdicts import KEPT_WITHIN, judge
 
 SYMBOLS = {
     "activation_log10_norm": "‖h‖",
@@ -88,29 +89,34 @@ def profiles(
     return figure
 
 
-def caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
-    """The finding in words: by how much log10‖δ‖ changes per layer in each run, and in theory.
+def caption(
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    kept_within: float = KEPT_WITHIN,
+) -> str:
+    """The finding in words: by how much log10‖δ‖ changes over each run's body, and in theory.
 
-    Tables as in ``profiles``; slopes are least-squares fits over all layers, with the Student
-    interval of their mean over seeds. Raises InputError as ``profiles`` does.
+    Tables as in ``profiles``; the numbers and words are those of the verdict. Raises InputError as
+    ``profiles`` does.
     """
     runs, shared = describe(table)
     _check_prediction(prediction, [DELTA])
     findings = []
     for run in runs:
-        rows = table[table["run"] == run.id]
-        slope = backward_slope(rows)
-        text = f"{slope}" if len(runs) == 1 else f"{run.name} {slope}"
-        if slope.excluded and slope.n:
-            text += f", {slope.excluded} of {run.seeds} seeds left out as zero or nonfinite"
+        rows = whole_layers(table[table["run"] == run.id])
+        told = None if prediction is None else prediction[prediction["run"] == run.id]
+        found = judge(rows, told, kept_within)
+        change = found.change
+        text = f"{change:z.2f}" if len(runs) == 1 else f"{run.name} {change:z.2f}"
+        if change.excluded and change.n:
+            text += f", {change.excluded} of {run.seeds} seeds left out as zero or nonfinite"
+        text += f", {found.trend}"
         if prediction is not None:
-            told = prediction[prediction["run"] == run.id]
-            measured = whole_layers(rows)
-            measured = measured["layer"][measured[DELTA].notna()]
-            predicted = predicted_slope(told[told["layer"].isin(measured)])
-            text += f", theory {predicted:.3g}" if isfinite(predicted) else ", theory silent"
+            silent = found.agreement == "no theory"
+            text += ", no prediction" if silent else f", theory {found.predicted:z.2f}"
+            text += "" if silent else f" ({found.agreement})"
         findings.append(text)
-    text = "Change of log10‖δ‖ per layer going backward, mean over seeds [95 % interval]: "
+    text = "Change of log10‖δ‖ over the body going backward, decades, mean [95 % interval]: "
     text += "; ".join(findings) + "."
     return f"{text} {'All runs' if len(runs) > 1 else 'Run'}: {shared}." if shared else text
 

@@ -77,7 +77,8 @@ def _variances(table, prediction) -> pd.DataFrame:
     rows = ratios(table, prediction, ["width", "depth"]).drop(columns=["low", "high"])
     rows = rows[rows["crossed"] > 0]
     of_run = dict(iter(table.groupby("run", observed=True)))
-    intervals = [log_variance(of_run[run]) for run in rows["run"]]
+    ends = zip(rows["run"], rows["last"], strict=True)
+    intervals = [log_variance(of_run[run].query("layer <= @last")) for run, last in ends]
     rows = rows.assign(
         x=rows["crossed"] / rows["width"],
         variance=[SQUARED * i.mean for i in intervals],

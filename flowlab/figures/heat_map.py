@@ -1,4 +1,4 @@
-"""A number in a cell for each pair of settings: log10 ‖δ_1‖/‖δ_L‖ over initializer and another."""
+"""A number in a cell for each pair of settings: the change of log10‖δ‖ over its body."""
 
 import numpy as np
 import pandas as pd
@@ -6,12 +6,13 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
 from flowlab.figures import style
-from flowlab.figures.ratios import SYMBOL, init_labels, ratios
+from flowlab.figures.ratios import SYMBOL, counted, init_labels, ratios
+from flowlab.verdicts import KEPT_WITHIN
 
 CELL = 0.3  # inches, the height of a row
 COLORS = "PuOr_r"  # orange to purple through white, apart under every colour blindness
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue
-WITHIN = 1.0  # decades: a gradient that stays within a factor of 10 is called kept
+LINEAR = 1.0  # decades: up to here the colour grows linearly
 
 
 def heat_map(
@@ -29,11 +30,11 @@ def heat_map(
     present = cells.assign(here=1).pivot(index="label", columns=across, values="here")
     present = present.reindex_like(means).notna().to_numpy()
     values = means.to_numpy()
-    top = max(np.nanmax(np.abs(values), initial=0), WITHIN)
+    top = max(np.nanmax(np.abs(values), initial=0), LINEAR)
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 1.25 + CELL * len(means)))
         ax = figure.subplots()
-        norm = SymLogNorm(WITHIN, vmin=-top, vmax=top)
+        norm = SymLogNorm(LINEAR, vmin=-top, vmax=top)
         image = ax.imshow(values, cmap=COLORS, norm=norm, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             if present[row, column]:
@@ -47,7 +48,7 @@ def heat_map(
                 label.set(rotation=30, ha="right", rotation_mode="anchor")
         ax.set_xlabel(across)
         ax.set_ylabel("init")
-        ax.set_title(f"{SYMBOL}, decades from output to input")
+        ax.set_title(f"{SYMBOL} over the body, decades going backward")
         ax.grid(False)
         ax.tick_params(length=0)
         bar = figure.colorbar(image, ax=ax, pad=0.02)
@@ -59,29 +60,27 @@ def heat_map(
 
 
 def heat_map_caption(
-    table: pd.DataFrame, prediction: pd.DataFrame | None = None, across: str = "depth"
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    across: str = "depth",
+    kept_within: float = KEPT_WITHIN,
 ) -> str:
-    """Which pairs keep the gradient within a factor of 10, the extremes, and theory's error."""
-    cells = _cells(table, prediction, across)
+    """How many pairs keep the gradient, the extremes, and theory's error."""
+    cells = _cells(table, prediction, across, kept_within)
     known = cells.dropna(subset="mean")
-    kept = known[known["mean"].abs() <= WITHIN]
-    vanished, exploded = (known["mean"] < -WITHIN).sum(), (known["mean"] > WITHIN).sum()
-    text = (
-        f"Of {len(cells)} pairs of init and {across}, {len(kept)} keep ‖δ₁‖/‖δ_L‖ within a factor "
-        f"of 10; {vanished} vanish and {exploded} explode beyond it."
-    )
+    text = f"Of {len(cells)} pairs of init and {across}: {counted(known['trend'], kept_within)}."
     if len(known):
         low, high = (known.loc[known["mean"].agg(how)] for how in ("idxmin", "idxmax"))
         text += f" Extremes: {_named(low, across)} and {_named(high, across)}."
     always = [
         str(label)
         for label, rows in known.groupby("label", sort=False)
-        if rows["mean"].abs().max() <= WITHIN and rows["excluded"].sum() == 0
+        if (rows["trend"] == "kept").all() and rows["excluded"].sum() == 0
     ]
     text += f" Kept at every {across}: {', '.join(always) or 'none'}."
-    told = known.dropna(subset="predicted")
+    told = known.dropna(subset="difference")
     if len(told):
-        miss = (told["mean"] - told["predicted"]).abs()
+        miss = told["difference"].abs()
         worst = told.loc[miss.idxmax()]
         text += (
             f" Theory is off by {miss.median():.2g} decades in the median pair and by at most "
@@ -91,8 +90,8 @@ def heat_map_caption(
     return text + (f" {silent} pairs have no seed with finite norms throughout." if silent else "")
 
 
-def _cells(table, prediction, across: str) -> pd.DataFrame:
-    cells = ratios(table, prediction, ["init", "gain", across])
+def _cells(table, prediction, across: str, kept_within: float = KEPT_WITHIN) -> pd.DataFrame:
+    cells = ratios(table, prediction, ["init", "gain", across], kept_within)
     return cells.assign(label=init_labels(cells))
 
 

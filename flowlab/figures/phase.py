@@ -5,32 +5,34 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flowlab.errors import unknown
 from flowlab.figures import style
 from flowlab.figures.by_layer import THEORY, legend
-from flowlab.statistics import DELTA, over_seeds, predicted_slope, seed_slopes
+from flowlab.figures.ratios import counted, ratios
+from flowlab.verdicts import KEPT_WITHIN
 
 SCALES = (3, 10, 30)  # layers, the depth scales that are drawn
-SETTLED = 5  # the share 1/5 of layers in which the forward variance still settles is left out
 LOOKS = {
-    "vanishes": {"color": style.COLORS[0], "marker": "v"},
-    "explodes": {"color": style.COLORS[1], "marker": "^"},
-    "neither": {"color": style.COLORS[6], "marker": "o"},
+    "vanishing": {"color": style.COLORS[0], "marker": "v"},
+    "exploding": {"color": style.COLORS[1], "marker": "^"},
+    "kept": {"color": style.COLORS[2], "marker": "o"},
+    "undecided": {"color": style.COLORS[6], "marker": "s"},
 }
 HEIGHT = 4.6  # inches
 
 
 def phase_diagram(
-    table: pd.DataFrame, prediction: pd.DataFrame | None = None, plane: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    plane: pd.DataFrame | None = None,
+    kept_within: float = KEPT_WITHIN,
 ) -> Figure:
     """Measured points over (σ_w², σ_b²), theory's critical line and its gradient depth scales.
 
-    A point says whether the 95 % interval of the slope of log‖δ‖ lies below 0, above it, or holds
-    it. ``plane`` (sigma_w2, sigma_b2, chi over a grid) is drawn as contours of ξ = 1/|ln χ| layers,
-    χ = 1 being the critical line. ``prediction`` is not drawn.
+    A point has its run's verdict. ``plane`` (sigma_w2, sigma_b2, chi over a grid) is drawn as
+    contours of ξ = 1/|ln χ| layers, χ = 1 being the critical line. ``prediction`` is not drawn.
     Raises InputError for a missing column.
     """
-    points = _points(table, None)
+    points = _points(table, None, kept_within)
     with style.context():
         figure = Figure(figsize=(style.WIDTH * 0.85, HEIGHT))
         ax = figure.subplots()
@@ -41,7 +43,7 @@ def phase_diagram(
             label = "theory: depth scale ξ, layers"
             handles.append(Line2D([], [], color="0.45", **THEORY, label=label))
         for kind, look in LOOKS.items():
-            of_kind = points[points["kind"] == kind]
+            of_kind = points[points["trend"] == kind]
             if len(of_kind):
                 dots = {"linestyle": "none", "markersize": 6, "label": f"measured: {kind}", **look}
                 x, y = of_kind["sigma_w"] ** 2, of_kind["sigma_b"] ** 2
@@ -58,34 +60,32 @@ def phase_diagram(
 
 
 def phase_caption(
-    table: pd.DataFrame, prediction: pd.DataFrame | None = None, plane: pd.DataFrame | None = None
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    plane: pd.DataFrame | None = None,
+    kept_within: float = KEPT_WITHIN,
 ) -> str:
     """How many points fall on theory's side of the critical line, and how far rates differ."""
-    points = _points(table, prediction)
-    counts = points["kind"].value_counts()
-    text = f"Of {len(points)} points the gradient's norm " + ", ".join(
-        f"{kind} going backward at {counts[kind]}"
-        for kind in ("vanishes", "explodes")
-        if kind in counts
-    )
-    if "neither" in counts:
-        text += f"; at {counts['neither']} the 95 % interval of its slope holds 0"
-    text += "."
+    points = _points(table, prediction, kept_within)
+    text = f"Of {len(points)} points, going backward: {counted(points['trend'], kept_within)}."
     if plane is not None:
         near = _nearest(plane, points)
-        sided = points["kind"].map({"vanishes": -1, "explodes": 1}).fillna(0)
+        sided = points["trend"].map({"vanishing": -1, "exploding": 1}).fillna(0)
         decided = sided != 0
         right = (np.sign(near - 1)[decided] == sided[decided]).sum()
-        text += f" {right} of the {decided.sum()} that go one way lie in that phase by theory"
+        text += (
+            f" {right} of the {decided.sum()} vanishing or exploding ones lie in that phase by "
+            "theory"
+        )
         wrong = points[decided & (np.sign(near - 1) != sided)]
         if len(wrong):
             low, high = (f"{near[wrong.index].agg(end):.3f}" for end in ("min", "max"))
             text += f", the others at χ = {low}" + (f" to {high}" if high != low else "")
         text += "."
-    told = points.dropna(subset="predicted")
+    told = points.dropna(subset="difference")
     if len(told):
-        # A slope in decades of the norm is half of log10 χ.
-        miss = 10 ** (2 * told["mean"]) / 10 ** (2 * told["predicted"]) - 1
+        # Decades of the norm are half of those of its square.
+        miss = 10 ** (2 * told["difference"] / told["crossed"]) - 1
         text += (
             f" The factor of ‖δ‖² per layer differs from theory's by {miss.abs().median():.1%} in "
             f"the median point, at most {miss.abs().max():.1%}."
@@ -93,25 +93,11 @@ def phase_caption(
     return text
 
 
-def _points(table: pd.DataFrame, prediction: pd.DataFrame | None) -> pd.DataFrame:
-    """Slope of every run over the settled layers: decades per layer, its kind, theory's slope."""
-    for name in ("run", "sigma_w", "sigma_b", "depth", DELTA):
-        if name not in table:
-            raise unknown("column", name, table.columns)
-    settled = table[table["layer"] > table["depth"] // SETTLED]
-    points = table.groupby("run", observed=True)[["sigma_w", "sigma_b", "depth"]].first()
-    slopes = over_seeds(seed_slopes(settled, by="run")).set_index("run")
-    points = points.join(slopes[["mean", "low", "high"]])
-    points["kind"] = np.select(
-        [points["high"] < 0, points["low"] > 0], ["vanishes", "explodes"], "neither"
-    )
-    points["predicted"] = np.nan
-    if prediction is not None:
-        for run, told in prediction.groupby("run", observed=True):
-            if run in points.index:
-                first = points.at[run, "depth"] // SETTLED + 1
-                points.at[run, "predicted"] = predicted_slope(told, first=first)
-    return points.reset_index()
+def _points(
+    table: pd.DataFrame, prediction: pd.DataFrame | None, kept_within: float
+) -> pd.DataFrame:
+    """Every run's place in the plane and its verdict, in the terms of ``ratios``."""
+    return ratios(table, prediction, ["sigma_w", "sigma_b"], kept_within)
 
 
 def _padded(values: pd.Series) -> tuple[float, float]:

@@ -1,25 +1,32 @@
-"""One number for each run: how much larger its gradient is at the input than at the output."""
+"""One number for each run: by how much the gradient's norm changes over its body."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import nan
 
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
 from flowlab.figures.runs import whole_layers
-from flowlab.statistics import DELTA, over_seeds, seed_ratios
+from flowlab.statistics import DELTA
+from flowlab.verdicts import KEPT_WITHIN, TRENDS, Verdict, judge_all, tally
 
-SYMBOL = r"$\log_{10}\,\Vert\delta_1\Vert/\Vert\delta_L\Vert$"  # on axes
-WORDS = "log10 ‖δ₁‖/‖δ_L‖"  # in captions
+SYMBOL = r"change of $\log_{10}\Vert\delta\Vert$"  # on axes
+WORDS = "Change of log10‖δ‖ over the body"  # in captions
 
 
 def ratios(
-    table: pd.DataFrame, prediction: pd.DataFrame | None, axes: Sequence[str]
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None,
+    axes: Sequence[str],
+    kept_within: float = KEPT_WITHIN,
 ) -> pd.DataFrame:
-    """log10 ‖δ_1‖/‖δ_L‖ of every run, measured and predicted, in decades; one row per run.
+    """Each run's change of log10‖δ‖ going backward over its body, in decades; one row per run.
 
-    Columns: ``axes`` (of the configuration), ``seeds``, ``crossed`` (layers between the two norms),
-    ``mean``, ``low``, ``high`` and ``excluded`` over seeds as in ``statistics.over_seeds``, and
-    ``predicted`` with ``predicted_sd``, the sd of one seed, NaN where theory is silent.
+    Columns: ``axes`` (of the configuration), ``seeds``, ``crossed`` (layers between the two ends),
+    ``last`` (the body's last layer),
+    the verdict's ``mean``, ``low``, ``high``, ``excluded``, ``trend``, ``agreement`` and
+    ``difference`` (measured minus predicted), and ``predicted`` with ``predicted_sd``, the sd of
+    one seed, NaN where theory does not cover the whole body.
     Raises InputError for an empty table, a missing column and runs that agree in all of ``axes``.
     """
     for name in ("run", "seed", "layer", DELTA, *axes):
@@ -36,28 +43,36 @@ def ratios(
         raise InputError(
             f"table must hold one run for each {' and '.join(axes)}; got {len(twice)} like {cell}"
         )
-    layers = table[table[DELTA].notna()].groupby("run", observed=True)["layer"]
-    rows["crossed"] = layers.max() - layers.min()
     rows["seeds"] = groups["seed"].nunique()
-    measured = over_seeds(seed_ratios(table, by="run")).set_index("run")
-    rows = rows.join(measured[["mean", "low", "high", "excluded"]])
-    return rows.join(_predicted(prediction)).reset_index()
+    told = None if prediction is None else whole_layers(prediction)
+    verdicts = judge_all(table, told, kept_within)
+    judged = pd.DataFrame.from_dict({run: _row(v) for run, v in verdicts.items()}, "index")
+    return rows.join(judged).reset_index()
 
 
-def _predicted(prediction: pd.DataFrame | None) -> pd.DataFrame:
-    """Theory's ratio and the sd of one seed, by run; the log-norm is a random walk backward."""
-    columns = ["predicted", "predicted_sd"]
-    if prediction is None or prediction.empty:
-        return pd.DataFrame(columns=columns, dtype=float)
-    told = whole_layers(prediction).dropna(subset=DELTA).sort_values("layer", kind="stable")
-    ends = told.groupby("run", observed=True)[[DELTA, f"{DELTA}_sd"]].agg(["first", "last"])
-    mean, sd = ends[DELTA], ends[f"{DELTA}_sd"]
-    variance = (sd["first"] ** 2 - sd["last"] ** 2).clip(lower=0)
-    values = {"predicted": mean["first"] - mean["last"], "predicted_sd": variance**0.5}
-    return pd.DataFrame(values, columns=columns)
+def _row(verdict: Verdict) -> dict:
+    whole = verdict.covered == (verdict.first, verdict.last)
+    change, difference = verdict.change, verdict.difference
+    return {
+        **{"crossed": verdict.crossed, "last": verdict.last},
+        **{name: getattr(change, name) for name in ("mean", "low", "high", "excluded")},
+        **{"trend": verdict.trend, "agreement": verdict.agreement},
+        "difference": nan if difference is None else difference.mean,
+        "predicted": verdict.predicted if whole else nan,
+        "predicted_sd": verdict.predicted_sd if whole else nan,
+    }
 
 
 def init_labels(rows: pd.DataFrame) -> pd.Series:
     """The initializer's name, with the gain where it is not 1."""
     gain = rows["gain"].map(lambda g: "" if g == 1 else f" × {g:.4g}")
     return rows["init"].astype(str) + gain
+
+
+def counted(trends: Iterable[str], kept_within: float) -> str:
+    """How many runs have each trend: "3 vanishing, 2 kept (within ±1 decade)"."""
+    found = tally(trends, TRENDS)
+    if not found:
+        return "none can be judged"
+    limit = f" (within ±{kept_within:g} decade{'s' * (kept_within != 1)})"
+    return ", ".join(f"{n} {word}{limit * (word == 'kept')}" for word, n in found.items())

@@ -13,7 +13,8 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, THEORY, key, legend, panel
 from flowlab.figures.runs import Run, describe, single_steps
-from flowlab.statistics import COTANGENT, backward_slope, predicted_slope, profile
+from flowlab.statistics import COTANGENT, profile
+from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 
 PANEL = 1.65  # inches, the height of a panel
 SYMBOL = "‖∂L/∂$h_t$‖"
@@ -85,41 +86,41 @@ def state_gradients_caption(
     prediction: pd.DataFrame | None = None,
     down: str = "activation",
     across: str = "recurrent",
+    kept_within: float = KEPT_WITHIN,
 ) -> str:
-    """The slope per step of each run, and how many intervals hold theory's or log10 ρ."""
+    """Each run's change per step with its verdict, and how often theory or log10 ρ agrees."""
     steps = _steps(table)
     told = None if prediction is None else single_steps(prediction)
     foretold = told is not None and COTANGENT in told and told[COTANGENT].notna().any()
-    findings, held, known = [], 0, 0
+    findings, agreements, held, known = [], [], 0, 0
     for row, column in product(_values(steps, down), _values(steps, across)):
         of = steps[(steps[down] == row) & (steps[across] == column)]
         parts = []
         for run in _runs(of):
             mine = of[of["run"] == run.id]
-            slope = backward_slope(mine, COTANGENT, along="time")
-            parts.append(f"{run.name} {slope.mean:z.4f}" if slope.n else f"{run.name} none finite")
-            level = _log_radius(mine)
-            if foretold:  # compared where theory speaks
-                curve = told[told["run"] == run.id].dropna(subset=COTANGENT)
-                level = predicted_slope(curve, COTANGENT, along="time")
-                if isfinite(level):
-                    ends = int(curve["time"].min()), int(curve["time"].max())
-                    slope = backward_slope(mine, COTANGENT, *ends, along="time")
-            if isfinite(level) and slope.known:
+            curve = told[told["run"] == run.id] if foretold else None
+            found, level = judge(mine, curve, kept_within), _log_radius(mine)
+            change, crossed = found.change, max(found.crossed, 1)
+            parts.append(
+                f"{run.name} {change.mean / crossed:z.4f} ({found.trend})"
+                if change.n
+                else f"{run.name} none finite"
+            )
+            agreements.append(found.agreement)
+            if isfinite(level) and change.known:
                 known += 1
-                # Rounding alone moves a slope by a millionth.
-                held += slope.low - 1e-6 <= level <= slope.high + 1e-6
+                # Rounding alone moves a rate by a millionth.
+                slack = 1e-6 * crossed
+                held += change.low - slack <= level * crossed <= change.high + slack
         if parts:
             findings.append(f"{row}, {column}: {', '.join(parts)}")
     text = f"Decades of ‖∂L/∂h_t‖ per step going backward over {steps['time'].max()} steps, "
     text += f"mean over {steps['seed'].nunique()} seeds. " + "; ".join(findings) + "."
-    if known:
-        what = (
-            "theory's slope over the steps it speaks of"
-            if foretold
-            else "log10 of the radius, a linear net's slope"
-        )
-        text += f" {held} of {known} 95 % intervals hold {what}."
+    if foretold:
+        tallied = tally(agreements, AGREEMENTS)
+        text += f" Theory: {', '.join(f'{word} {n}' for word, n in tallied.items())}."
+    elif known:
+        text += f" {held} of {known} 95 % intervals hold log10 of the radius, a linear net's rate."
     return text
 
 

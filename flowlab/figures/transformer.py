@@ -14,7 +14,8 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.by_layer import INTERVAL, LINE, key, legend, panel
 from flowlab.figures.runs import describe, whole_layers
-from flowlab.statistics import DELTA, end_to_end, predicted_slope, profile
+from flowlab.statistics import DELTA, profile
+from flowlab.verdicts import KEPT_WITHIN, judge
 
 PANEL = 2.0  # inches, the height of a panel
 WEIGHTS = {"Q": "", "K": "...", "V": "///", "O": "xx"}  # and their hatches
@@ -47,22 +48,26 @@ def blocks_delta(table: pd.DataFrame, prediction: pd.DataFrame | None = None) ->
     return figure
 
 
-def blocks_delta_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
-    """The change of log10‖δ‖ from the last layer to the first in each panel."""
+def blocks_delta_caption(
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    kept_within: float = KEPT_WITHIN,
+) -> str:
+    """The change of log10‖δ‖ over the body in each panel."""
     findings = []
     for placement, rows in _by_placement(table):
         parts = []
         for run in describe(rows, ["skip"])[0]:
             mine = rows[rows["run"] == run.id]
-            text = f"{run.name} {end_to_end(mine):z.2f}"
-            if prediction is not None:
-                told = prediction[prediction["run"] == run.id].dropna(subset=DELTA)
-                level = predicted_slope(told) * (told["layer"].max() - told["layer"].min())
-                text += f", theory's slope {level:z.2f}" if np.isfinite(level) else ""
+            told = None if prediction is None else prediction[prediction["run"] == run.id]
+            found = judge(mine, told, kept_within)
+            text = f"{run.name} {found.change:z.2f}, {found.trend}"
+            if found.agreement != "no theory":
+                text += f", theory {found.predicted:z.2f} ({found.agreement})"
             parts.append(text)
         findings.append(f"{placement}-norm: {'; '.join(parts)}")
     return (
-        "Change of log10‖δ‖ from the last layer to the first, mean over seeds [95 % interval]. "
+        "Change of log10‖δ‖ over the body going backward, mean over seeds [95 % interval]. "
         f"{'. '.join(findings)}. Depth {table['depth'].iat[0]}."
     )
 

@@ -13,9 +13,9 @@ from flowlab import tables
 from flowlab.errors import InputError
 from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
 from flowlab.settings import flat
-from flowlab.statistics import DELTA, Verdict
+from flowlab.statistics import DELTA
 from flowlab.store import Experiment as Store
-from flowlab.verdicts import judge
+from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, TRENDS, Verdict, judge, tally
 
 MOST = 40  # rows of a table, lines of a list
 FEW = 8  # runs whose verdicts are all told in full
@@ -24,13 +24,14 @@ QUESTION = (
     "How do gradients travel backward through deep networks at initialization? For each "
     "configuration an ensemble of networks (one per seed) is drawn, a batch is sent forward and a "
     "cotangent backward, and the norm of δ = ∂L/∂(preactivation) is taken in every layer. The "
-    "slope of log10‖δ‖ per layer going backward, in decades (powers of ten) with its 95 % interval "
-    "over seeds, says whether gradients vanish, stay or explode; theory predicts it without "
-    "drawing anything, and the verdict says whether the two agree."
+    "change of log10‖δ‖ going backward over the body (all layers but the read-out of a loss), in "
+    "decades (powers of ten) with its 95 % interval over seeds, says whether gradients vanish, "
+    "explode or are kept; theory predicts it without drawing anything, and the verdict says "
+    "whether the two agree."
 )
 TIME = (
-    "A recurrent net is asked how gradients travel back through time: the slope is that of "
-    "log10‖∂L/∂h_t‖ per step in its last recurrent layer, h_t the state at step t."
+    "A recurrent net is asked how gradients travel back through time: the change is that of "
+    "log10‖∂L/∂h_t‖ over the steps of its last recurrent layer, h_t the state at step t."
 )
 STRICT = (
     "Theory takes the upstream gradient as independent of the forward pass; that of a loss is not "
@@ -77,8 +78,8 @@ class Experiment:
 class _Reader:
     """Reads files under ``root`` and keeps account of versions and of what could not be read."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, kept_within: float):
+        self.root, self.kept_within = root, kept_within
         self.missing: list[str] = []
         self.versions: Counter = Counter()
 
@@ -106,7 +107,8 @@ class _Reader:
         path = kept.folder / "runs" / f"{name}.parquet"
         stored, table = self.checked(path, kept.metadata(name)), kept.read(name)
         try:
-            verdict = judge(table, self.prediction(kept, name, name in predicted))
+            prediction = self.prediction(kept, name, name in predicted)
+            verdict = judge(table, prediction, self.kept_within)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} cannot be judged: {error}") from None
         return Run(name, flat(stored.get("settings", {})), verdict), stored["command"]
@@ -128,8 +130,10 @@ class _Reader:
         return pd.DataFrame({"layer": [], DELTA: []})
 
 
-def gather(root: str | Path, title: str = "Gradient flow") -> Document:
-    """The document of a results folder.
+def gather(
+    root: str | Path, title: str = "Gradient flow", kept_within: float = KEPT_WITHIN
+) -> Document:
+    """The document of a results folder, verdicts by the threshold ``kept_within`` (decades).
 
     What is missing, damaged or foreign is named in the document and left out. Raises InputError
     where there is no such folder or nothing in it.
@@ -137,7 +141,7 @@ def gather(root: str | Path, title: str = "Gradient flow") -> Document:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"results_dir must be a folder; got {root}, which is not there")
-    reader = _Reader(root)
+    reader = _Reader(root, kept_within)
     experiments = [_experiment(reader, folder) for folder in _experiments(root)]
     claims, claims_command = _claims(reader, root / "claims" / "claims.parquet")
     benchmark, benchmark_commands = _benchmark(reader, root / "benchmark")
@@ -360,32 +364,30 @@ def _architectures(runs: list[Run]) -> list[Section]:
         networks.setdefault(_value(run.settings.get("network")), []).append(run.verdict)
     if len(networks) < 2:
         return []
-    kinds = {
-        "trend": ("vanishing", "stable", "exploding", "undetermined"),
-        "agreement": ("agrees", "disagrees", "undetermined", "no theory"),
-    }
+    kinds = {"trend": TRENDS, "agreement": AGREEMENTS}
     rows = []
     for network, verdicts in networks.items():
-        trends, agreement = (Counter(getattr(v, kind) for v in verdicts) for kind in kinds)
-        counts = [trends[word] for word in kinds["trend"]]
-        counts += [agreement[word] for word in kinds["agreement"]]
-        rows.append((network, verdicts[0].along, *map(str, (len(verdicts), *counts))))
-    columns = ("Network", "Judged per", "Runs", "Vanishing", "Stable", "Exploding", "Undetermined")
-    columns += ("Theory agrees", "Disagrees", "Cannot be told", "No theory")
+        found = {kind: Counter(getattr(v, kind) for v in verdicts) for kind in kinds}
+        counts = [found[kind][word] for kind, words in kinds.items() for word in words]
+        rows.append((network, f"{verdicts[0].along}s", *map(str, (len(verdicts), *counts))))
+    columns = ("Network", "Judged over", "Runs", *(word.capitalize() for word in TRENDS))
+    columns += ("Theory agrees", "Theory differs", "Theory undecided", "No theory")
     return [Section("Architectures", (Table("Verdicts by network", columns, tuple(rows)),))]
 
 
 def _verdicts(experiment: Experiment) -> Section:
-    """Counts, and in full: every disagreement, and the other runs where they are few."""
+    """Counts, and in full: every run that differs from theory, others where they are few."""
     runs = experiment.runs
-    trends = Counter(run.verdict.trend for run in runs)
-    agreement = Counter(run.verdict.agreement for run in runs)
-    counts = [f"{word}: {n}" for c in (trends, agreement) for word, n in sorted(c.items())]
-    blocks: list[Block] = [Text(f"{_count(len(runs), 'run')}; {', '.join(counts)}.")]
+    trends = tally((run.verdict.trend for run in runs), TRENDS)
+    agreement = tally((run.verdict.agreement for run in runs), AGREEMENTS)
+    gradients, theory = (
+        ", ".join(f"{word}: {n}" for word, n in found.items()) for found in (trends, agreement)
+    )
+    blocks: list[Block] = [Text(f"{_count(len(runs), 'run')}; {gradients}; theory {theory}.")]
     axes = _differing(runs)
-    ordered = sorted(runs, key=lambda run: run.verdict.agreement != "disagrees")
+    ordered = sorted(runs, key=lambda run: run.verdict.agreement != "differs")
     if len(runs) > FEW:
-        ordered = ordered[: agreement["disagrees"]]
+        ordered = ordered[: agreement.get("differs", 0)]
     sentences = [f"{_settings(run, axes) or run.name}: {run.verdict.sentence}" for run in ordered]
     if sentences:
         blocks.append(_items(sentences))
@@ -404,13 +406,12 @@ def _table(experiment: Experiment) -> Section:
     rows = []
     for run in runs[:MOST]:
         v = run.verdict
-        cells = (str(v.slope), _number(v.predicted), v.trend, v.agreement, run.name)
+        cells = (f"{v.change:z.2f}", _number(v.predicted), v.trend, v.agreement, run.name)
         rows.append((*(_value(run.settings.get(axis)) for axis in axes), *cells))
-    kinds = dict.fromkeys((run.verdict.quantity, run.verdict.along) for run in runs)
-    along = " or ".join(along for _, along in kinds)
-    columns = (*axes, f"Slope per {along} [95 %]", "Predicted", "Trend", "Theory", "Run")
-    caption = " or ".join(f"{quantity} per {along}" for quantity, along in kinds)
-    blocks.append(Table(f"Slope of {caption}: {experiment.name}", columns, tuple(rows)))
+    quantities = " or ".join(dict.fromkeys(run.verdict.quantity for run in runs))
+    columns = (*axes, "Decades [95 %]", "Predicted", "Trend", "Theory", "Run")
+    caption = f"Change of {quantities} over the body: {experiment.name}"
+    blocks.append(Table(caption, columns, tuple(rows)))
     blocks += _rest(len(runs) - len(rows), "runs", f"{experiment.name}/runs")
     return Section(f"Tables: {experiment.name}", tuple(blocks))
 
