@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
-from flowlab.errors import positive
+from flowlab.errors import InputError, positive
 from flowlab.statistics import (
     COTANGENT,
     DELTA,
@@ -180,6 +180,8 @@ def judge(
     runs, without δ, or a threshold that is not above 0.
     """
     positive("kept_within", kept_within)
+    if table.empty:
+        raise InputError("table must hold at least one row; got none")
     rows, column, along = view(table)
     words = {"quantity": "log10‖δ‖", "along": "layer"}
     if along == "time":
@@ -265,7 +267,10 @@ def _curve(rows, prediction, column, along, places) -> tuple[pd.DataFrame, str]:
     because = ""
     if "silent_because" in prediction:
         because = next(iter(prediction["silent_because"].dropna()), "")
-    curve = prediction.dropna(subset=[column]).drop_duplicates(along, keep="last")
+    curve = prediction.dropna(subset=[column])
+    if "time" in curve:
+        curve = curve[curve["time"].notna() == (along == "time")]
+    curve = curve.drop_duplicates(along, keep="last")
     curve = curve.set_index(along).sort_index()
     return curve[curve.index.isin(places)], because
 

@@ -21,9 +21,10 @@ APART = {
     "files": {"errors"},
     "theory": {"errors"},
     "statistics": {"errors"},
+    "verdicts": {"errors", "statistics"},
     "tables": {"errors", "files"},
     "batch_law": {"statistics", "errors", "tables"},
-    "figures": {"batch_law", "statistics", "errors", "files", "tables"},
+    "figures": {"batch_law", "statistics", "verdicts", "errors", "files", "tables"},
 }
 
 

@@ -76,7 +76,10 @@ def test_states_of_the_last_layer_lie_on_the_slope_of_their_radius():
         assert theory.is_dashed()
         assert theory.get_ydata() == pytest.approx(np.log10(radius) * back, abs=1e-9)
     text = through_time.state_gradients_caption(table)
-    assert "over 20 steps" in text and "tanh, lecun: radius=0.9 -0.0358, radius=1.1 0.0414" in text
+    assert (
+        "over 20 steps" in text
+        and "tanh, lecun: radius=0.9 -0.0358 (kept), radius=1.1 0.0414" in text
+    )
     assert "1 of 3 95 % intervals hold log10 of the radius" in text
 
 
@@ -87,12 +90,12 @@ def test_predicted_steps_take_the_place_of_the_radius():
     (theory,) = [ln for ln in figure.axes[0].lines if ln.get_label().startswith("theory")]
     assert theory.get_ydata() == pytest.approx(-0.05 * np.arange(19, -1, -1))
     text = through_time.state_gradients_caption(table, told)
-    assert "1 of 1 95 % intervals hold theory's slope" in text
+    assert text.endswith("Theory: agrees 1.")
     late = told[told["time"].isna() | (told["time"] > 10)]
     bent = table.assign(**{COTANGENT: table[COTANGENT].where(table["time"] > 10, -50.0)})
-    assert "1 of 1" in through_time.state_gradients_caption(bent, late)
+    assert "agrees 1" in through_time.state_gradients_caption(bent, late)
     other = told.assign(**{COTANGENT: 2 * told[COTANGENT]})
-    assert "0 of 1" in through_time.state_gradients_caption(table, other)
+    assert "differs 1" in through_time.state_gradients_caption(table, other)
 
 
 def test_gated_cells_have_no_radius_to_be_compared_with():
@@ -269,7 +272,7 @@ def test_blocks_are_panels_by_placement(blocks):
     (theory,) = labelled(figure, "theory: skip=identity")
     assert theory.get_ydata() == pytest.approx(mean.get_ydata(), abs=1e-9)
     text = transformer.blocks_delta_caption(*blocks)
-    assert "pre-norm: skip=identity -0.80 [" in text and "theory's slope -0.80" in text
+    assert "pre-norm: skip=identity -0.80 [" in text and "kept, theory -0.80 (agrees)" in text
     silent = blocks[1].assign(**{DELTA: np.nan})
     assert "theory" not in transformer.blocks_delta_caption(blocks[0], silent)
 
@@ -331,7 +334,10 @@ def test_every_architecture_has_its_own_axis(zoo):
     assert mean[0].get_ydata() == pytest.approx(-0.05 * np.arange(19, -1, -1), abs=1e-9)
     assert len([ln for ln in panels["mlp"].lines if ln.get_label().startswith("theory")]) == 2
     text = architectures.architecture_profiles_caption(*zoo)
-    assert "Of 5 nets 3 keep" in text and "gru" in text.split("Extremes: ")[1].split(" and ")[0]
+    assert (
+        "Of 5 nets: 1 vanishing, 3 kept" in text
+        and "gru" in text.split("Extremes: ")[1].split(" and ")[0]
+    )
 
 
 def test_rates_stand_beside_theory(zoo):
@@ -345,11 +351,11 @@ def test_rates_stand_beside_theory(zoo):
     assert places["mlp"] == pytest.approx(-0.1) and places["rnn"] == pytest.approx(-0.04)
     assert np.isnan(places["gru"])
     text = architectures.architecture_rates_caption(*zoo)
-    assert "3 of 4 intervals hold theory's rate, which is off by at most 0.01 (rnn" in text
-    assert "Theory is silent on 1 nets." in text
-    assert "Theory is silent on 5 nets." in architectures.architecture_rates_caption(zoo[0])
+    assert "Theory's rate is off by at most 0.01 (rnn" in text
+    assert text.endswith("Theory: agrees 2, differs 1, undecided 1, no theory 1.")
+    assert "Theory: no theory 5." in architectures.architecture_rates_caption(zoo[0])
     told = zoo[1][zoo[1]["time"].isna()].drop(columns=["time", COTANGENT])
-    assert "Theory is silent on 2 nets." in architectures.architecture_rates_caption(zoo[0], told)
+    assert "no theory 2." in architectures.architecture_rates_caption(zoo[0], told)
     assert_readable(architectures.architecture_profiles(zoo[0], told))
     assert_readable(architectures.architecture_rates(zoo[0]))
 

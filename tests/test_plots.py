@@ -82,7 +82,7 @@ def test_each_initializer_has_a_panel_with_its_own_curve():
         assert mean.get_ydata() == pytest.approx(slope * np.arange(5, -1, -1), abs=1e-9)
         assert theory.get_ydata() == pytest.approx(mean.get_ydata(), abs=1e-9)
     text = by_init.small_multiples_caption(table, told)
-    assert "init=xavier -0.500" in text and "init=he × 2 0.200" in text
+    assert "init=xavier -2.50 [" in text and "init=he × 2 1.00 [" in text
 
 
 @pytest.fixture
@@ -120,11 +120,15 @@ def test_the_map_tells_absent_pairs_from_pairs_without_norms(grid):
 def test_the_caption_of_the_map_counts_what_it_shows(grid):
     table, told = grid
     text = heat_map.heat_map_caption(table, told)
-    assert "Of 6 pairs of init and depth, 3 keep" in text and "3 vanish and 0 explode" in text
+    assert "Of 6 pairs of init and depth: 3 vanishing, 3 kept (within ±1 decade)" in text
     assert "xavier at depth 21 (−10.0 decades)" in text and "Kept at every depth: he." in text
     planted = shift(table, "run2", 0.1)  # he at depth 21 explodes by 2 decades more
     text = heat_map.heat_map_caption(planted, told)
-    assert "2 keep" in text and "1 explode" in text and "Kept at every depth: none." in text
+    assert (
+        "3 vanishing, 2 kept" in text
+        and "1 exploding" in text
+        and "Kept at every depth: none." in text
+    )
     assert "by at most 2 (he, depth 21)" in text
     assert "Theory" not in heat_map.heat_map_caption(table)
 
@@ -207,7 +211,7 @@ def test_variances_fall_on_the_line_of_theory(fluctuating):
 def plane():
     """tanh without bias: σ_w² is χ below 1; measured points on both sides of it."""
     table, told = sweep(
-        (-0.1, {"sigma_w": 0.8}), (0.1, {"sigma_w": 1.4}), (0.0, {"sigma_w": 1.0, "noise": 0.1})
+        (-0.3, {"sigma_w": 0.8}), (0.3, {"sigma_w": 1.4}), (0.0, {"sigma_w": 1.0, "noise": 0.1})
     )
     return table, told, phase_plane("tanh", np.linspace(0.6, 2, 15), np.linspace(0, 0.05, 6))
 
@@ -215,7 +219,7 @@ def plane():
 def test_points_of_the_phase_plane_lie_where_they_were_measured(plane):
     figure = phase.phase_diagram(*plane)
     assert_readable(figure)
-    for kind, x in (("vanishes", 0.64), ("explodes", 1.96), ("neither", 1.0)):
+    for kind, x in (("vanishing", 0.64), ("exploding", 1.96), ("kept", 1.0)):
         (points,) = labelled(figure, f"measured: {kind}")
         assert points.get_xdata() == pytest.approx([x]) and points.get_ydata() == pytest.approx([0])
     critical = figure.axes[0].collections[-1].get_paths()
@@ -227,12 +231,14 @@ def test_points_of_the_phase_plane_lie_where_they_were_measured(plane):
 def test_the_caption_of_the_phase_plane_judges_sides_and_rates(plane):
     table, told, theory = plane
     text = phase.phase_caption(*plane)
-    assert "Of 3 points the gradient's norm vanishes going backward at 1, explodes" in text
-    assert "at 1 the 95 % interval of its slope holds 0" in text
-    assert "2 of the 2 that go one way lie in that phase" in text and "at most 0.0%" in text
-    text = phase.phase_caption(shift(table, "run0", 0.3), told, theory)  # -0.1 becomes 0.2
-    assert "explodes going backward at 2" in text and "1 of the 2" in text
-    assert "at χ = 0.600" in text and f"at most {10**0.6 - 1:.1%}" in text
+    assert "Of 3 points, going backward: 1 vanishing, 1 kept (within ±1 decade), 1 explod" in text
+    assert "2 of the 2 vanishing or exploding ones lie in that phase" in text
+    assert "at most 0.0%" in text
+    text = phase.phase_caption(shift(table, "run0", 0.6), told, theory)  # -0.3 becomes 0.3
+    assert "2 exploding" in text and "1 of the 2" in text
+    assert "at χ = 0.600" in text and f"at most {10**1.2 - 1:.1%}" in text
+    wide = phase.phase_caption(*plane, kept_within=5)
+    assert "3 kept (within ±5 decades)" in wide and "in that phase" not in wide
 
 
 def test_underflow_is_marked_where_entries_leave_the_range():
@@ -341,7 +347,7 @@ def test_a_bad_prediction_is_told_and_the_run_is_drawn(results, undrawn, capsys,
     assert str(bad) in errors[0] and complaint in errors[0]
     assert errors[1] == f"note: {results / 'mine/theory'} lacks 1 of 2 runs"
     caption = json.loads((results / "mine/figures/profiles.json").read_text())["caption"]
-    assert "theory silent" in caption
+    assert "no prediction" in caption
 
 
 def test_without_theory_figures_do_not_speak_of_it(results, undrawn, capsys):
@@ -387,8 +393,8 @@ def test_more_runs_than_a_figure_holds_are_told(results, undrawn, capsys):
     "argument, parts",
     [
         ("experiment=mien", ["experiment must be one of depth, mine; got mien", "did you mean"]),
-        ("resluts_dir=x", ["setting must be", "did you mean results_dir?"]),
-        ("draw", ["settings are written key=value; got draw"]),
+        ("resluts_dir=x", ["option must be", "did you mean results_dir?"]),
+        ("draw", ["options are written key=value; got draw"]),
     ],
 )
 def test_bad_arguments_are_one_line(results, capsys, argument, parts):

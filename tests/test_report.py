@@ -52,7 +52,7 @@ def runs():
     # Names sort in another order than settings.
     for name, init, depth in (("c", "he", 3), ("b", "he", 4), ("a", "xavier", 4)):
         settings = flowlab.make(init=init, depth=depth, width=6, batch_size=4, seeds=3)
-        table, told = flowlab.measure(settings), flowlab.predict(settings)
+        table, told = flowlab.measure(settings), flowlab.predict(settings).assign(run=name)
         wild = settings.resolved()
         wild["data"]["path"] = f"/data/{WILD}{'x' * 200}"
         made[name] = table.assign(run=name), told, wild
@@ -160,7 +160,7 @@ def test_verdicts_stand_first_and_contradictions_on_top(results):
     for text in (unescape(page), twin):
         places = [text.rindex(word) for word in ("Does not hold (1)", "Holds (1)", "Runs: ")]
         places.append(text.rindex("Source: 3 runs"))
-        places.append(text.rindex("Slope of log10‖δ‖"))
+        places.append(text.rindex("Change of log10‖δ‖"))
         assert places == sorted(places)
     table = pd.concat([claims(as_expected=False), claims(id="Z2")])
     tables.write(table, results / "claims" / "claims.parquet", {"command": "claim it"})
@@ -185,7 +185,7 @@ def test_each_run_is_judged_from_its_own_tables(results, runs):
         verdict = flowlab.judge(table, prediction)
         label = f"init={settings['init']['name']}, depth={settings['depth']}"
         assert sentences[label] == verdict.sentence
-        told[name] = (str(verdict.slope), verdict.trend, verdict.agreement)
+        told[name] = (f"{verdict.change:z.2f}", verdict.trend, verdict.agreement)
     (section,) = (s for s in document.sections if s.title == "Tables")
     (table,) = (b for b in section.sections[0].blocks if isinstance(b, Table))
     assert table.columns[:2] == ("init", "depth")
@@ -241,7 +241,7 @@ def test_what_is_missing_is_named_and_the_rest_written(results, runs, capsys):
         assert markdown._text(line) in twin
     assert notes.count("\n") == 13
     assert len(Page(page).all("img")) == 1
-    assert page.count("no theory.") == 2
+    assert page.count("No prediction.") == 2
     assert str(results) not in page
 
 
@@ -447,13 +447,13 @@ def test_recurrent_runs_are_told_per_step(results):
     assert Text(contents.TIME) in asked.blocks
     (section,) = (s for s in verdicts.sections if s.title == "Architectures")
     rows = {row[0]: row[1:3] for row in section.blocks[0].rows}
-    assert rows == {"mlp": ("layer", "3"), "rnn": ("step", "1")}
+    assert rows == {"mlp": ("layers", "3"), "rnn": ("steps", "1")}
     counts = {row[0]: list(map(int, row[3:])) for row in section.blocks[0].rows}
     assert sum(counts["mlp"][:4]) == sum(counts["mlp"][4:]) == 3
     (told,) = (s for s in document.sections if s.title == "Tables")
     captions = [b.caption for s in told.sections for b in s.blocks if isinstance(b, Table)]
-    assert "Slope of log10‖∂L/∂h_t‖ per step: time" in captions
-    assert "per step" in verdicts.sections[-1].blocks[-1].items[0]
+    assert "Change of log10‖∂L/∂h_t‖ over the body: time" in captions
+    assert "from step 8 to 1" in verdicts.sections[-1].blocks[-1].items[0]
 
 
 def test_reports_without_recurrent_nets_do_not_speak_of_time(results):

@@ -68,10 +68,10 @@ def phase_caption(
     """How many points fall on theory's side of the critical line, and how far rates differ."""
     points = _points(table, prediction, kept_within)
     text = f"Of {len(points)} points, going backward: {counted(points['trend'], kept_within)}."
-    if plane is not None:
+    sided = points["trend"].map({"vanishing": -1, "exploding": 1}).fillna(0)
+    decided = sided != 0
+    if plane is not None and decided.any():
         near = _nearest(plane, points)
-        sided = points["trend"].map({"vanishing": -1, "exploding": 1}).fillna(0)
-        decided = sided != 0
         right = (np.sign(near - 1)[decided] == sided[decided]).sum()
         text += (
             f" {right} of the {decided.sum()} vanishing or exploding ones lie in that phase by "
