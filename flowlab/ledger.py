@@ -77,9 +77,10 @@ def ledger(
         )
     if replace is not None:
         network = replace_jacobian(network, *operation(replace))
-    books = _Books(settings, network)
-    table = measure(settings, progress, batches, network=network, watch=books.watch)
-    return _tidy(settings, books, table, f"-without-{replace}" if replace else "")
+    books, run = _Books(settings, network), settings.run()
+    name = f"{run}-without-{replace}" if replace else run
+    table = measure(settings, progress, batches, network=network, watch=books.watch, rewritten=name)
+    return _tidy(settings, books, table)
 
 
 def imbalance(table: pd.DataFrame) -> pd.Series:
@@ -259,7 +260,7 @@ def _kind(layer: Layer) -> str:
     return "activation" if isinstance(layer, Activation) else layer.name
 
 
-def _tidy(settings: Settings, books: _Books, table: pd.DataFrame, suffix: str) -> pd.DataFrame:
+def _tidy(settings: Settings, books: _Books, table: pd.DataFrame) -> pd.DataFrame:
     """All accounts as one frame, the output's layer first, seed by seed."""
     seeds = settings.seeds
     accounts = [
@@ -282,7 +283,6 @@ def _tidy(settings: Settings, books: _Books, table: pd.DataFrame, suffix: str) -
     upstream = table[last].groupby("seed")["delta_log10_norm"].last()
 
     columns = {name: table[name].iat[0] for name in KEYS if name in table}
-    columns["run"] += suffix
     columns["seed"] = np.repeat(np.arange(settings.seed, settings.seed + seeds), len(accounts))
     columns["layer"] = np.tile(layers, seeds)
     columns["position"] = np.tile(np.arange(1, len(accounts) + 1), seeds)

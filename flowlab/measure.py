@@ -5,6 +5,7 @@ its power of two is carried beside it; the same forward where the chain is posit
 So the rows of any depth are true, and ``status`` says where they cannot be.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -140,6 +141,7 @@ def measure(
     observe: Observer | None = None,
     network: Network | None = None,
     watch: Callable[[np.ndarray, int], Watch] | None = None,
+    rewritten: str | None = None,
 ) -> pd.DataFrame:
     """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
 
@@ -147,13 +149,16 @@ def measure(
     of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
     ``batches`` replaces the inputs that the settings name; ``observe`` is shown every operation
     with parameters on the way back, by several threads.
-    ``network`` replaces the one that the settings describe, parameter for parameter;
+    ``network`` replaces the one that the settings describe. Its table has a run of its own and
+    ``network`` "own", and no settings of an architecture, so that no prediction is taken for it;
+    unless it is ``rewritten`` from the settings' network, known as the run of that name.
     ``watch(seeds, layer)``, called by several threads, gives a watch of that layer's pullback.
     Raises InputError for settings that break a rule.
     """
     settings.validate()
     batches = batches or Batches(settings)
     outputs = batches.classes if settings.upstream == "loss" else None
+    own = network is not None and rewritten is None
     network = network or build(settings, outputs)
     shape = (settings.batch_size, *batches.example)
     rows, shapes = layout(network, shape), list(_input_shapes(network, shape))
@@ -179,7 +184,10 @@ def measure(
     with _blas().limit(limits=1), ThreadPoolExecutor(_threads(settings)) as pool:
         measured = list(pool.map(one, parts))
     values, lost, times = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
-    return _tidy(settings, rows, seeds, values, lost, times)
+    table = _tidy(settings, rows, seeds, values, lost, times)
+    if own:
+        return table.assign(**_own(settings, network, len(table)))
+    return table if rewritten is None else table.assign(run=rewritten)
 
 
 class _Steps:
@@ -540,6 +548,18 @@ def told(layer: Primitive, tape, dy, dx, gradients) -> tuple:
         examples = np.empty((len(dy), len(gradients)))
         layer.example_norms.run(*(tape[k] for k in layer.example_norms_reads), dy, examples)
     return norms, examples, layer.read(tape, dy, dx) if layer.readings else ()
+
+
+def _own(settings: Settings, network: Network, n: int) -> dict[str, Any]:
+    """The columns of a network that the settings do not describe: a name, its depth, nulls."""
+    name = hashlib.sha256(f"{settings.run()} {network.digest()}".encode()).hexdigest()[:16]
+    kinds = {
+        "width": "Int64",
+        **dict.fromkeys(("activation", "skip", "norm"), "string"),
+        **_OPTIONS,
+    }
+    nulls = {column: pd.array([None] * n, dtype=kind) for column, kind in kinds.items()}
+    return {"run": name, "network": "own", "depth": len(network.blocks), **nulls}
 
 
 def _options(settings: Settings, n: int) -> dict[str, Any]:

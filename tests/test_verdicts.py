@@ -7,6 +7,7 @@ from scipy import stats
 
 import flowlab
 from flowlab.errors import InputError
+from flowlab.networks import build
 from flowlab.statistics import COTANGENT, DELTA
 from flowlab.verdicts import judge, judge_all
 
@@ -306,3 +307,21 @@ def test_measured_nets(axes, trend, shape):
     assert found.agreement != "differs"
     if shape:
         assert found.shape == shape
+
+
+def test_a_network_of_ones_own_has_no_prediction():
+    """Its table has a run of its own, wherever it was built, and none of the settings' words."""
+    settings = flowlab.make(depth=6, width=8, batch_size=4, seeds=3, upstream="gaussian")
+    table = flowlab.measure(settings)
+
+    def own(activation):
+        other = flowlab.make(depth=6, width=8, activation=activation, upstream="gaussian")
+        return flowlab.measure(settings, network=build(other))
+
+    mine, again, identity = own("tanh"), own("tanh"), own("identity")
+    assert mine["run"].nunique() == 1 and mine["run"].iat[0] == again["run"].iat[0]
+    assert len({frame["run"].iat[0] for frame in (table, mine, identity)}) == 3
+    assert mine[["width", "activation", "skip", "norm"]].isna().all(axis=None)
+    assert set(mine["network"]) == {"own"} and set(mine["depth"]) == {6}
+    found = judge(mine, flowlab.predict(settings))
+    assert (found.agreement, found.change.n) == ("no theory", 3)

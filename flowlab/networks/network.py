@@ -1,8 +1,11 @@
 """What a network is: blocks in a row, one for each counted layer."""
 
+import hashlib
 from dataclasses import dataclass
 
 from flowlab.layer import Chain, Layer
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,25 @@ class Network:
     def chain(self) -> Chain:
         """The whole network as one layer."""
         return Chain(self.blocks, name="network")
+
+    def digest(self) -> str:
+        """A name for the blocks: their classes, their plain attributes and what they are made of.
+
+        Equal for equal networks, in any process; blind to what a layer's code does.
+        """
+        told = repr(([_described(block) for block in self.blocks], self.residual, self.a, self.s))
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _described(layer: Layer) -> tuple:
+    own = sorted(
+        (name, value)
+        for name, value in vars(layer).items()
+        if isinstance(value, _PLAIN) and name != "children" and not _holds_layers(value)
+    )
+    kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    return kind, layer.name, own, [_described(child) for child in layer.children]
+
+
+def _holds_layers(value) -> bool:
+    return isinstance(value, tuple) and any(isinstance(item, Layer) for item in value)
