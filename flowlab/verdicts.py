@@ -427,3 +427,12 @@ def tally(words: Iterable[str], order: tuple[str, ...]) -> dict[str, int]:
     """How often each word of ``order`` occurs, in that order; none that does not."""
     words = list(words)
     return {word: words.count(word) for word in order if word in words}
+
+
+def counted(trends: Iterable[str], kept_within: float) -> str:
+    """How many runs have each trend: "3 vanishing, 2 kept (within ±1 decade)"."""
+    found = tally(trends, TRENDS)
+    if not found:
+        return "none can be judged"
+    limit = f" (within ±{kept_within:g} decade{'s' * (kept_within != 1)})"
+    return ", ".join(f"{n} {word}{limit * (word == 'kept')}" for word, n in found.items())

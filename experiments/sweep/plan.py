@@ -22,6 +22,7 @@ from flowlab.errors import InputError
 from flowlab.files import storing, writable, write
 from flowlab.settings import Settings
 from flowlab.store import Experiment, Run, condition_of, missing_seeds
+from flowlab.verdicts import counted
 from flowlab.versions import versions
 
 _TOLD = 40  # conditions; a longer sweep does not tell each
@@ -189,6 +190,9 @@ class Plan:
         found = Counter(outcome["agreement"] for outcome in done)
         if not done:
             return
+        limits = {condition.settings.kept_within for condition, _ in self.waiting}
+        trends = (outcome["trend"] for outcome in done)
+        print(f"Gradients: {counted(trends, *limits)}." if len(limits) == 1 else "")
         print("Theory " + ", ".join(f"{_JUDGED[a]} {n}" for a, n in found.most_common()) + ".")
         if len(self.waiting) <= _TOLD:
             return

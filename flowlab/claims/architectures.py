@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from flowlab import statistics
 from flowlab.claims import chains, compare
 from flowlab.claims.claim import FAILS, claim
 from flowlab.claims.trial import inner, square
@@ -10,6 +9,7 @@ from flowlab.kernel import ShapeError
 from flowlab.layer import Chain, Layer, Workspace, leaves, map_leaves, primitives
 from flowlab.networks import build, example_shape, features
 from flowlab.settings import NETWORKS, Settings, make
+from flowlab.verdicts import judge
 
 SOURCE = "the text"
 STATEMENT = (
@@ -104,13 +104,13 @@ def initialization(trial):
     bad, rows, told = 0, 0, {}
     for name in NETWORKS:
         table = trial.measure(**axes(name))
-        along = "time" if name in _RECURRENT else "layer"
-        steps = table[(table["layer"] == 1) & table["time"].notna()]
-        slope = statistics.backward_slope(steps if along == "time" else table, along=along)
-        bad += int((table["status"] != "ok").sum()) + int(not slope.known)
+        found = judge(table)
+        change, crossed = found.change, found.crossed
+        bad += int(table["status"].isin(["zero", "nonfinite"]).sum()) + int(not change.known)
         rows += len(table)
-        told[name] = f"{slope.mean:+.3f} ± {(slope.high - slope.low) / 2:.3f} in {name}"
-    result = compare.Comparison("rows not finite, slopes unknown", 0, bad, 0.5)
+        half = (change.high - change.low) / 2
+        told[name] = f"{change.mean / crossed:+.3f} ± {half / crossed:.3f} in {name}"
+    result = compare.Comparison("rows not finite, changes unknown", 0, bad, 0.5)
     return result.finding(
         f"The same command measured {len(told)} architectures, {rows} rows with {bad} bad among "
         f"them; ‖δ‖ changes, in decades per layer or step going backward, by "

@@ -9,11 +9,10 @@ from matplotlib.lines import Line2D
 
 from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, key, legend, panel
-from flowlab.figures.ratios import counted
 from flowlab.figures.runs import describe, single_steps, whole_layers
 from flowlab.figures.through_time import as_layers
 from flowlab.statistics import COTANGENT, DELTA, profile
-from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
+from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, counted, judge, tally
 
 PANEL = 1.75  # inches, the height of a panel
 COLUMNS = 4

@@ -6,8 +6,8 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
 from flowlab.figures import style
-from flowlab.figures.ratios import SYMBOL, counted, init_labels, ratios
-from flowlab.verdicts import KEPT_WITHIN
+from flowlab.figures.ratios import SYMBOL, init_labels, ratios
+from flowlab.verdicts import KEPT_WITHIN, counted
 
 CELL = 0.3  # inches, the height of a row
 COLORS = "PuOr_r"  # orange to purple through white, apart under every colour blindness

@@ -7,8 +7,8 @@ from matplotlib.lines import Line2D
 
 from flowlab.figures import style
 from flowlab.figures.by_layer import THEORY, legend
-from flowlab.figures.ratios import counted, ratios
-from flowlab.verdicts import KEPT_WITHIN
+from flowlab.figures.ratios import ratios
+from flowlab.verdicts import KEPT_WITHIN, counted
 
 SCALES = (3, 10, 30)  # layers, the depth scales that are drawn
 LOOKS = {

@@ -1,6 +1,6 @@
 """One number for each run: by how much the gradient's norm changes over its body."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import nan
 
 import pandas as pd
@@ -8,7 +8,7 @@ import pandas as pd
 from flowlab.errors import InputError, unknown
 from flowlab.figures.runs import whole_layers
 from flowlab.statistics import DELTA
-from flowlab.verdicts import KEPT_WITHIN, TRENDS, Verdict, judge_all, tally
+from flowlab.verdicts import KEPT_WITHIN, Verdict, judge_all
 
 SYMBOL = r"change of $\log_{10}\Vert\delta\Vert$"  # on axes
 WORDS = "Change of log10‖δ‖ over the body"  # in captions
@@ -67,12 +67,3 @@ def init_labels(rows: pd.DataFrame) -> pd.Series:
     """The initializer's name, with the gain where it is not 1."""
     gain = rows["gain"].map(lambda g: "" if g == 1 else f" × {g:.4g}")
     return rows["init"].astype(str) + gain
-
-
-def counted(trends: Iterable[str], kept_within: float) -> str:
-    """How many runs have each trend: "3 vanishing, 2 kept (within ±1 decade)"."""
-    found = tally(trends, TRENDS)
-    if not found:
-        return "none can be judged"
-    limit = f" (within ±{kept_within:g} decade{'s' * (kept_within != 1)})"
-    return ", ".join(f"{n} {word}{limit * (word == 'kept')}" for word, n in found.items())
