@@ -122,7 +122,7 @@ def test_what_is_kept_is_skipped_until_overwritten(call, tmp_path):
         path: state.st_ino for path, state in before.items()
     }
     code, output, _ = call("-m", *SMALL, "depth=2,3", "overwrite=true")
-    assert code == 0 and "2 runs: 2 measured" in output and "kept" not in output
+    assert code == 0 and "2 runs: 2 measured" in output and "kept from" not in output
     assert all(os.stat(tmp_path / path).st_ino != state.st_ino for path, state in before.items())
     assert_same(first, {path: table for path, table in tables(tmp_path).items() if path in first})
     assert not list((tmp_path / "results/.sweeps").iterdir())
