@@ -11,6 +11,13 @@ from flowlab.tables import NORMS
 
 _BLOCK = ("activation_log10_norm", DELTA)
 _OF_LAYER = (f"{DELTA}_infinite", "q", "chi", "slope_error")
+# Sentences of several families.
+SHALLOW = "a net of one layer has no step between layers; depth=2 has a prediction"
+IDENTITY = (
+    "theory averages over random weights and init=identity draws none; "
+    "init=orthogonal has a prediction"
+)
+FEW_EXAMPLES = "batch norm's mean rate is infinite below 4 examples; batch_size=4 has a prediction"
 
 
 def curve(
@@ -65,9 +72,18 @@ def by_operation(table: pd.DataFrame, run: Run) -> pd.DataFrame:
             for column in _OF_LAYER:
                 line[column] = table[column].iat[layer] if last else math.nan
             frames.append(line)
-    return pd.DataFrame(frames)
+    return _because(pd.DataFrame(frames), None)
 
 
-def silent(run: Run) -> pd.DataFrame:
-    """The rows without a prediction."""
+def unpredicted(run: Run) -> pd.DataFrame:
+    """The rows of layers without a prediction, beside others that have one."""
     return by_operation(pd.DataFrame(index=range(len(run.rows))), run)
+
+
+def silent(run: Run, because: str) -> pd.DataFrame:
+    """The rows of a run without a prediction: one sentence, the assumption that fails."""
+    return _because(unpredicted(run), because)
+
+
+def _because(table: pd.DataFrame, sentence: str | None) -> pd.DataFrame:
+    return table.assign(silent_because=pd.array([sentence] * len(table), dtype="string"))

@@ -18,19 +18,21 @@ import numpy as np
 import pandas as pd
 
 from flowlab import theory
-from flowlab.prediction.curve import by_operation, curve
+from flowlab.prediction.curve import IDENTITY, SHALLOW, by_operation, curve
 from flowlab.prediction.inputs import TO_LOG10, Run, moments
 from flowlab.theory.activations import get_activation
 from flowlab.theory.convolution import averaging, circular_steps, field_flow
 from flowlab.theory.moments import Sites
 
 
-def predict(run: Run) -> pd.DataFrame | None:
+def predict(run: Run) -> pd.DataFrame | str:
     """delta at every layer."""
     settings, network = run.settings, run.network
     convolutions = settings.depth - (run.outputs is not None)
-    if run.initializer.identity or convolutions < 1:
-        return None
+    if convolutions < 1:
+        return SHALLOW
+    if run.initializer.identity:
+        return IDENTITY
     x = run.inputs()
     input_q = np.square(x).mean(axis=(0, 1, 2))
     positions = input_q.size
