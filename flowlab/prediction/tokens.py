@@ -32,7 +32,7 @@ def predict(run: Run) -> pd.DataFrame | str:
     for fails, because in (
         (
             count < 1,
-            f"a transformer without blocks has no step; depth={2 + reads} has a prediction",
+            f"without blocks there is no step; depth={2 + reads} has a prediction",
         ),
         (run.initializer.identity, IDENTITY),
         (
