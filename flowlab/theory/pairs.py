@@ -1,0 +1,60 @@
+"""E f(u_i) f(u_j) over a set of sites, u Gaussian of variances that differ from site to site.
+
+Homogeneous activations have closed forms (`moments`); others are expanded in orthonormal Hermite
+polynomials, f(sqrt(q) z) = sum_n a_n(q) He_n(z), so that E f(u_i) f(u_j) = sum_n a_n(q_i) a_n(q_j)
+c_ij^n (Mehler). What lies beyond the last term kept goes to that term.
+"""
+
+import numpy as np
+
+from flowlab.theory.activations import Activation
+from flowlab.theory.moments import Sites, homogeneous_correlation, homogeneous_pairs
+
+
+class Pairs:
+    """Two-point functions over sites of log variance ``log_q`` (n,).
+
+    Each takes correlations c (..., n, n) and returns the same shape, over the one-point means'
+    geometric mean: c = 1 at sites of equal variance gives 1. ``log_phi2``, ``log_mu1`` (n,): the
+    logs of E phi^2 and E phi'^2.
+    """
+
+    def __init__(self, activation: Activation, log_q: np.ndarray):
+        self._slope = activation.negative_slope
+        sites = Sites(activation, log_q)
+        self.log_phi2, self.log_mu1 = sites.log_phi2, np.log(sites.mu1)
+        if self._slope is None:
+            series = sites._series[sites._row]
+            self._values, self._slopes = series[:, 0], series[:, 1]
+
+    def values(self, c: np.ndarray) -> np.ndarray:
+        """E phi phi."""
+        if self._slope is not None:
+            return homogeneous_correlation(self._slope, c)
+        return _mehler(self._values, c)
+
+    def slopes(self, c: np.ndarray) -> np.ndarray:
+        """E phi' phi'."""
+        if self._slope is not None:
+            return homogeneous_pairs(self._slope, c)[0]
+        return _mehler(self._slopes, c)
+
+    def tilts(self, c: np.ndarray) -> np.ndarray:
+        """E z phi' z phi' with z = u/sqrt(q), over E phi'^2: not 1 at c = 1."""
+        if self._slope is not None:
+            return homogeneous_correlation(self._slope, c)
+        d = self._slopes
+        n = np.arange(d.shape[1])
+        up = np.zeros_like(d)
+        up[:, :-1] += np.sqrt(n[1:]) * d[:, 1:]
+        up[:, 1:] += np.sqrt(n[1:]) * d[:, :-1]
+        return _mehler(up, c, complete=False)
+
+
+def _mehler(a, c, complete=True):
+    """sum_n a_n a_n' c^n, by Horner's rule from the last term on."""
+    rest = np.sqrt(np.maximum(1 - np.square(a).sum(1), 0.0)) if complete else np.zeros(len(a))
+    total = rest[:, None] * rest * np.ones_like(c)
+    for column in a.T[::-1]:
+        total = total * c + column[:, None] * column
+    return total
