@@ -23,7 +23,7 @@ from flowlab.prediction.curve import IDENTITY, SHALLOW, by_operation, curve
 from flowlab.prediction.inputs import TO_LOG10, Run, moments
 from flowlab.theory.activations import get_activation
 from flowlab.theory.convolution import FieldFlow, averaging, circular_steps, field_flow
-from flowlab.theory.position_kernels import PositionKernels, Windows
+from flowlab.theory.position_kernels import PositionKernels, Windows, windows_freedom
 
 # Members (examples of all batches) whose fields are followed, and the work for covariances.
 _MEMBERS = 64
@@ -90,12 +90,15 @@ def fields(run: Run, x: np.ndarray, eps: float | None = None) -> FieldFlow:
     )
 
 
-def kernels(run: Run, x: np.ndarray, norm: str, eps: float = 0.0) -> PositionKernels | None:
-    """Covariances over positions; None where those of so many take too long."""
+def kernels(run: Run, x: np.ndarray, norm: str, eps: float = 0.0) -> PositionKernels | str:
+    """Covariances over positions, or a sentence where there are too many or nothing varies."""
     settings, positions = run.settings, math.prod(x.shape[3:])
     terms = 4 if get_activation(settings.activation).homogeneous else 48
     if settings.depth * positions**2 * terms > _MOST_WORK:
-        return None
+        return (
+            "covariances of so many positions in so many layers take too long to follow; "
+            "network.image=8 depth=50 has a prediction"
+        )
     flat = x.reshape(*x.shape[:3], positions)
     own = np.einsum("sbcp,sbcq->pq", flat, flat) / math.prod(x.shape[:3])
     total = flat.sum(axis=1)
@@ -104,14 +107,26 @@ def kernels(run: Run, x: np.ndarray, norm: str, eps: float = 0.0) -> PositionKer
     between = (both - batch * own) / (batch * (batch - 1)) if batch > 1 else np.zeros_like(own)
     size = 1 if run.initializer.delta else settings.network.kernel_size
     shape = x.shape[3:]
+    windows = Windows(shape, (size,) * len(shape), settings.network.padding == "circular")
+    freedom = math.inf
+    if norm == "batch":
+        each = np.array([windows_freedom(batch, windows) for batch in flat])
+        freedom = 1 / np.mean(1 / each) if (each > 0).all() else 0.0
+        features = x.shape[2] * size ** len(shape)
+        if run.initializer.orthogonal and features >= settings.width and freedom > 0:
+            # Weights of fixed length: w'Sw fluctuates only as far as S is not a multiple of 1.
+            freedom = (1 + 2 / features) / max(1 / freedom - 1 / features, 1e-12)
+        if freedom == 0:
+            return "nothing varies over a batch of the inputs; data=gaussian has a prediction"
     return PositionKernels(
         settings.activation,
         layers(run),
         inputs=np.stack([own, between]),
         batch=batch,
-        windows=Windows(shape, (size,) * len(shape), settings.network.padding == "circular"),
+        windows=windows,
         norm=norm,
         eps=eps,
+        input_freedom=freedom,
         **residual(run),
     )
 
@@ -123,7 +138,8 @@ def top(run: Run, x: np.ndarray, found: PositionKernels | None = None):
     ((sigma_w2, sigma_b2),) = run.maps(-1)
     if found is None:
         found = kernels(run, x, "none")
-    log_pooled = found.log_pooled if found is not None else 0.0
+    # Of so many positions and layers, positions have become alike.
+    log_pooled = 0.0 if isinstance(found, str) else found.log_pooled
     log_q = np.logaddexp(_log(sigma_w2) + log_pooled, _log(sigma_b2))
     return run.top(1, float(log_q))
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from flowlab.layers.normalization import EPS
 from flowlab.prediction import images
-from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, SHALLOW, by_operation, curve
+from flowlab.prediction.curve import IDENTITY, SHALLOW, by_operation, curve
 from flowlab.prediction.inputs import Run
 from flowlab.theory.normalization import norm_step
 
@@ -36,13 +36,14 @@ def predict(run: Run) -> pd.DataFrame | str:
     x = run.inputs()
     if settings.norm == "batch":
         found = images.kernels(run, x, "batch", EPS)
-        if found is None:
+        if isinstance(found, str):
+            return found
+        if len(found.freedoms) and found.freedoms.min() < 3:
             return (
-                "covariances of so many positions take too long to follow; "
-                "network.image=8 has a prediction"
+                "the mean rate of batch norm is infinite where a channel's values over the batch "
+                "have but 2 degrees of freedom; batch_size=32 network.kernel_size=3 init=he has a "
+                "prediction"
             )
-        if found.freedom < 4:
-            return FEW_EXAMPLES
         level, *of_top, _, common = images.top(run, x, found)
         flow = found.back(white=settings.upstream == "gaussian", pooled=pooled, common=common)
     else:
@@ -52,21 +53,21 @@ def predict(run: Run) -> pd.DataFrame | str:
     log_rate = flow.log_rate
     if pooled:
         log_rate = np.append(log_rate, images.pooled_rate(run, x, flow.log_top))
-    table = curve(
-        run,
-        top=level,
-        log_rate=log_rate,
-        of_top=tuple(of_top),
-        error=_error(run, float(np.mean(flow.share)) if len(flow.share) else 0.0),
-    )
+    error = _error(run, flow.share, found.freedoms if settings.norm == "batch" else None)
+    table = curve(run, top=level, log_rate=log_rate, of_top=tuple(of_top), error=error)
     return by_operation(table, run)
 
 
-def _error(run: Run, share: float) -> float:
-    """The error of a step's mean: what finite width may add."""
+def _error(run: Run, share: np.ndarray, freedoms: np.ndarray | None) -> float:
+    """The error of a step's mean: what finite width and few degrees of freedom may add."""
     settings = run.settings
+    if len(share) == 0:
+        return 0.0
+    if freedoms is not None:
+        each = (2 / freedoms).reshape(len(share), -1).sum(axis=1)
+        return float(np.mean(share * (each + 2 / settings.width)))
     if settings.skip != "none":
-        return 4 * share / settings.width
+        return 4 * float(np.mean(share)) / settings.width
     norm = "layer_norm" if settings.norm == "layer" else "rms_norm"
     mean, variance = norm_step(settings.activation, norm, max(settings.width, 4))
     return abs(mean) + variance / 2

@@ -13,8 +13,11 @@ al. 2019); cotangents go back by the same average, times E phi'(u_p) phi'(u_p').
 It takes off their mean, K - (row mean) - (column mean) + (mean), and divides by sigma^2, whose mean
 v is the mean of the diagonal. sigma^2 is a weighted sum of squares: taken as chi^2 with
 nu = (tr)^2/tr(.)^2 of the centred covariance as degrees of freedom, E 1/sigma^2 = nu/((nu - 2) v),
-which is exact for exchangeable members, nu = N - 1 (`normalization`). Its pullback takes off the
-cotangent's mean alike, and of its square E (u' dy)^2/N, the part along the normalized u.
+which is exact for exchangeable members, nu = N - 1 (`normalization`). Of z_1 the degrees of freedom
+are those of the inputs' own windows, of smooth images but a few (`windows_freedom`); across skips
+they persist with z_1's share of the variance. That the normalized u is Gaussian is right to
+O(1/nu). Its pullback takes off the cotangent's mean alike, and of its square E (u' dy)^2/N, the
+part along u.
 
 With zero padding K differs from place to place, but a channel has one divisor for all: places near
 the border are normalized to less than 1. Circular padding keeps it constant.
@@ -97,6 +100,7 @@ class _Read:
     c: np.ndarray  # (2, P, P) correlations
     normalized: np.ndarray  # (2, P, P) covariances over their mean square
     log_divisor: float
+    log_variance: float
     freedom: float
 
 
@@ -119,11 +123,12 @@ class PositionKernels:
 
     layers, residual and the scales: as in `convolution.field_flow`; inputs: (2, P, P), mean over
     channels of x_p x_p' within and between examples; norm: before every phi, ``none``, ``example``
-    (divides by an example's mean square) or ``batch``; eps is added to what it divides by. Raises
-    `InputError` for an unknown norm.
+    (divides by an example's mean square) or ``batch``; eps is added to what it divides by;
+    input_freedom: nu of the batch itself (`windows_freedom`), by default of exchangeable examples.
+    Raises `InputError` for an unknown norm.
 
-    log_pooled: log E (mean over positions of phi(norm(z_L)))^2; freedom: the least degrees of
-    freedom nu of a batch norm, of which the mean rate needs more than 2.
+    log_pooled: log E (mean over positions of phi(norm(z_L)))^2; freedoms: nu of every batch norm in
+    forward order, of which a mean rate needs more than 2.
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class PositionKernels:
         residual: bool = False,
         branch_scale: float = 1.0,
         output_scale: float = 1.0,
+        input_freedom: float = np.inf,
     ):
         if norm not in NORMS:
             raise InputError(f"norm must be one of {', '.join(NORMS)}; got {norm}")
@@ -147,21 +153,25 @@ class PositionKernels:
         self.log_a2, self.log_s2 = _log(branch_scale**2), _log(output_scale**2)
         ((w2, b2),) = layers[0]
         state = _biased(_Scaled.at(_log(w2), windows(inputs)), b2)
+        # 1/nu of the batch itself beyond that of exchangeable examples, for the inputs' share.
+        first = self._read(state)
+        excess, log_own = max(1 / input_freedom - 1 / first.freedom, 0.0), first.log_variance
         self.reads = []
         for maps in layers[1:]:
-            f, mine = state, []
+            f, mine, own = state, [], log_own
             for w2, b2 in maps:
-                read = self._read(f)
+                read = self._read(f, excess, own)
                 mine.append((read, _log(w2)))
                 phi = _values(read)
                 f = _biased(_Scaled.at(phi.log_scale + _log(w2), windows(phi.of)), b2)
+                own = -np.inf
             self.reads.append(mine)
+            log_own = log_own + self.log_s2 if residual else -np.inf
             state = state.plus(f.times(self.log_a2)).times(self.log_s2) if residual else f
-        self.last = self._read(state)
+        self.last = self._read(state, excess, log_own)
         pooled = _values(self.last)
         self.log_pooled = pooled.log_scale + _log(pooled.of[0].mean())
-        every = [read.freedom for mine in self.reads for read, _ in mine]
-        self.freedom = min([*every, self.last.freedom])
+        self.freedoms = np.array([read.freedom for mine in self.reads for read, _ in mine])
 
     def back(self, *, white: bool = True, pooled: bool = False, common: float = 0.0) -> KernelFlow:
         """Rates from a cotangent of z_L that is ``white`` or the same at all positions.
@@ -191,23 +201,26 @@ class PositionKernels:
             delta = _Scaled.at(0.0, g.of)
         return KernelFlow(np.array(log_rate[::-1]), np.array(shares[::-1]), log_top)
 
-    def _read(self, state):
-        k, log_divisor, freedom = state.of, 0.0, np.inf
+    def _read(self, state, excess=0.0, log_own=-np.inf):
+        k, log_divisor, inverse_freedom = state.of, 0.0, 0.0
         if self.norm == "batch":
             k = _centred(k, self.batch)
         mean = np.trace(k[0]) / self.positions
+        log_variance = state.log_scale + _log(mean)
         if self.norm != "none":
-            log_divisor = np.logaddexp(state.log_scale + _log(mean), _log(self.eps))
+            log_divisor = np.logaddexp(log_variance, _log(self.eps))
         if self.norm == "batch" and mean > 0:
             square = np.square(k).sum((1, 2)) @ np.array([1, self.batch - 1])
-            freedom = self.batch * np.trace(k[0]) ** 2 / square
+            inverse_freedom = square / (self.batch * np.trace(k[0]) ** 2)
+            inverse_freedom += excess * np.exp(2 * min(log_own - log_variance, 0.0))
         diagonal = np.maximum(np.diagonal(k[0]), 0.0)
         with np.errstate(divide="ignore"):
             log_q = state.log_scale + np.log(diagonal) - log_divisor
             inverse = np.where(diagonal > 0, 1 / np.sqrt(diagonal), 0.0)
+            freedom = np.divide(1.0, inverse_freedom)
         c = np.clip(k * inverse * inverse[:, None], -1.0, 1.0)
         normalized = k / mean if mean > 0 else np.zeros_like(k)
-        return _Read(Pairs(self.act, log_q), c, normalized, log_divisor, freedom)
+        return _Read(Pairs(self.act, log_q), c, normalized, log_divisor, log_variance, freedom)
 
     def _pulled(self, read, g):
         """The pullback of phi and of the norm before it."""
@@ -223,6 +236,28 @@ class PositionKernels:
         m = _centred(m, self.batch) - along * read.normalized
         inverse = -_log(1 - 2 / read.freedom) if read.freedom > 2 else 0.0
         return _Scaled.at(g.log_scale - read.log_divisor + inverse, m)
+
+
+def windows_freedom(x: np.ndarray, windows: Windows) -> float:
+    """nu of conv(x)'s centred values over a batch x (batch, channels, positions).
+
+    What a convolution reads are windows: n = channels k^d features of N = batch positions members.
+    Of the centred features' covariance S, nu = (tr S)^2/tr S^2; 0 where nothing varies.
+    """
+    batch, channels = x.shape[:2]
+    field = x.reshape(batch, channels, *windows.shape)
+    around = [(0, 0), (0, 0), *((size // 2, size // 2) for size in windows.kernel)]
+    field = np.pad(field, around, mode="wrap" if windows.circular else "constant")
+    axes = tuple(range(2, field.ndim))
+    taken = np.lib.stride_tricks.sliding_window_view(field, windows.kernel, axis=axes)
+    # (batch, channels, *positions, *kernel) to members by features
+    taken = np.moveaxis(taken, 1, 1 + len(windows.shape))
+    features = taken.reshape(batch * int(np.prod(windows.shape)), -1)
+    features = features - features.mean(0)
+    members, size = features.shape
+    gram = features.T @ features if size < members else features @ features.T
+    square = np.square(gram).sum()
+    return float(np.trace(gram) ** 2 / square) if square > 0 else 0.0
 
 
 def _log(x: float) -> float:
