@@ -9,7 +9,11 @@ sum.
 *Batch norm* divides a channel by its mean square over examples and positions:
 `flowlab.theory.position_kernels`, with the inputs' own covariances; examples are exchangeable.
 
-What finite width adds is not derived: the error is TODO.
+What finite width adds is not derived. Under layer and RMS norm as much as to a plain net, once for
+the cotangent and once for what it is divided by, and 1/c for what the norm projects out, is the
+error of a log rate; a mean over channels that layer norm takes off gives a position without
+variance 1/c of the others', and what that would change is added. Under batch norm it is 2/nu of
+each norm's degrees of freedom and 2/c, both of the share that branches carry.
 
 Silent: identity weights; batch norm of fewer than 4 examples or of a channel whose values have
 fewer than 4 degrees of freedom, or of more positions than their covariances can be followed.
@@ -22,7 +26,7 @@ from flowlab.layers.normalization import EPS
 from flowlab.prediction import images
 from flowlab.prediction.curve import IDENTITY, SHALLOW, by_operation, curve
 from flowlab.prediction.inputs import Run
-from flowlab.theory.normalization import norm_step
+from flowlab.theory.convolution import FieldFlow
 
 
 def predict(run: Run) -> pd.DataFrame | str:
@@ -46,28 +50,32 @@ def predict(run: Run) -> pd.DataFrame | str:
             )
         level, *of_top, _, common = images.top(run, x, found)
         flow = found.back(white=settings.upstream == "gaussian", pooled=pooled, common=common)
+        error = _batch_error(settings.width, flow.share, found.freedoms)
     else:
         found = images.kernels(run, x, "example", EPS) if pooled else None
-        level, *of_top, _, _ = images.top(run, x, found)
+        level, *of_top, alpha, _ = images.top(run, x, found)
         flow = images.fields(run, x, EPS)
+        error = _examples_error(run, x, flow, alpha)
     log_rate = flow.log_rate
     if pooled:
         log_rate = np.append(log_rate, images.pooled_rate(run, x, flow.log_top))
-    error = _error(run, flow.share, found.freedoms if settings.norm == "batch" else None)
     table = curve(run, top=level, log_rate=log_rate, of_top=tuple(of_top), error=error)
     return by_operation(table, run)
 
 
-def _error(run: Run, share: np.ndarray, freedoms: np.ndarray | None) -> float:
-    """The error of a step's mean: what finite width and few degrees of freedom may add."""
-    settings = run.settings
+def _batch_error(width: int, share: np.ndarray, freedoms: np.ndarray) -> float:
     if len(share) == 0:
         return 0.0
-    if freedoms is not None:
-        each = (2 / freedoms).reshape(len(share), -1).sum(axis=1)
-        return float(np.mean(share * (each + 2 / settings.width)))
-    if settings.skip != "none":
-        return 4 * float(np.mean(share)) / settings.width
-    norm = "layer_norm" if settings.norm == "layer" else "rms_norm"
-    mean, variance = norm_step(settings.activation, norm, max(settings.width, 4))
-    return abs(mean) + variance / 2
+    few = (2 / freedoms).reshape(len(share), -1).sum(axis=1)
+    return float(np.mean(share * (few + 2 / width)))
+
+
+def _examples_error(run: Run, x: np.ndarray, flow: FieldFlow, alpha: float) -> float:
+    if len(flow.share) == 0:
+        return 0.0
+    drift, _, error = images.finite_width(run, x, flow, alpha)
+    error += 2 * abs(float(np.mean(drift))) + float(np.mean(flow.share)) / run.settings.width
+    if run.settings.norm == "layer":
+        raised = images.fields(run, x, EPS, 1 / run.settings.width)
+        error += abs(float(np.mean(raised.log_rate - flow.log_rate)))
+    return error

@@ -194,16 +194,22 @@ def circular_steps(
 class FieldFlow:
     """Fields over examples and positions in a net of L layers.
 
-    log_q: (..., positions), log E z_L^2; log_top: mean over examples and positions of what phi and
+    log_q: (..., positions), log E z_L^2; log_delta: likewise, log E delta_1^2 over its mean;
+    log_top: mean over examples and positions of what phi and
     a norm before it leave of a cotangent at z_L, as a log (0 unless ``pooled``); log_rate:
-    (L - 1,), of the squared cotangents of a batch, its mean over batches; share: (L - 1,), what
-    part of it the branches carry (1 in a plain net).
+    (L - 1,), of the squared cotangents of a batch, its mean over batches; share and forward_share:
+    (L - 1,), what part of it and of z_{l+1}'s variance the branches carry (1 in a plain net);
+    reads: for z_2 .. z_L and every map (log of the mean variance that phi reads, share of phi W in
+    the map's output).
     """
 
     log_q: np.ndarray
     log_top: float
     log_rate: np.ndarray
     share: np.ndarray
+    forward_share: np.ndarray
+    reads: list[list[tuple[float, float]]]
+    log_delta: np.ndarray
 
 
 def field_flow(
@@ -213,6 +219,7 @@ def field_flow(
     input_q: np.ndarray,
     averages: list[np.ndarray],
     eps: float | None = None,
+    floor: float = 0.0,
     pooled: bool = False,
     residual: bool = False,
     branch_scale: float = 1.0,
@@ -226,13 +233,15 @@ def field_flow(
     bends is not the map of a mean; averages: the matrix A of every dimension (`averaging`;
     circulant for circular padding). With ``eps`` a norm stands before every phi: it divides an
     example by its mean square over channels and positions plus eps (layer and RMS norm of images;
-    what their projection takes is O(1) of channels times positions).
+    what their projection takes is O(1) of channels times positions). floor: what every position
+    has of that mean square at least; the mean over channels that layer norm takes off leaves 1/c.
     delta_l is the cotangent of z_l; at the top its square is the same everywhere or, if ``pooled``,
     phi(z_L)'s is. A branch of Gaussian maps is independent of what it is added to: squares add.
     """
     moments = one_point(get_activation(activation))
     adjoint = [a.T for a in averages]
     first = input_q.ndim - len(averages)
+    every = tuple(range(input_q.ndim))
     positions, members = tuple(range(first, input_q.ndim)), tuple(range(1, input_q.ndim))
 
     def window(log_field):
@@ -241,29 +250,42 @@ def field_flow(
         return top + np.log(_along(averages, np.exp(log_field - top), first))
 
     def read(log_field):
-        """log E phi^2 and the log of what a cotangent of phi is multiplied by."""
+        """log E phi^2, the log of phi's and the norm's factor backward, and of the variance."""
         divisor = 0.0
         if eps is not None:
-            divisor = np.logaddexp(_log_mean(log_field, positions), np.log(eps))
+            mean = _log_mean(log_field, positions)
+            divisor = np.logaddexp(mean, np.log(eps))
+            log_field = np.logaddexp(log_field, mean + np.log(floor))
         log_phi2, log_mu1 = moments(log_field - divisor)
-        return log_phi2, log_mu1 - divisor
+        return log_phi2, log_mu1 - divisor, float(_log_mean(log_field - divisor, every).mean())
 
     with np.errstate(divide="ignore"):
         (w2, b2), *_ = layers[0]
         log_q = np.logaddexp(np.log(w2) + window(np.log(input_q)), np.log(b2))
         log_a2, log_s2 = 2 * np.log(branch_scale), 2 * np.log(output_scale)
-        slopes = []
+        slopes, reads, forward = [], [], []
         for maps in layers[1:]:
-            log_f, mine = log_q, []
+            log_f, mine, seen = log_q, [], []
             for w2, b2 in maps:
-                log_phi2, log_slope = read(log_f)
+                log_phi2, log_slope, mean = read(log_f)
                 mine.append(np.log(w2) + log_slope)
-                log_f = np.logaddexp(np.log(w2) + window(log_phi2), np.log(b2))
+                log_f = np.log(w2) + window(log_phi2)
+                alone = float(_log_mean(log_f, every).mean())
+                log_f = np.logaddexp(log_f, np.log(b2))
+                total = float(_log_mean(log_f, every).mean())
+                seen.append((mean, float(np.exp(alone - total)) if total > -np.inf else 1.0))
             slopes.append(mine)
-            log_q = np.logaddexp(log_q, log_a2 + log_f) + log_s2 if residual else log_f
+            reads.append(seen)
+            part = 1.0
+            if residual:
+                log_sum = np.logaddexp(log_q, log_a2 + log_f)
+                part = float(np.exp(log_a2 + total - _log_mean(log_sum, every).mean()))
+                log_f = log_sum + log_s2
+            forward.append(part)
+            log_q = log_f
         log_delta, log_top = np.zeros_like(log_q), 0.0
         if pooled:
-            log_delta = read(log_q)[1]
+            _, log_delta, _ = read(log_q)
             log_top = float(_log_mean(log_delta, members).mean())
         log_delta = log_delta - _log_mean(log_delta, members)
         log_rate, shares = [], []
@@ -284,7 +306,14 @@ def field_flow(
             log_delta = log_field - rate
             log_rate.append(rate.mean())
             shares.append(np.mean(share))
-    return FieldFlow(log_q, log_top, np.array(log_rate[::-1]), np.array(shares[::-1]))
+    return FieldFlow(
+        log_q,
+        log_top,
+        *(np.array(of[::-1]) for of in (log_rate, shares)),
+        np.array(forward),
+        reads,
+        log_delta,
+    )
 
 
 def _log_mean(log_field, axes):

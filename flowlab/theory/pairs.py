@@ -16,7 +16,7 @@ class Pairs:
 
     Each takes correlations c (..., n, n) and returns the same shape, over the one-point means'
     geometric mean: c = 1 at sites of equal variance gives 1. ``log_phi2``, ``log_mu1`` (n,): the
-    logs of E phi^2 and E phi'^2.
+    logs of E phi^2 and E phi'^2; ``m1`` (n,): E phi'^4/(E phi'^2)^2.
     """
 
     def __init__(self, activation: Activation, log_q: np.ndarray):
@@ -25,7 +25,8 @@ class Pairs:
         self.log_phi2, self.log_mu1 = sites.log_phi2, np.log(sites.mu1)
         if self._slope is None:
             series = sites._series[sites._row]
-            self._values, self._slopes = series[:, 0], series[:, 1]
+            self._values, self._slopes, self._squares = series[:, 0], series[:, 1], series[:, 3]
+        self.m1 = sites.m1
 
     def values(self, c: np.ndarray) -> np.ndarray:
         """E phi phi."""
@@ -39,6 +40,13 @@ class Pairs:
             return homogeneous_pairs(self._slope, c)[0]
         return _mehler(self._slopes, c)
 
+    def overlaps(self, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """E phi' phi' and E phi'^2 phi'^2 over the means, and (n,) E phi'^4/(E phi'^2)^2."""
+        if self._slope is not None:
+            h, m, _, _ = homogeneous_pairs(self._slope, c)
+            return h, m, self.m1
+        return self.slopes(c), _mehler(self._squares, c, self.m1), self.m1
+
     def tilts(self, c: np.ndarray) -> np.ndarray:
         """E z phi' z phi' with z = u/sqrt(q), over E phi'^2: not 1 at c = 1."""
         if self._slope is not None:
@@ -48,12 +56,18 @@ class Pairs:
         up = np.zeros_like(d)
         up[:, :-1] += np.sqrt(n[1:]) * d[:, 1:]
         up[:, 1:] += np.sqrt(n[1:]) * d[:, :-1]
-        return _mehler(up, c, complete=False)
+        return _mehler(up, c, None)
 
 
-def _mehler(a, c, complete=True):
-    """sum_n a_n a_n' c^n, by Horner's rule from the last term on."""
-    rest = np.sqrt(np.maximum(1 - np.square(a).sum(1), 0.0)) if complete else np.zeros(len(a))
+def _mehler(a, c, total=1.0):
+    """sum_n a_n a_n' c^n, by Horner's rule from the last term on; total: what sum_n a_n^2 is.
+
+    Terms that stay below 1e-4 at all sites are left out, their squares below 1e-8.
+    """
+    known = np.square(a).sum(1)
+    rest = np.sqrt(np.maximum((known if total is None else total) - known, 0.0))
+    last = np.flatnonzero(np.abs(a).max(0) > 1e-4)
+    a = a[:, : last[-1] + 1] if len(last) else a[:, :1]
     total = rest[:, None] * rest * np.ones_like(c)
     for column in a.T[::-1]:
         total = total * c + column[:, None] * column
