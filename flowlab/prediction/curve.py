@@ -59,18 +59,19 @@ def by_operation(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Give each layer's prediction to its rows: block norms to the last, others to the last map."""
     names = [column for name in NORMS for column in (name, f"{name}_sd")]
     table = table.reindex(columns=[*names, *_OF_LAYER])
-    frames = []
+    values = {column: table[column].to_numpy(dtype=float) for column in table}
+    digest, frames = run.settings.run(), []
     for layer, block in enumerate(run.rows):
         maps = [k for k, row in enumerate(block) if row.has_delta and row.op != "scale"]
         for k, row in enumerate(block):
-            line = {"run": run.settings.run(), "layer": layer + 1, "op": row.op}
+            line = {"run": digest, "layer": layer + 1, "op": row.op}
             for name in NORMS:
-                mine = len(block) - 1 if name in _BLOCK else maps[-1]
+                mine = k == (len(block) - 1 if name in _BLOCK else maps[-1])
                 for column in (name, f"{name}_sd"):
-                    line[column] = table[column].iat[layer] if k == mine else math.nan
+                    line[column] = values[column][layer] if mine else math.nan
             last = k == len(block) - 1
             for column in _OF_LAYER:
-                line[column] = table[column].iat[layer] if last else math.nan
+                line[column] = values[column][layer] if last else math.nan
             frames.append(line)
     return _because(pd.DataFrame(frames), None)
 

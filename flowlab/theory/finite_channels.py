@@ -27,7 +27,8 @@ import numpy as np
 
 from flowlab.theory.activations import Activation
 from flowlab.theory.finite_width import exact_step
-from flowlab.theory.moments import Sites, homogeneous_correlation, homogeneous_pairs
+from flowlab.theory.moments import homogeneous_correlation, homogeneous_pairs
+from flowlab.theory.one_point import one_point
 from flowlab.theory.position_kernels import PositionKernels
 
 
@@ -74,14 +75,16 @@ def mapped_overlaps(
     layers: the maps of each of z_2 .. z_L in forward order; forward_share: (L - 1,), what the
     branches carry of z_{l+1}'s variance, in a plain net 1.
     """
-    sites = Sites(activation, np.array([m.log_q for maps in layers for m in maps]))
-    c, site, found = np.asarray(correlations, dtype=float), 0, []
+    moments = one_point(activation)
+    log_q = np.array([m.log_q for maps in layers for m in maps])
+    m1, site = moments.m1(log_q), 0
+    series = [None] * len(log_q) if activation.homogeneous else moments.series(log_q)
+    c, found = np.asarray(correlations, dtype=float), []
     for maps, part in zip(layers, forward_share, strict=True):
         inner, mine = c, []
         for m in maps:
-            h, second = _pair(sites, site, inner)
-            mine.append(Overlaps(h, second, float(sites.m1[site])))
-            overlap = _correlation(sites, site, inner)
+            overlap, h, second = _overlaps(activation, series[site], inner, m1[site])
+            mine.append(Overlaps(h, second, float(m1[site])))
             inner = np.clip(m.weight * overlap + 1 - m.weight, -1.0, 1.0)
             site += 1
         found.append(mine)
@@ -178,21 +181,15 @@ def channel_steps(
     return Steps(*np.array(steps[::-1]).reshape(-1, 3).T)
 
 
-def _correlation(sites, site, c):
-    """E phi phi/E phi^2."""
-    if sites.slope is not None:
-        return homogeneous_correlation(sites.slope, c)
-    return _series(sites, site, 0, c)
+def _overlaps(activation, series, c, m1):
+    """E phi phi/E phi^2, h = E phi' phi'/mu_1 and m = E phi'^2 phi'^2/mu_1^2."""
+    if activation.homogeneous:
+        h, m, _, _ = homogeneous_pairs(activation.negative_slope, c)
+        return homogeneous_correlation(activation.negative_slope, c), h, m
+    totals = (1.0, 1.0, m1)
+    return tuple(_sum(a, c, total) for a, total in zip(series, totals, strict=True))
 
 
-def _pair(sites, site, c):
-    """h = E phi' phi'/mu_1 and m = E phi'^2 phi'^2/mu_1^2."""
-    if sites.slope is not None:
-        h, m, _, _ = homogeneous_pairs(sites.slope, c)
-        return h, m
-    return _series(sites, site, 1, c), _series(sites, site, 3, c, sites.m1[site])
-
-
-def _series(sites, site, which, c, total=1.0):
-    squares = np.square(sites._series[sites._row[site], which])
+def _sum(a, c, total):
+    squares = np.square(a)
     return np.polynomial.polynomial.polyval(c, np.append(squares, total - squares.sum()))

@@ -8,7 +8,8 @@ c_ij^n (Mehler). What lies beyond the last term kept goes to that term.
 import numpy as np
 
 from flowlab.theory.activations import Activation
-from flowlab.theory.moments import Sites, homogeneous_correlation, homogeneous_pairs
+from flowlab.theory.moments import homogeneous_correlation, homogeneous_pairs
+from flowlab.theory.one_point import one_point
 
 
 class Pairs:
@@ -21,12 +22,11 @@ class Pairs:
 
     def __init__(self, activation: Activation, log_q: np.ndarray):
         self._slope = activation.negative_slope
-        sites = Sites(activation, log_q)
-        self.log_phi2, self.log_mu1 = sites.log_phi2, np.log(sites.mu1)
+        moments = one_point(activation)
+        self.log_phi2, self.log_mu1 = moments(log_q)
         if self._slope is None:
-            series = sites._series[sites._row]
-            self._values, self._slopes, self._squares = series[:, 0], series[:, 1], series[:, 3]
-        self.m1 = sites.m1
+            self._values, self._slopes, self._squares = np.moveaxis(moments.series(log_q), 1, 0)
+        self.m1 = moments.m1(log_q)
 
     def values(self, c: np.ndarray) -> np.ndarray:
         """E phi phi."""
