@@ -96,12 +96,16 @@ def test_theory_is_silent_where_its_assumptions_fail(case):
     prediction = predict(case)
     assert prediction[DELTA].isna().all()
     assert COTANGENT not in prediction
+    (sentence,) = prediction["silent_because"].unique()
+    assert sentence.endswith("has a prediction")
+    assert "\n" not in sentence
     assert judge(measure(case), prediction).agreement == "no theory"
 
 
 def test_rows_are_those_of_the_table():
     for case in (CASES["batch norm, skip"], CASES["lstm"], CASES["pre-norm"]):
         table, prediction = measure(case), predict(case)
+        assert prediction["silent_because"].isna().all()
         first = table[table["seed"] == 0]
         keys = ["run", "layer", "op"] + ["time"] * ("time" in prediction)
         pd.testing.assert_frame_equal(

@@ -1,14 +1,21 @@
 """What theory predicts for a run: the settings' network put into the theory's terms.
 
-One module for each family of networks. Theory is silent (NaN) where its assumptions fail; each
-module says where. Deterministic weights (``init=identity``) are silent but where maps are linear.
+One module for each family of networks: ``predict(run)`` returns the rows or, where its assumptions
+fail, one sentence that says which fails and which setting has a prediction.
 """
 
 import pandas as pd
 
 from flowlab.measure import Batches, layout
 from flowlab.networks import build
-from flowlab.prediction import images, normalized, plain, through_time, tokens
+from flowlab.prediction import (
+    images,
+    normalized,
+    normalized_images,
+    plain,
+    through_time,
+    tokens,
+)
 from flowlab.prediction.curve import silent
 from flowlab.prediction.inputs import Run
 from flowlab.settings import Settings
@@ -22,7 +29,8 @@ def predict(settings: Settings) -> pd.DataFrame:
     One row per (layer, op) with the table's columns, of recurrent nets also one per step; each norm
     also with suffix ``_sd``, and ``delta_log10_norm_infinite``, the curve of infinite width.
     ``slope_error`` is theory's own error of the slope, in decades per layer or step, beyond what
-    `flowlab.judge` grants. Where theory is silent: NaN.
+    `flowlab.judge` grants. Where theory is silent: NaN, and ``silent_because`` says why in a
+    sentence; it is null where there is a prediction, be it for some rows alone.
     """
     settings.validate()
     batches = Batches(settings)
@@ -30,7 +38,7 @@ def predict(settings: Settings) -> pd.DataFrame:
     network = build(settings, outputs)
     run = Run(settings, network, layout(network, batches.shape), batches, outputs)
     prediction = _family(settings)(run)
-    return silent(run) if prediction is None else prediction
+    return silent(run, prediction) if isinstance(prediction, str) else prediction
 
 
 def _family(settings: Settings):
@@ -39,9 +47,7 @@ def _family(settings: Settings):
             return through_time.predict
         case "transformer":
             return tokens.predict
-        case _ if settings.norm != "none":
-            return normalized.predict
         case "mlp":
-            return plain.predict
+            return plain.predict if settings.norm == "none" else normalized.predict
         case _:
-            return images.predict
+            return images.predict if settings.norm == "none" else normalized_images.predict

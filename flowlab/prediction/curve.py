@@ -11,6 +11,13 @@ from flowlab.tables import NORMS
 
 _BLOCK = ("activation_log10_norm", DELTA)
 _OF_LAYER = (f"{DELTA}_infinite", "q", "chi", "slope_error")
+# Sentences of several families.
+SHALLOW = "a net of one layer has no step between layers; depth=2 has a prediction"
+IDENTITY = (
+    "theory averages over random weights and init=identity draws none; "
+    "init=orthogonal has a prediction"
+)
+FEW_EXAMPLES = "batch norm's mean rate is infinite below 4 examples; batch_size=4 has a prediction"
 
 
 def curve(
@@ -52,22 +59,32 @@ def by_operation(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Give each layer's prediction to its rows: block norms to the last, others to the last map."""
     names = [column for name in NORMS for column in (name, f"{name}_sd")]
     table = table.reindex(columns=[*names, *_OF_LAYER])
-    frames = []
+    values = {column: table[column].to_numpy(dtype=float) for column in table}
+    digest, frames = run.settings.run(), []
     for layer, block in enumerate(run.rows):
         maps = [k for k, row in enumerate(block) if row.has_delta and row.op != "scale"]
         for k, row in enumerate(block):
-            line = {"run": run.settings.run(), "layer": layer + 1, "op": row.op}
+            line = {"run": digest, "layer": layer + 1, "op": row.op}
             for name in NORMS:
-                mine = len(block) - 1 if name in _BLOCK else maps[-1]
+                mine = k == (len(block) - 1 if name in _BLOCK else maps[-1])
                 for column in (name, f"{name}_sd"):
-                    line[column] = table[column].iat[layer] if k == mine else math.nan
+                    line[column] = values[column][layer] if mine else math.nan
             last = k == len(block) - 1
             for column in _OF_LAYER:
-                line[column] = table[column].iat[layer] if last else math.nan
+                line[column] = values[column][layer] if last else math.nan
             frames.append(line)
-    return pd.DataFrame(frames)
+    return _because(pd.DataFrame(frames), None)
 
 
-def silent(run: Run) -> pd.DataFrame:
-    """The rows without a prediction."""
+def unpredicted(run: Run) -> pd.DataFrame:
+    """The rows of layers without a prediction, beside others that have one."""
     return by_operation(pd.DataFrame(index=range(len(run.rows))), run)
+
+
+def silent(run: Run, because: str) -> pd.DataFrame:
+    """The rows of a run without a prediction: one sentence, the assumption that fails."""
+    return _because(unpredicted(run), because)
+
+
+def _because(table: pd.DataFrame, sentence: str | None) -> pd.DataFrame:
+    return table.assign(silent_because=pd.array([sentence] * len(table), dtype="string"))

@@ -1,4 +1,4 @@
-"""Feed-forward nets with normalization, plain or residual: `flowlab.theory.normalization`.
+"""Fully-connected nets with normalization, plain or residual: `flowlab.theory.normalization`.
 
 delta is the cotangent of a map's output, before its normalization, or in a net with a skip of the
 sum. In a plain net the step from z_{l+1} to z_l is sigma_w2_{l+1} E phi'^2 / v_l with v_l what the
@@ -13,15 +13,7 @@ lies between one example's, where all fluctuate together, and the log of its mea
 fluctuates alone: the middle is predicted, half the distance is the error. Across skips what finite
 width adds is not derived; a branch that carries the share x of a rate adds at most about 4x/N.
 
-*Images*: for batch norm a channel's batch is examples times positions, at the rate of B P. Deep
-down the positions of an example may grow alike, which tends to the rate of B: half the distance is
-the error. Layer and RMS norm divide an example by its mean over channels and positions. What zero
-padding loses at the border they give back to homogeneous activations: A's top eigenvalue is a
-factor of the rate and of the variance that it is divided by. What finite width adds is not derived:
-as much as in a fully-connected net, either way, is the error.
-
-Silent: identity weights; batch norm of fewer than 4 examples; of images with zero padding, whose
-variance differs from place to place, batch norm, and the others of activations that bend.
+Silent: identity weights; batch norm of fewer than 4 examples.
 """
 
 import math
@@ -29,8 +21,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from flowlab.prediction.curve import by_operation, curve
-from flowlab.prediction.images import averages
+from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, SHALLOW, by_operation, curve
 from flowlab.prediction.inputs import Run, moments
 from flowlab.theory.activations import get_activation
 from flowlab.theory.normalization import (
@@ -42,38 +33,27 @@ from flowlab.theory.normalization import (
 )
 
 
-def predict(run: Run) -> pd.DataFrame | None:
+def predict(run: Run) -> pd.DataFrame | str:
     """delta at every layer."""
     settings, batch = run.settings, run.settings.batch_size
-    if run.initializer.identity or settings.depth < 2 or (settings.norm == "batch" and batch < 4):
-        return None
-    images = settings.network.name != "mlp"
-    border = images and settings.network.padding == "zeros" and not run.initializer.delta
-    scales = settings.norm != "batch" and get_activation(settings.activation).homogeneous
-    if border and not scales:
-        return None
+    if settings.depth < 2:
+        return SHALLOW
+    if run.initializer.identity:
+        return IDENTITY
+    if settings.norm == "batch" and batch < 4:
+        return FEW_EXAMPLES
     x = run.inputs()
-    positions = math.prod(x.shape[3:])
-    q, c = moments(np.moveaxis(x, 2, -1).reshape(len(x), -1, x.shape[2]))
-    kept = 1.0
-    if images:
-        kept = math.prod(a.sum(1).mean() for a in averages(run, x.shape[3:]))
-    pooled = images and run.outputs is not None
-    level, *of_top, _, common = run.top(1 if pooled else positions)
-    drift, variance, error = None, None, 0.0
+    q, c = moments(x)
+    level, *of_top, _, common = run.top(1)
+    drift, variance = None, None
     if settings.norm == "batch":
-        log_rate, alike = (
-            _batch_norm(run, size, q * (1 - c), common, kept) for size in (batch * positions, batch)
-        )
+        log_rate = _batch_norm(run, batch, q * (1 - c), common)
         error = 0.1 * batch / settings.width + 0.1 * (batch < 6)
         if settings.skip != "none":
             error *= float(np.mean(1 - np.exp(-np.abs(log_rate))))
-        error += abs(float(np.mean(alike - log_rate))) / 2
     else:
-        log_rate, share = _each_example(run, q, kept)
+        log_rate, share = _each_example(run, q)
         drift, variance, error = _finite_width(run, len(log_rate), share)
-    if pooled:
-        log_rate[-1] -= math.log(positions)
     table = curve(
         run,
         top=level,
@@ -86,7 +66,7 @@ def predict(run: Run) -> pd.DataFrame | None:
     return by_operation(table, run)
 
 
-def _batch_norm(run: Run, batch: int, spread: float, common: float, kept: float) -> np.ndarray:
+def _batch_norm(run: Run, batch: int, spread: float, common: float) -> np.ndarray:
     """log rates (L - 1,) of a batch whose inputs vary by ``spread`` about its mean.
 
     common: mean signed cosine of two examples' cotangents at the top.
@@ -95,20 +75,19 @@ def _batch_norm(run: Run, batch: int, spread: float, common: float, kept: float)
     own, inverse = batch_moments(act, batch), batch / (batch - 3)
     along = (1 + (batch - 1) * common) / batch  # the share that is equal for all examples
     top = own.spread * (1 - along) + (batch - 1) * own.mean * along
-    first = run.maps(0)[0][0] * spread * kept
+    first = run.maps(0)[0][0] * spread
     if settings.skip == "none":
         sigma_w2 = np.array([run.maps(layer)[0][0] for layer in range(settings.depth)])
-        variance = np.append(first, sigma_w2[1:-1] * own.centred * kept)
+        variance = np.append(first, sigma_w2[1:-1] * own.centred)
         pulled = np.append(np.full(settings.depth - 2, own.spread), top)
-        behind = _behind(run, kept)
-        return np.log(sigma_w2[1:] * behind * inverse * pulled / variance)
+        return np.log(sigma_w2[1:] * inverse * pulled / variance)
     count, reads = _blocks(run)
     grown, rates = np.array([first]), []
     if count:
         flow = pre_batch_norm(
             act,
             batch,
-            _branch_w2(run) * kept,
+            _branch_w2(run),
             count,
             start=first,
             branch_scale=_scale(run),
@@ -122,20 +101,20 @@ def _batch_norm(run: Run, batch: int, spread: float, common: float, kept: float)
     return np.array(rates)
 
 
-def _each_example(run: Run, q: float, kept: float) -> tuple[np.ndarray, float]:
+def _each_example(run: Run, q: float) -> tuple[np.ndarray, float]:
     """log rates (L - 1,) under layer or RMS norm, and the mean share of branches in them."""
     settings, act = run.settings, get_activation(run.settings.activation)
     square, slope = norm_branch(act, 1.0)
     w2, b2 = run.maps(0)[0]
-    first = w2 * q * kept + b2
+    first = w2 * q + b2
     if settings.skip == "none":
         maps = np.array([run.maps(layer)[0] for layer in range(settings.depth)])
-        variance = np.append(first, maps[1:-1, 0] * square * kept + maps[1:-1, 1])
-        return np.log(maps[1:, 0] * _behind(run, kept) * slope / variance), 1.0
+        variance = np.append(first, maps[1:-1, 0] * square + maps[1:-1, 1])
+        return np.log(maps[1:, 0] * slope / variance), 1.0
     count, reads = _blocks(run)
     grown, rates, share = np.array([first]), [], 0.0
     if count:
-        w2, b2 = _branch_w2(run) * kept, run.initializer.bias_variance(settings.width)
+        w2, b2 = _branch_w2(run), run.initializer.bias_variance(settings.width)
         inner = slope / (square + b2 / w2) if settings.branch_maps == 2 else 1.0
         flow = pre_norm(
             w2 * square + b2,
@@ -160,19 +139,10 @@ def _finite_width(run: Run, steps: int, share: float):
     if settings.skip != "none":
         return None, None, 4 * share / settings.width
     alone = variance / 4 * (1 - 1 / batch)
-    if settings.network.name != "mlp" or run.initializer.orthogonal:
+    if run.initializer.orthogonal:
         return None, None, abs(mean) + variance / 2
     spread = np.full(steps, variance if batch == 1 else math.nan)
     return np.full(steps, mean + alone), spread, alone
-
-
-def _behind(run: Run, kept: float) -> np.ndarray:
-    """What the border leaves of the cotangent in each step: a read-out reads no windows."""
-    steps = run.settings.depth - 1
-    behind = np.full(steps, kept)
-    if run.outputs is not None:
-        behind[-1] = 1.0
-    return behind
 
 
 def _blocks(run: Run) -> tuple[int, bool]:

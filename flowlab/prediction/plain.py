@@ -5,18 +5,18 @@ import math
 import pandas as pd
 
 from flowlab import theory
-from flowlab.prediction.curve import by_operation
+from flowlab.prediction.curve import IDENTITY, by_operation
 from flowlab.prediction.inputs import Run, moments
 from flowlab.settings import Settings
 
 _BACKWARD = ("delta_log10_norm", "dX_log10_norm", "dW_log10_norm", "db_log10_norm")
 
 
-def predict(run: Run) -> pd.DataFrame | None:
+def predict(run: Run) -> pd.DataFrame | str:
     """Every norm's mean and spread; silent for identity weights unless the net is linear."""
     settings, initializer, outputs = run.settings, run.initializer, run.outputs
     if initializer.identity and not (settings.activation == "identity" and settings.skip == "none"):
-        return None
+        return IDENTITY
     # The last row of a block with rezero is its scale: the map comes before.
     which = 0 if settings.skip == "rezero" else -1
     fans = [(block[which].fan_in, block[which].fan_out) for block in run.rows]

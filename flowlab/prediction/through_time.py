@@ -27,7 +27,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from flowlab.prediction.curve import silent
+from flowlab.prediction.curve import SHALLOW, unpredicted
 from flowlab.prediction.inputs import TO_LOG10, Run, moments
 from flowlab.statistics import COTANGENT
 from flowlab.theory.finite_width import kappa
@@ -42,15 +42,27 @@ from flowlab.theory.recurrence import (
 _SCHEMES = ("orthogonal", "delta_orthogonal", "identity")
 
 
-def predict(run: Run) -> pd.DataFrame | None:
+def predict(run: Run) -> pd.DataFrame | str:
     """The layers' rows without a prediction, then one row per step of the last recurrent layer."""
     settings, steps = run.settings, run.settings.network.steps
     cut = settings.network.truncation
-    if settings.norm != "none" or (cut or steps) < steps or settings.depth < 2 or steps < 2:
-        return None
+    if settings.depth < 2:
+        return SHALLOW
+    if steps < 2:
+        return "one step has no way through time; network.steps=2 has a prediction"
+    if settings.norm != "none":
+        return (
+            "theory follows a cotangent through time alone and a normalization stands between "
+            "layers; norm=none has a prediction"
+        )
+    if (cut or steps) < steps:
+        return (
+            "truncated backpropagation cuts the way that theory follows; "
+            "network.truncation=null has a prediction"
+        )
     told = _log_squares(run, steps)
-    if told is None:
-        return None
+    if isinstance(told, str):
+        return told
     log_square, last_square, error = told
     readout = run.maps(-1)[0][0]
     log_q = math.log(readout * last_square) if last_square > 0 else -700.0
@@ -65,11 +77,11 @@ def predict(run: Run) -> pd.DataFrame | None:
             "slope_error": error * TO_LOG10,
         }
     )
-    table = pd.concat([silent(run), rows], ignore_index=True)
+    table = pd.concat([unpredicted(run), rows], ignore_index=True)
     return table.assign(time=table["time"].astype("Int64"))
 
 
-def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | None:
+def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
     """log of E||dh_t||^2 over E||dh_T||^2 (T,), E h_T^2, and the error of a step's log rate."""
     settings, network, width = run.settings, run.settings.network, run.settings.width
     into, back = run.weights(settings.depth - 2)
@@ -82,9 +94,23 @@ def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | None
     counted = np.arange(steps)[::-1]
     if linear and scheme in _SCHEMES:
         return counted * math.log(g2), 0.0, 0.0
-    fresh = settings.data.name == "gaussian" and run.unbiased and settings.depth == 2
-    if not fresh:
-        return None
+    for fails, because in (
+        (
+            settings.data.name != "gaussian",
+            "theory takes inputs as drawn afresh at every step; data=gaussian has a prediction",
+        ),
+        (
+            not run.unbiased,
+            "theory has no biases, which are the same at every step; init=lecun has a prediction",
+        ),
+        (
+            settings.depth > 2,
+            "theory takes inputs as drawn afresh at every step and the states of a layer below are "
+            "not; depth=2 has a prediction",
+        ),
+    ):
+        if fails:
+            return because
     reach = counted <= math.sqrt(width)
     if linear:
         late = counted >= 2 * math.sqrt(width)
@@ -94,7 +120,12 @@ def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | None
         return np.where(reach, counted * math.log(g2), math.nan), 0.0, 2 / width
     if scheme == "identity":
         relu = network.name == "rnn" and settings.activation == "relu"
-        return (reflected_walk(steps), 0.0, 0.0) if relu and g2 == 1.0 else None
+        if relu and g2 == 1.0:
+            return reflected_walk(steps), 0.0, 0.0
+        return (
+            "with an identity for recurrent weights units never mix, which is derived for ReLU of "
+            "radius 1 alone; network.recurrent=orthogonal has a prediction"
+        )
     q, _ = moments(run.inputs().reshape(1, -1, into.shape[0]))
     inputs = run.sigma2(into) * q
     orthogonal = scheme in _SCHEMES

@@ -16,28 +16,55 @@ import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError
-from flowlab.prediction.curve import by_operation, curve
+from flowlab.prediction.curve import IDENTITY, by_operation, curve
 from flowlab.prediction.inputs import Run, moments
 from flowlab.theory.attention import TokenFlow, token_flow
 
 _ERROR = {"pre": 0.02, "post": 0.04, "none": 0.04}
 
 
-def predict(run: Run) -> pd.DataFrame | None:
+def predict(run: Run) -> pd.DataFrame | str:
     """delta and activation (that of blocks) at every block's output."""
     settings, network = run.settings, run.settings.network
     place = "none" if settings.norm == "none" else network.placement
     skip, reads = settings.skip != "none", run.outputs is not None
     count, tokens = settings.depth - 1 - reads, run.batches.example[0]
-    if (
-        *(network.causal, settings.norm == "batch", not run.unbiased, run.initializer.identity),
-        *(tokens < 2, count < 1, place == "post" and not skip),
-    ).count(True):
-        return None
+    for fails, because in (
+        (
+            count < 1,
+            f"without blocks there is no step; depth={2 + reads} has a prediction",
+        ),
+        (run.initializer.identity, IDENTITY),
+        (
+            network.causal,
+            "theory takes tokens as exchangeable and causal ones see prefixes of different length; "
+            "network.causal=false has a prediction",
+        ),
+        (
+            settings.norm == "batch",
+            "theory normalizes each token by itself and batch norm divides all tokens alike; "
+            "norm=layer has a prediction",
+        ),
+        (
+            not run.unbiased,
+            "the recursion of the tokens' cosines has no biases; init.sigma_b=0 has a prediction",
+        ),
+        (tokens < 2, "one token attends to itself alone; network.steps=2 has a prediction"),
+        (
+            place == "post" and not skip,
+            "without a skip a norm behind the sum divides the branch alone, which is not derived; "
+            "skip=identity has a prediction",
+        ),
+    ):
+        if fails:
+            return because
     try:
         flow = _flow(run, place, skip, count, tokens)
-    except InputError:  # logits beyond theory's range
-        return None
+    except InputError:
+        return (
+            "the logits come to vary by more than 400, where attention is an argmax; "
+            "a smaller init.gain has a prediction"
+        )
     log_rate = np.log(flow.rate)
     level, *of_top, _, _ = run.top(1 if reads else tokens)
     error = _ERROR[place] * float(np.mean(np.minimum(np.abs(np.expm1(log_rate)), 1.0)))

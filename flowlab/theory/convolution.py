@@ -33,6 +33,7 @@ import numpy as np
 from flowlab.errors import InputError
 from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.moments import Sites
+from flowlab.theory.one_point import one_point
 
 
 def averaging(size: int, kernel: int, padding: int) -> np.ndarray:
@@ -63,9 +64,9 @@ def border_rate(shape: tuple[int, ...], kernel: int) -> float:
     return float(np.prod(tops))
 
 
-def _along(matrices, field):
-    """Apply one matrix to each dimension of a field."""
-    for axis, matrix in enumerate(matrices):
+def _along(matrices, field, first=0):
+    """Apply one matrix to each dimension of a field, from axis ``first`` on."""
+    for axis, matrix in enumerate(matrices, first):
         field = np.moveaxis(np.tensordot(matrix, field, axes=(1, axis)), 0, axis)
     return field
 
@@ -191,14 +192,24 @@ def circular_steps(
 
 @dataclass(frozen=True)
 class FieldFlow:
-    """Fields over positions in a net of L layers; log_rate: (L - 1,), of the squared cotangents.
+    """Fields over examples and positions in a net of L layers.
 
-    log_q: L arrays (positions), log E z_l^2; top_slope: E phi'(z_L)^2, mean over positions.
+    log_q: (..., positions), log E z_L^2; log_delta: likewise, log E delta_1^2 over its mean;
+    log_top: mean over examples and positions of what phi and
+    a norm before it leave of a cotangent at z_L, as a log (0 unless ``pooled``); log_rate:
+    (L - 1,), of the squared cotangents of a batch, its mean over batches; share and forward_share:
+    (L - 1,), what part of it and of z_{l+1}'s variance the branches carry (1 in a plain net);
+    reads: for z_2 .. z_L and every map (log of the mean variance that phi reads, share of phi W in
+    the map's output).
     """
 
-    log_q: list[np.ndarray]
-    top_slope: float
+    log_q: np.ndarray
+    log_top: float
     log_rate: np.ndarray
+    share: np.ndarray
+    forward_share: np.ndarray
+    reads: list[list[tuple[float, float]]]
+    log_delta: np.ndarray
 
 
 def field_flow(
@@ -207,6 +218,8 @@ def field_flow(
     *,
     input_q: np.ndarray,
     averages: list[np.ndarray],
+    eps: float | None = None,
+    floor: float = 0.0,
     pooled: bool = False,
     residual: bool = False,
     branch_scale: float = 1.0,
@@ -216,44 +229,95 @@ def field_flow(
 
     z_1 = conv(x), then z_l = conv(phi(z_{l-1})), or with ``residual`` z_l = s (z_{l-1} + a f) whose
     branch f is one or more maps conv(phi(.)). layers: (sigma_w2, sigma_b2) of each map of each
-    layer; averages: the matrix A of every dimension (`averaging`; circulant for circular padding).
+    layer; input_q: (batches, batch, positions), E x^2 of every example by itself, as a map that
+    bends is not the map of a mean; averages: the matrix A of every dimension (`averaging`;
+    circulant for circular padding). With ``eps`` a norm stands before every phi: it divides an
+    example by its mean square over channels and positions plus eps (layer and RMS norm of images;
+    what their projection takes is O(1) of channels times positions). floor: what every position
+    has of that mean square at least; the mean over channels that layer norm takes off leaves 1/c.
     delta_l is the cotangent of z_l; at the top its square is the same everywhere or, if ``pooled``,
     phi(z_L)'s is. A branch of Gaussian maps is independent of what it is added to: squares add.
     """
-    act = get_activation(activation)
+    moments = one_point(get_activation(activation))
     adjoint = [a.T for a in averages]
+    first = input_q.ndim - len(averages)
+    every = tuple(range(input_q.ndim))
+    positions, members = tuple(range(first, input_q.ndim)), tuple(range(1, input_q.ndim))
 
     def window(log_field):
         top = log_field.max()
-        return top + np.log(_along(averages, np.exp(log_field - top)))
+        top = top if np.isfinite(top) else 0.0
+        return top + np.log(_along(averages, np.exp(log_field - top), first))
+
+    def read(log_field):
+        """log E phi^2, the log of phi's and the norm's factor backward, and of the variance."""
+        divisor = 0.0
+        if eps is not None:
+            mean = _log_mean(log_field, positions)
+            divisor = np.logaddexp(mean, np.log(eps))
+            log_field = np.logaddexp(log_field, mean + np.log(floor))
+        log_phi2, log_mu1 = moments(log_field - divisor)
+        return log_phi2, log_mu1 - divisor, float(_log_mean(log_field - divisor, every).mean())
 
     with np.errstate(divide="ignore"):
         (w2, b2), *_ = layers[0]
-        log_q = [np.logaddexp(np.log(w2) + window(np.log(input_q)), np.log(b2))]
-        slopes = []
+        log_q = np.logaddexp(np.log(w2) + window(np.log(input_q)), np.log(b2))
+        log_a2, log_s2 = 2 * np.log(branch_scale), 2 * np.log(output_scale)
+        slopes, reads, forward = [], [], []
         for maps in layers[1:]:
-            log_f, mine = log_q[-1], []
+            log_f, mine, seen = log_q, [], []
             for w2, b2 in maps:
-                site = Sites(act, log_f.ravel())
-                mine.append((np.log(w2), np.reshape(site.mu1, log_f.shape)))
-                log_phi2 = np.reshape(site.log_phi2, log_f.shape)
-                log_f = np.logaddexp(np.log(w2) + window(log_phi2), np.log(b2))
+                log_phi2, log_slope, mean = read(log_f)
+                mine.append(np.log(w2) + log_slope)
+                log_f = np.log(w2) + window(log_phi2)
+                alone = float(_log_mean(log_f, every).mean())
+                log_f = np.logaddexp(log_f, np.log(b2))
+                total = float(_log_mean(log_f, every).mean())
+                seen.append((mean, float(np.exp(alone - total)) if total > -np.inf else 1.0))
             slopes.append(mine)
+            reads.append(seen)
+            part = 1.0
             if residual:
-                log_f = np.logaddexp(log_q[-1], 2 * np.log(branch_scale) + log_f)
-                log_f = log_f + 2 * np.log(output_scale)
-            log_q.append(log_f)
-        top = np.reshape(Sites(act, log_q[-1].ravel()).mu1, log_q[-1].shape)
-        delta, log_rate = (top / top.mean() if pooled else np.ones_like(top)), []
+                log_sum = np.logaddexp(log_q, log_a2 + log_f)
+                part = float(np.exp(log_a2 + total - _log_mean(log_sum, every).mean()))
+                log_f = log_sum + log_s2
+            forward.append(part)
+            log_q = log_f
+        log_delta, log_top = np.zeros_like(log_q), 0.0
+        if pooled:
+            _, log_delta, _ = read(log_q)
+            log_top = float(_log_mean(log_delta, members).mean())
+        log_delta = log_delta - _log_mean(log_delta, members)
+        log_rate, shares = [], []
         for mine in reversed(slopes):
-            log_scale, field = 0.0, delta
-            for log_w2, mu1 in reversed(mine):
-                field = mu1 * _along(adjoint, field)
-                log_scale += log_w2
+            log_field = log_delta
+            for log_slope in reversed(mine):
+                top = log_field.max()
+                top = top if np.isfinite(top) else 0.0
+                pulled = np.maximum(_along(adjoint, np.exp(log_field - top), first), 0.0)
+                log_field = log_slope + top + np.log(pulled)
+            share = 1.0
             if residual:
-                log_scale += 2 * np.log(branch_scale)
-                field = output_scale**2 * (delta + np.exp(log_scale) * field)
-                log_scale = 0.0
-            log_rate.append(log_scale + np.log(field.mean()))
-            delta = field / field.mean()
-    return FieldFlow(log_q, float(top.mean()), np.array(log_rate[::-1]))
+                log_branch = log_a2 + log_field
+                log_field = np.logaddexp(log_delta, log_branch)
+                share = np.exp(_log_mean(log_branch, members) - _log_mean(log_field, members))
+                log_field = log_field + log_s2
+            rate = _log_mean(log_field, members)
+            log_delta = log_field - rate
+            log_rate.append(rate.mean())
+            shares.append(np.mean(share))
+    return FieldFlow(
+        log_q,
+        log_top,
+        *(np.array(of[::-1]) for of in (log_rate, shares)),
+        np.array(forward),
+        reads,
+        log_delta,
+    )
+
+
+def _log_mean(log_field, axes):
+    """log of the mean over ``axes``, which are kept."""
+    top = log_field.max(axis=axes, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    return top + np.log(np.exp(log_field - top).mean(axis=axes, keepdims=True))

@@ -56,6 +56,22 @@ def he_relu_step(n: int) -> tuple[float, float]:
     return float(mean), float(weight @ ((step - mean) ** 2 + polygamma(1, k / 2)))
 
 
+@lru_cache(maxsize=1024)
+def orthogonal_relu_step(n: int) -> tuple[float, float]:
+    """Mean and variance of log(2 b), b ~ Beta(K/2, (n - K)/2), K ~ Binomial(n, 1/2) given K > 0.
+
+    The K active units' share of an isotropic vector's square, whose length W keeps.
+    """
+    k = np.arange(1, n + 1)
+    log_weight = -gammaln(k + 1) - gammaln(n - k + 1)
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    step = digamma(k / 2) - digamma(n / 2) + np.log(2)
+    mean = weight @ step
+    spread = polygamma(1, k / 2) - polygamma(1, n / 2)
+    return float(mean), float(weight @ ((step - mean) ** 2 + spread))
+
+
 def kappa(activation: str | Activation, q: float = 1.0, orthogonal: bool = False) -> float:
     """n times the relative variance of one example's squared gradient norm per layer.
 
@@ -87,6 +103,8 @@ def exact_step(act: Activation, n: int, kappa_: float, orthogonal: bool) -> tupl
         return chi_square_step(n)
     if not orthogonal and act.negative_slope == 0:
         return he_relu_step(n)
+    if orthogonal and act.negative_slope == 0:
+        return orthogonal_relu_step(n)
     return -kappa_ / (2 * n), kappa_ / n
 
 
