@@ -174,7 +174,7 @@ def _finite_width(run: Run, x: np.ndarray, convolutions: int, alpha: float):
         orthogonal=initializer.delta,
         batch_size=batch * positions,
         upstream="ones" if settings.upstream == "ones" else "gaussian",
-        input_log_q=math.log(q),
+        input_log_q=math.log(q) if q > 0 else -math.inf,
         input_c=c,
     )
     drift = same["delta_log10_norm"] - same["delta_log10_norm_infinite"]
