@@ -17,6 +17,7 @@ IDENTITY = (
     "theory averages over random weights and init=identity draws none; "
     "init=orthogonal has a prediction"
 )
+NARROW = "steps under layer and RMS norm are known from 4 units on; width=4 has a prediction"
 FEW_EXAMPLES = "batch norm's mean rate is infinite below 4 examples; batch_size=4 has a prediction"
 
 
@@ -57,23 +58,29 @@ def curve(
 
 def by_operation(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Give each layer's prediction to its rows: block norms to the last, others to the last map."""
-    names = [column for name in NORMS for column in (name, f"{name}_sd")]
-    table = table.reindex(columns=[*names, *_OF_LAYER])
-    values = {column: table[column].to_numpy(dtype=float) for column in table}
-    digest, frames = run.settings.run(), []
+    layers, names, of_block, of_map = [], [], [], []
     for layer, block in enumerate(run.rows):
         maps = [k for k, row in enumerate(block) if row.has_delta and row.op != "scale"]
         for k, row in enumerate(block):
-            line = {"run": digest, "layer": layer + 1, "op": row.op}
-            for name in NORMS:
-                mine = k == (len(block) - 1 if name in _BLOCK else maps[-1])
-                for column in (name, f"{name}_sd"):
-                    line[column] = values[column][layer] if mine else math.nan
-            last = k == len(block) - 1
-            for column in _OF_LAYER:
-                line[column] = values[column][layer] if last else math.nan
-            frames.append(line)
-    return _because(pd.DataFrame(frames), None)
+            layers.append(layer)
+            names.append(row.op)
+            of_block.append(k == len(block) - 1)
+            of_map.append(k == maps[-1])
+    layers = np.array(layers)
+    columns = {"run": run.settings.run(), "layer": layers + 1, "op": names}
+    for name in NORMS:
+        mine = of_block if name in _BLOCK else of_map
+        for column in (name, f"{name}_sd"):
+            columns[column] = _where(mine, table, column, layers)
+    columns |= {column: _where(of_block, table, column, layers) for column in _OF_LAYER}
+    return _because(pd.DataFrame(columns), None)
+
+
+def _where(mine: list[bool], table: pd.DataFrame, column: str, layers: np.ndarray) -> np.ndarray:
+    """The layers' values in the rows that are theirs, else NaN."""
+    if column not in table:
+        return np.full(len(layers), math.nan)
+    return np.where(mine, table[column].to_numpy(dtype=float)[layers], math.nan)
 
 
 def unpredicted(run: Run) -> pd.DataFrame:
