@@ -22,6 +22,8 @@ ADJOINT_TOLERANCE = 1e-9
 SINGLE_TOLERANCE = 2.0**-14  # float32 against float64, relative to the norm: 2^9 roundings
 COTANGENT_SCALES = (1.0, 1e-15, 1e-200)
 POWERS_OF_TWO = (-20, 7)
+# Of each array by itself, in float32: squares leave its range from 2^64 on, sums from about 2^120.
+SINGLE_POWERS = (-112, -64, 64, 112)
 # Central differences of eighth order: Fornberg 1988, "Generation of finite difference formulas on
 # arbitrarily spaced grids", table 1.
 _STENCIL = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
@@ -309,22 +311,24 @@ def examples(trial):
 
 @law
 def scaling(trial):
-    """pullback(2^k dy) is 2^k pullback(dy), bit for bit."""
+    """pullback(2^k dy) is 2^k pullback(dy), bit for bit, for all of the type's range."""
     for dtype in trial.dtypes:
         point, base = trial.point(dtype), trial.reference(dtype)
-        for k in POWERS_OF_TWO:
+        for k in _powers(dtype):
             expected = Pass(
                 base.y,
                 np.ldexp(base.dx, k),
                 {path: np.ldexp(g, k) for path, g in base.gradients.items()},
             )
             scaled = trial.run(replace(point, dy=np.ldexp(point.dy, k)))
-            yield from _differences(expected, scaled, f"does not scale exactly with 2^{k} dy")
+            yield from _normal_differences(
+                expected, scaled, f"does not scale exactly with 2^{k} dy"
+            )
 
 
 @law
 def homogeneous(trial):
-    """If declared, f(2^k x; W, 2^k b) is 2^k f(x; W, b) bit for bit.
+    """If declared, f(2^k x; W, 2^k b) is 2^k f(x; W, b) bit for bit, for all of the type's range.
 
     Then ∂f/∂x and ∂f/∂b stay as they are, and ∂f/∂W gains the factor 2^k.
     """
@@ -333,7 +337,7 @@ def homogeneous(trial):
     biases = [path for path in trial.differentiable if trial.declared[path].role == "bias"]
     for dtype in trial.dtypes:
         base = trial.reference(dtype)
-        for k in POWERS_OF_TWO:
+        for k in _powers(dtype):
             point = trial.point(dtype)
             for path in (None, *biases):
                 point = point.moved(path, lambda a, k=k: np.ldexp(a, k))
@@ -342,7 +346,8 @@ def homogeneous(trial):
                 base.dx,
                 {p: g if p in biases else np.ldexp(g, k) for p, g in base.gradients.items()},
             )
-            yield from _differences(expected, trial.run(point), f"is not homogeneous at 2^{k} x")
+            complaint = f"is not homogeneous at 2^{k} x"
+            yield from _normal_differences(expected, trial.run(point), complaint)
 
 
 @law
@@ -385,6 +390,31 @@ def precision(trial):
 
 
 @law
+def scales(trial):
+    """float32 agrees with float64 wherever in its range an input, parameter or cotangent lies.
+
+    Each array by itself is multiplied by the ``SINGLE_POWERS`` of two. Numbers that float32 cannot
+    hold are left out, and inputs that the layer refuses.
+    """
+    if not {np.float32, np.float64} <= set(trial.dtypes):
+        return
+    base = trial.point(np.float32)
+    for k in SINGLE_POWERS:
+        points = {"dy": replace(base, dy=np.ldexp(base.dy, k))}
+        for path in (None, *trial.differentiable):
+            points[path or "x"] = base.moved(path, lambda a, k=k: np.ldexp(a, k))
+        for what, point in points.items():
+            try:
+                single = trial.run(point)
+            except InputError:
+                continue
+            double = trial.run(point.astype(np.float64))
+            for (name, a), (_, b) in zip(single.named(), double.named(), strict=True):
+                if error := _beyond(a, b, SINGLE_TOLERANCE):
+                    yield f"{name} in float32 is {error:.3g} of its size off at 2^{k} {what}"
+
+
+@law
 def watched(trial):
     """A watch is told every gradient, with the bits that an unwatched pullback returns."""
     for dtype in trial.dtypes:
@@ -415,9 +445,39 @@ def _check_kernels(trial: Trial) -> None:
         kernel.check([np.empty((trial.seeds, *known[name])) for name in names])
 
 
+def _powers(dtype) -> tuple[int, ...]:
+    """Powers of two over the type's range, 2^15 short of its ends."""
+    most = np.finfo(dtype).maxexp - 16
+    return (*POWERS_OF_TWO, -most, most)
+
+
+def _beyond(received: np.ndarray, expected: np.ndarray, tolerance: float) -> float:
+    """The largest error relative to the largest element, if it is beyond the tolerance; else 0.
+
+    Elements that the received type cannot hold are left out, and what it rounds to zero.
+    """
+    held = np.finfo(received.dtype)
+    inside = np.abs(expected) <= float(held.max) / 4
+    if not inside.any():
+        return 0.0
+    size = float(np.abs(expected).max())
+    with np.errstate(invalid="ignore"):
+        error = np.abs(received[inside].astype(np.float64) - expected[inside])
+    worst = float(error.max()) if not np.isnan(error).any() else np.inf
+    lost = 2.0**10 * float(held.smallest_subnormal)
+    return 0.0 if worst <= tolerance * size + lost else worst / max(size, lost)
+
+
 def _differences(expected: Pass, received: Pass, complaint: str) -> Iterator[str]:
     for (name, a), (_, b) in zip(expected.named(), received.named(), strict=True):
         if a.tobytes() != b.tobytes():
+            yield f"{name} {complaint}"
+
+
+def _normal_differences(expected: Pass, received: Pass, complaint: str) -> Iterator[str]:
+    """As above, but rounding of subnormal numbers and overflow are no difference."""
+    for (name, a), (_, b) in zip(expected.named(), received.named(), strict=True):
+        if a.tobytes() != b.tobytes() and _beyond(b, a.astype(np.float64), 0.0):
             yield f"{name} {complaint}"
 
 

@@ -19,6 +19,7 @@ from flowlab.kernel import Kernel, ShapeError
 
 Shape = tuple[int, ...]
 Arrays = dict[str, np.ndarray]
+WHOLE = 2**24  # whole numbers up to here are held by every float type
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class Primitive(Layer):
     give: its own sum over positions where a weight is shared by several.
 
     ``readings`` are columns of the table that the layer fills beside norms, by ``read``.
+
+    ``terms`` says how large the terms are that dx and gradients are sums of, so that measurement
+    knows when a sum is below their rounding.
     """
 
     forward_kernel: Kernel
@@ -135,10 +139,21 @@ class Primitive(Layer):
     example_norms_reads: tuple[str, ...] = ("x",)
     readings: tuple[str, ...] = ()
 
-    def read(self, tape: Arrays, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, ...]:
+    def terms(self, tape: Arrays, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """log2 root sums of squares of the terms of dx and of each gradient, by kernels alone.
+
+        Of dx (seeds,), or (seeds, k) for each of its parts dx[:, :, k]; None where it is as large
+        as its terms, give or take. Of gradients (seeds, gradients); None where examples are the
+        terms.
+        """
+        return None, None
+
+    def read(
+        self, tape: Arrays, dx: np.ndarray, terms: np.ndarray | None
+    ) -> tuple[np.ndarray, ...]:
         """One (seeds,) array for each of ``readings``, after the pullback, made by kernels alone.
 
-        What the table shows as log10 is log2 here.
+        ``terms`` are those of dx. What the table shows as log10 is log2 here.
         """
         raise NotImplementedError
 
@@ -149,6 +164,7 @@ class Primitive(Layer):
     def declare(self, shape: Shape) -> Declaration:
         cache = self.__dict__.setdefault("_declared", {})
         if shape not in cache:
+            expect_elements(self.name, shape)
             shapes = self.shapes(shape)
             kept = [shapes.output, *shapes.saved.values()]
             kept += [parameter.shape for parameter in shapes.parameters.values()]
@@ -240,6 +256,12 @@ class Chain(Layer):
             dy = dx
             gradients.append(own)
         return dy, tuple(reversed(gradients))
+
+
+def expect_elements(layer: str, shape: Shape) -> None:
+    """Raise ShapeError for an input without elements, which kernels do not expect."""
+    if min(shape, default=1) < 1:
+        raise ShapeError(f"{layer}: every axis of the input must be at least 1; got shape {shape}")
 
 
 def expect_shape(layer: str, what: str, received: Shape, expected: Shape) -> None:

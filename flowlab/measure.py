@@ -2,7 +2,8 @@
 
 Exponents (see :mod:`flowlab.scale`): the cotangent is brought back to about 1 after every block and
 its power of two is carried beside it; the same forward where the chain is positively homogeneous.
-So the rows of any depth are true, and ``status`` says where they cannot be.
+So the rows of any depth are true, and ``status`` says where they cannot be: where numbers left the
+float range, or are below the rounding of what they were made from (see :mod:`flowlab.digits`).
 """
 
 import hashlib
@@ -21,6 +22,7 @@ import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads
 from threadpoolctl import ThreadpoolController
 
 from flowlab import data, random
+from flowlab.digits import LOST, MARGIN, NONFINITE, OK, Block, Report, told_of
 from flowlab.initializers import Initializer
 from flowlab.layer import Layer, Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.attention import token_cosine
@@ -50,17 +52,20 @@ _OPTIONS = {
     **{"branch_scale": "string", "padding": "string", "kernel_size": "Int64", "steps": "Int64"},
     **{"recurrent": "string", "radius": "Float64", "heads": "Int64", "placement": "string"},
 }
-_COSINE = COLUMNS.index("token_cosine")
+_COSINE, _OF_DX = COLUMNS.index("token_cosine"), COLUMNS.index("statistics_log10_gain")
 # Base-2 logarithms until the table is made.
 _LOGARITHMS = np.array([LOG10_2 if "log10" in name else 1.0 for name in COLUMNS])
-# Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
 # Shorter runs of equal layers are passed in Python before their loop would be compiled.
 _WORTH_COMPILING = 24
 # Layers passed in one compiled call: few enough for a live progress bar.
 _LONGEST_RUN = 256
 # Elements of a layer, all seeds of a part together.
 _PART_ELEMENTS = 2**17
-_LOST = {"float32": -100.0, "float64": -960.0}
+# Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
+LOWEST = {"float32": -100.0, "float64": -960.0}
+# Zeros are exact where the standard deviations of weights are within these powers of two.
+_MODERATE = {"float32": 60.0, "float64": 480.0}
+_STATUS = np.array(["ok", "lost", "nonfinite"])
 
 Progress = Callable[[int, int], None]
 
@@ -127,10 +132,16 @@ class Batches:
         return (self.settings.batch_size, *self.example)
 
     def __call__(self, seeds) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (S, *shape) in the run's dtype and labels (S, batch)."""
+        """Inputs (S, *shape) and labels (S, batch).
+
+        Inputs are in the run's dtype, or in float64 where their size is beyond that type's comfort.
+        """
         size = self.settings.batch_size
         drawn = [(self._shared or self._load(seed)).batch(size, seed) for seed in seeds]
-        x = np.stack([x for x, _ in drawn]).astype(self.settings.dtype)
+        x = np.stack([x for x, _ in drawn])
+        largest = np.log2(np.abs(x).max(), where=x.any(), out=np.zeros(()))
+        if abs(largest) < -LOWEST[self.settings.dtype]:
+            x = x.astype(self.settings.dtype)
         return x.reshape(len(x), *self.shape), np.stack([labels for _, labels in drawn])
 
 
@@ -183,8 +194,8 @@ def measure(
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
     with blas().limit(limits=1), ThreadPoolExecutor(_threads(settings)) as pool:
         measured = list(pool.map(one, parts))
-    values, lost, times = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
-    table = _tidy(settings, rows, seeds, values, lost, times)
+    arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
+    table = _tidy(settings, rows, seeds, *arrays)
     if own:
         return table.assign(**_own(settings, network, len(table)))
     return table if rewritten is None else table.assign(run=rewritten)
@@ -273,11 +284,6 @@ def _rows(block: Layer, shape: Shape) -> Iterator[Row]:
             )
 
 
-def told_of(layer: Primitive) -> bool:
-    """Has this operation rows in the table?"""
-    return layer.trainable or bool(layer.readings)
-
-
 def _by_primitive(parameters) -> Iterator[dict]:
     """Each primitive's own parameters, in forward order, of a nest of them."""
     if isinstance(parameters, dict):
@@ -320,19 +326,51 @@ class Ensemble:
         self.independent = not network.chain.couples_examples
         self.first_row = np.cumsum([0] + [len(r) for r in rows])
         self.values = np.full((len(seeds), self.first_row[-1], len(COLUMNS)), np.nan)
-        self.lost = np.zeros((len(seeds), self.first_row[-1]), bool)
+        self.status = np.full((len(seeds), self.first_row[-1]), OK, np.int8)
+        self.moderate = self._moderate()
+        self.followed: dict[tuple, Block] = {}
+
+    def _moderate(self) -> bool:
+        """Are weights so far from the ends of the float range that zeros are exact?"""
+        for block, shape in {*zip(self.network.blocks, self.shapes, strict=True)}:
+            for _, parameter in leaves(block.declare(shape).parameters):
+                deviation = self.initializer.deviation(parameter)
+                if deviation and abs(math.log2(deviation)) > _MODERATE[self.settings.dtype]:
+                    return False
+        return True
 
     def measure(self, x, labels, progress):
-        runs, y, exponent = self.forward(x, progress)
-        dy, dy_exponent = self.upstream(y, labels, exponent)
-        self.backward(dy, dy_exponent, runs, progress)
-        for column in _OF_INPUT:  # made from activations that are not known
-            self.values[self.lost, column] = np.nan
-        return self.values * _LOGARITHMS, self.lost, np.empty((len(self.seeds), 0, 0, len(STEPS)))
+        """Values and status of the rows, and of the steps of recurrent layers."""
+        x, exponent, known = self.held(x)
+        runs, y, exponent, known = self.forward(x, exponent, known, progress)
+        unknown = self.status > OK  # made from activations that are not known
+        dy, dy_exponent, known = self.upstream(y, labels, exponent, known)
+        self.backward(dy, dy_exponent, runs, known, progress)
+        for column in _OF_INPUT:
+            self.values[unknown, column] = np.nan
+        steps = np.empty((len(self.seeds), 0, 0, len(STEPS)))
+        return self.values * _LOGARITHMS, self.status, steps, steps[..., 0]
 
-    def forward(self, x, progress):
-        """The runs of layers passed, the output and its exponent (S,)."""
-        carry, runs, sticky = (x, np.zeros(len(self.seeds), np.int64)), [], self.nowhere()
+    def held(self, x):
+        """(x in the run's type, its exponents, what is known of it), for inputs of any size."""
+        exponent = np.zeros(len(x), np.int64)
+        norms = log2_norm(x)
+        known = _range_of(norms, -np.inf)
+        if self.homogeneous:
+            x = x.copy()
+            exponent = renormalise(x, norms, exponent)
+            return x.astype(self.dtype, copy=False), exponent, known
+        if x.dtype != self.dtype:
+            with np.errstate(over="ignore", under="ignore"):
+                x = x.astype(self.dtype)
+            rms = log2_norm(x) - 0.5 * math.log2(x[0].size)
+            known = np.maximum(known, _range_of(rms, LOWEST[self.settings.dtype]))
+            known[np.isneginf(rms) & ~np.isneginf(norms)] = LOST
+        return x, exponent, known
+
+    def forward(self, x, exponent, known, progress):
+        """The runs of layers passed, the output, its exponent (S,) and what is known of it."""
+        carry, runs, sticky, before = (x, exponent), [], known, log2_norm(x)
         for start, count in self.stretches():
             layers = np.arange(start, start + count) + 1
             xs = [
@@ -345,13 +383,15 @@ class Ensemble:
             )
             exponents = carries[1].base
             runs.append(Run(start, count, tape, exponents[:, :-1]))
-            sticky = self.write_forward(runs[-1], norms.base, sticky, carries[0].base[0, 0].size)
+            size = carries[0].base[0, 0].size
+            sticky = self.write_forward(runs[-1], norms.base, before, sticky, size)
+            before = norms.base[:, -1]
             for cosine in seen:
                 values, _ = self.rows_of(runs[-1])
                 values[:, :, -1, _COSINE] = cosine.base
             carry = carries[0].at(count), carries[1].at(count)
             progress(count)
-        return runs, *carry
+        return runs, *carry, sticky
 
     def stretches(self) -> Iterator[tuple[int, int]]:
         """(first, count) of the runs of equal blocks with equal input shapes, none too long."""
@@ -402,43 +442,44 @@ class Ensemble:
         remaining = iter(drawn)
         return map_leaves(lambda _: next(remaining), declared)
 
-    def write_forward(self, run: Run, norms, sticky, size: int):
-        """Norms (S, count) of a run's outputs into its last rows; where values are lost, NaN."""
-        values, lost = self.rows_of(run)
+    def write_forward(self, run: Run, norms, before, sticky, size: int):
+        """Norms (S, count) of a run's outputs into its last rows; where they are not known, NaN.
+
+        ``before`` (S,) is the norm of the run's input, ``sticky`` what is known of it.
+        """
+        values, status = self.rows_of(run)
         values[:, :, -1, ACTIVATION] = norms + run.exponents
-        if self.homogeneous:
-            return sticky
-        rms = norms - 0.5 * math.log2(size)
-        gone = np.isfinite(rms) & (rms < _LOST[self.settings.dtype])
-        gone |= ~np.isfinite(norms) & ~np.isneginf(norms)
-        gone = np.logical_or.accumulate(np.hstack([sticky[:, None], gone]), axis=1)[:, 1:]
-        values[gone, -1, ACTIVATION] = np.nan
-        lost |= gone[:, :, None]
-        return gone[:, -1]
+        found = _range_of(norms - 0.5 * math.log2(size), LOWEST[self.settings.dtype])
+        if not (self.homogeneous and self.moderate):
+            inputs = np.hstack([before[:, None], norms[:, :-1]])
+            found[np.isneginf(norms) & ~np.isneginf(inputs)] = LOST
+        found = _accumulated(sticky, found)
+        values[found > OK, -1, ACTIVATION] = np.nan
+        np.maximum(status, found[:, :, None], out=status)
+        return found[:, -1]
 
     def rows_of(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        """Views (S, layer, row, column) of a run's values and (S, layer, row) of what is lost."""
+        """Views (S, layer, row, column) of a run's values and (S, layer, row) of their status."""
         rows = len(self.rows[run.start])
         here = slice(self.first_row[run.start], self.first_row[run.start + run.count])
         shape = (len(self.seeds), run.count, rows)
         # Reshaping a slice of one axis keeps it a view.
-        return self.values[:, here].reshape(*shape, -1), self.lost[:, here].reshape(shape)
+        return self.values[:, here].reshape(*shape, -1), self.status[:, here].reshape(shape)
 
-    def nowhere(self) -> np.ndarray:
-        return np.zeros(len(self.seeds), bool)
-
-    def upstream(self, y, labels, exponent):
-        """The cotangent of the output and its exponent."""
-        settings, zero = self.settings, np.zeros_like(exponent)
+    def upstream(self, y, labels, exponent, known):
+        """The cotangent of the output, its exponent and what is known of it."""
+        settings = self.settings
+        known = np.where(known == NONFINITE, known, OK)  # of underflow slopes and losses know
         if settings.upstream == "loss":
             loss = LOSSES[settings.loss](settings.reduction)
             targets = {"label": labels}
             if settings.loss == "squared_error":
                 targets = {"target": np.eye(y.shape[2], dtype=self.dtype)[labels]}
             targets["exponent"] = exponent
-            _, tape = loss.forward(y, targets, self.workspace)
-            dy, _ = loss.pullback(np.ones(len(y), self.dtype), tape, self.workspace)
-            return dy, loss.exponent_of_cotangent(exponent)
+            dy, exponent = loss.cotangent(y, targets, self.workspace)
+            if settings.loss == "cross_entropy" and y.shape[2] > 1:  # then p - y is never 0
+                known[(known == OK) & np.isneginf(log2_norm(dy))] = LOST
+            return dy, exponent, known
         dy = self.workspace.take(y.shape, self.dtype)
         weight = 1.0 / settings.batch_size if settings.reduction == "mean" else 1.0
         if settings.upstream == "ones":
@@ -447,10 +488,13 @@ class Ensemble:
             flat = dy.reshape(len(dy), -1)
             layer = np.full(len(self.seeds), _UPSTREAM_LAYER)
             random.fill_normal.run(self.seeds, layer, flat, weight, 0)
-        return dy, zero
+        return dy, np.zeros_like(exponent), known
 
-    def backward(self, dy, exponent, runs, progress):
-        carry, sticky, incoming = (dy, exponent), self.nowhere(), log2_norm(dy)
+    def backward(self, dy, exponent, runs, known, progress):
+        carry, incoming = (dy, exponent), log2_norm(dy)
+        known = np.maximum(known, _range_of(incoming, -np.inf))
+        error = np.where(known == LOST, np.inf, math.log2(np.finfo(self.dtype).eps))
+        sticky = known == NONFINITE, error
         for run in reversed(runs):
             tell = self.tell(run.start, exponent, run.exponents[:, 0]) if self.watched else None
             step = partial(self.backward_step, run.start, tell)
@@ -491,37 +535,73 @@ class Ensemble:
     def write_backward(self, run: Run, exponent, norms, reports, incoming, sticky):
         """Norms of a run's operations into its rows; all arrays (S, count), last layer first.
 
-        ``incoming`` (S,) are the norms of the cotangent that reaches the run.
+        ``incoming`` (S,) are the norms of the cotangent that reaches the run, ``sticky`` says where
+        that left the float range, and its relative error.
         """
-        values, lost = (array[:, ::-1] for array in self.rows_of(run))
+        values, status = (array[:, ::-1] for array in self.rows_of(run))
+        reports = [Report(*(_opened(part) for part in report)) for report in reports]
         reports = reports[::-1]  # as in the forward pass
-        for k, row in enumerate(self.rows[run.start]):
-            cells, (norms_of, examples, readings) = values[:, :, k], reports[row.operation]
-            measured = norms_of.base + exponent[..., None]
-            if row.has_delta:
-                cells[..., DELTA] = measured[..., 0]
-            if row.has_dx:
-                cells[..., DX] = measured[..., 1]
-            for number, column, of_examples in row.gradients:
-                input_exponent = run.exponents if column in _OF_INPUT else 0
-                cells[..., column] = measured[..., 2 + number] + input_exponent
-                if examples != () and self.independent:
-                    each = examples.base[..., number] + exponent + input_exponent
-                    cells[..., of_examples] = each
-            for column, reading in zip(row.readings, readings, strict=True):
-                cells[..., column] = reading.base
         # The cotangent of a block's output: what the layer before passed on, renormalised.
         passed = np.hstack([incoming[:, None], norms[:, :-1] - np.diff(exponent, axis=1)])
+        left, error = sticky
+        found = _range_of(np.stack([passed, norms]).max(axis=0), -np.inf) == NONFINITE
+        left = _accumulated(left, found)
+        error, lost = self._digits(run.start, passed, norms, reports, error)
+        for k, row in enumerate(self.rows[run.start]):
+            cells, state = values[:, :, k], status[:, :, k]
+            report, gone = reports[row.operation], lost[row.operation]
+
+            def put(column, measured, unknown, cells=cells, state=state):
+                cells[..., column] = np.where(unknown, np.nan, measured)
+                state[unknown] = np.maximum(state[unknown], LOST)
+
+            measured = report.norms + exponent[..., None]
+            if row.has_delta:
+                put(DELTA, measured[..., 0], gone.delta)
+            if row.has_dx:
+                put(DX, measured[..., 1], gone.dx)
+            for number, column, of_examples in row.gradients:
+                input_exponent = run.exponents if column in _OF_INPUT else 0
+                gradient = measured[..., 2 + number] + input_exponent
+                put(column, gradient, gone.gradients[number])
+                if report.examples is not None and self.independent:
+                    each = report.examples[..., number] + exponent + input_exponent
+                    put(of_examples, each, gone.examples[number])
+            for column, reading in zip(row.readings, report.readings or (), strict=True):
+                put(column, reading, gone.dx & (column == _OF_DX))
+            found = left | (_range_of(report.norms.max(axis=-1), -np.inf) == NONFINITE)
+            state[found] = NONFINITE
         if self.network.residual[run.start]:
-            values[:, :, -1, DELTA] = passed + exponent
-        if self.homogeneous:
-            return sticky
-        # The slope of saturated units can leave the float range: not an exact zero.
-        gone = np.isneginf(values[:, :, -1, DELTA]) & ~np.isneginf(passed)
-        gone = np.logical_or.accumulate(np.hstack([sticky[:, None], gone]), axis=1)[:, 1:]
-        values[gone, :, DELTA:] = np.nan
-        lost |= gone[:, :, None]
-        return gone[:, -1]
+            put(DELTA, passed + exponent, error[:, :-1] + MARGIN >= 0)
+        values[left, :, DELTA:] = np.nan
+        return left[:, -1], error[:, -1]
+
+    def _digits(self, index, passed, norms, reports, error):
+        """(relative errors (S, count + 1) along a run's cotangents, what is lost of operations)."""
+        key = (self.network.blocks[index], self.shapes[index])
+        if key not in self.followed:
+            self.followed[key] = self._block(index)
+        block = self.followed[key]
+        least = np.full_like(passed, block.eps)
+        own, lost = block.follow(passed, least, reports)
+        with np.errstate(invalid="ignore"):
+            own = np.fmax(own - norms, block.eps)
+        errors = np.maximum.accumulate(np.hstack([error[:, None], own]), axis=1)
+        if (errors[:, :-1] > least).any():
+            _, lost = block.follow(passed, errors[:, :-1], reports)
+        return errors, lost
+
+    def _block(self, index: int) -> Block:
+        block, shape = self.network.blocks[index], self.shapes[index]
+        size = math.prod(shape)
+        features = shape[1] if len(shape) == 4 else shape[-1]
+        kinds = {}
+        for row in self.rows[index]:
+            of_operation = kinds.setdefault(row.operation, {})
+            for number, column, _ in row.gradients:
+                of_operation[number] = column not in _OF_INPUT
+        biases = [[own[k] for k in sorted(own)] for _, own in sorted(kinds.items())]
+        return Block(block, size // features, size, biases, self.dtype, self.moderate)
 
     def tell(self, index: int, exponent, input_exponent) -> Watch:
         """What passes a block's operations on to the caller's ``observe`` and ``watch``."""
@@ -543,12 +623,35 @@ class Ensemble:
 
 
 def told(layer: Primitive, tape, dy, dx, gradients) -> tuple:
-    """(log2 norms of dy, dx and gradients, of examples' gradients, readings) of an operation."""
+    """What a :class:`~flowlab.digits.Report` holds of an operation; () for what there is not."""
     norms, examples = log2_norms(dy, dx, *gradients.values()), ()
     if layer.example_norms is not None and not layer.couples_examples:
         examples = np.empty((len(dy), len(gradients)))
         layer.example_norms.run(*(tape[k] for k in layer.example_norms_reads), dy, examples)
-    return norms, examples, layer.read(tape, dy, dx) if layer.readings else ()
+    of_dx, of_gradients = layer.terms(tape, dy)
+    readings = layer.read(tape, dx, of_dx) if layer.readings else ()
+    of_dx, of_gradients = (() if terms is None else terms for terms in (of_dx, of_gradients))
+    return norms, examples, readings, of_dx, of_gradients
+
+
+def _opened(part):
+    """The arrays (S, count, ...) of one part of a report; None where there are none."""
+    if isinstance(part, Stack):
+        return part.base
+    return tuple(reading.base for reading in part) or None
+
+
+def _range_of(log2_norms: np.ndarray, lowest: float) -> np.ndarray:
+    """OK, LOST below ``lowest`` or NONFINITE; an exact zero is OK."""
+    lost = (log2_norms < lowest) & ~np.isneginf(log2_norms)
+    found = np.where(lost, LOST, OK)
+    found[np.isnan(log2_norms) | np.isposinf(log2_norms)] = NONFINITE
+    return found
+
+
+def _accumulated(first: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The largest so far along a run's layers (S, count), after ``first`` (S,)."""
+    return np.maximum.accumulate(np.hstack([first[:, None], found]), axis=1)[:, 1:]
 
 
 def _own(settings: Settings, network: Network, n: int) -> dict[str, Any]:
@@ -575,15 +678,14 @@ def _options(settings: Settings, n: int) -> dict[str, Any]:
     return columns
 
 
-def _tidy(settings: Settings, rows, seeds, values, lost, times) -> pd.DataFrame:
+def _tidy(settings: Settings, rows, seeds, values, found, times, times_found) -> pd.DataFrame:
     """Arrays (seeds, rows, columns) as the table, one row per (seed, row), then one per step.
 
-    ``times`` are (seeds, recurrent layers, steps, norms).
+    ``times`` are (seeds, recurrent layers, steps, norms); what is found, without the last axis.
     """
     flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
     n = len(flat)
-    status = np.where(np.isneginf(values).any(axis=2), "zero", "ok").astype("U9")
-    status[lost | np.isposinf(values).any(axis=2)] = "nonfinite"
+    status = _status(values, found)
     columns = {
         "run": settings.run(),
         "experiment": settings.experiment,
@@ -606,11 +708,18 @@ def _tidy(settings: Settings, rows, seeds, values, lost, times) -> pd.DataFrame:
     columns["status"] = status.ravel()
     table = pd.DataFrame(columns)
     if times.size:
-        table = pd.concat([table, _steps(table, seeds, times)], ignore_index=True)
+        table = pd.concat([table, _steps(table, seeds, times, times_found)], ignore_index=True)
     return table
 
 
-def _steps(table: pd.DataFrame, seeds, times) -> pd.DataFrame:
+def _status(values: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The word for each row: what was found of it, or that it holds an exact zero."""
+    found = np.where(np.isposinf(values).any(axis=-1), NONFINITE, found)
+    zero = np.isneginf(values).any(axis=-1) & (found == OK)
+    return np.where(zero, "zero", _STATUS[found])
+
+
+def _steps(table: pd.DataFrame, seeds, times, found) -> pd.DataFrame:
     """The rows of single steps, in the columns of ``table``."""
     _, layers, steps, _ = times.shape
     count = len(seeds) * layers * steps
@@ -622,7 +731,5 @@ def _steps(table: pd.DataFrame, seeds, times) -> pd.DataFrame:
     rows["op"], rows["fan_in"], rows["fan_out"] = "state", *[table["width"].iat[0]] * 2
     values = LOG10_2 * times.reshape(count, -1)
     rows[list(STEPS)] = values
-    gone = np.isnan(values).any(axis=1) | np.isposinf(values).any(axis=1)
-    zero = np.isneginf(values).any(axis=1)
-    rows["status"] = np.select([gone, zero], ["nonfinite", "zero"], "ok")
+    rows["status"] = _status(values, found.reshape(count))
     return rows.reindex(columns=table.columns).astype(table.dtypes)

@@ -7,8 +7,9 @@ then that of the last step, on the way back the largest.
 
 import numpy as np
 
+from flowlab.digits import LOST, NONFINITE, OK
 from flowlab.layers.recurrent import Recurrence
-from flowlab.measure import Ensemble, told
+from flowlab.measure import LOWEST, Ensemble, told
 from flowlab.scale import log2_norm
 from flowlab.tables import STEPS
 
@@ -93,11 +94,44 @@ class ThroughTime(Ensemble):
                 norms[:, number] -= self.received[index]
                 examples[:, number] -= self.received[index]
         every = np.column_stack([delta, passed, norms])
-        return every - exponent[:, None], examples - exponent[:, None], ()
+        terms = self.terms(index, tape, delta)
+        shared = exponent[:, None]
+        return every - shared, examples - shared, (), (), terms - shared
+
+    def terms(self, index, tape, delta):
+        """log2 norms (S, gradients) of a recurrent layer's terms, even over a step's examples."""
+        examples = 0.5 * np.log2(tape["x"].shape[1])
+        inputs = _step_norms(tape["x"]) + (tape["x_exponents"] - self.received[index][:, None])
+        states, deltas = tape["state_log2_norms"], tape["delta_log2_norms"]
+        of_input = _together(inputs + deltas) - examples
+        nothing = np.full((len(deltas), 1), -np.inf)
+        before = np.hstack([nothing, states[:, :-1]]) - self.received[index][:, None]
+        of_state = _together(before + deltas) - examples
+        return np.column_stack([of_input, of_state, delta, delta])
 
     def measure(self, x, labels, progress):
-        values, lost, _ = super().measure(x, labels, progress)
-        return values, lost, self.times
+        values, status, _, _ = super().measure(x, labels, progress)
+        return values, status, self.times, self.found()
+
+    def found(self):
+        """What is found of each step; norms that are not known become NaN."""
+        layers = [b.layers[0] for b in self.network.blocks if isinstance(b.layers[0], Recurrence)]
+        found = np.where(
+            (np.isnan(self.times) | np.isposinf(self.times)).any(axis=-1), NONFINITE, OK
+        )
+        for number, layer in enumerate(layers):
+            if layer.homogeneous:
+                continue
+            times = self.times[:, number]
+            size = 0.5 * np.log2(self.settings.batch_size * layer.features)
+            vanished = times[..., _STATE] - size < LOWEST[self.settings.dtype]
+            times[..., _STATE][vanished & ~np.isneginf(times[..., _STATE])] = np.nan
+            # The slope of saturated units can leave the float range: not an exact zero.
+            saturated = np.isneginf(times[..., _DELTA]) & ~np.isneginf(times[..., _COTANGENT])
+            times[..., _DELTA][saturated] = np.nan
+            gone = np.isnan(times).any(axis=-1) & (found[:, number] == OK)
+            found[:, number][gone] = LOST
+        return found
 
 
 def _together(log2_norms: np.ndarray) -> np.ndarray:

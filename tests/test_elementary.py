@@ -187,4 +187,4 @@ def test_functions_of_positive_numbers(real):
     deep = 43 if real is np.float32 else 350
     shallow = x < deep
     assert ulps(slope[shallow], _sech2(wide)[shallow]).max() <= 6 + ALLOWANCE
-    assert np.all(slope[~shallow] == slope.min()) and slope.min() < 1e-36
+    assert np.all(slope[~shallow] == 0)

@@ -5,6 +5,9 @@ Y = A V with A = softmax(scale Q Kᵀ) over the keys, for each head by itself (V
 
     dV = Aᵀ dY,    dS = A ∘ (dA - rowsum(dA ∘ A)),    dQ = scale dS K,    dK = scale dSᵀ Q.
 
+Where one key m takes more than half of a row, dA is counted from dA_m there: the bracket of m is
+then -Σ_j≠m A_j (dA_j - dA_m), which keeps its digits when 1 - A_m is below rounding.
+
 Heads are successive parts of the last axis, as in PyTorch's ``MultiheadAttention``.
 """
 
@@ -18,6 +21,7 @@ from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Chain, Declaration, Parameter, Primitive
 from flowlab.layers.fork import Fork
 from flowlab.layers.linear import Linear
+from flowlab.scale import exponent
 
 
 @jit
@@ -63,7 +67,7 @@ def _largest(z):
 
 @kernel("->(t)", reassociate=True)
 def _softmax(z):
-    """Logits become probabilities, in place."""
+    """Logits become probabilities, in place; False where they are not numbers."""
     top = _largest(z)
     total = z.dtype.type(0)
     for j in range(z.size):
@@ -72,9 +76,43 @@ def _softmax(z):
     scale = z.dtype.type(1.0 / total)
     for j in range(z.size):
         z[j] = scale * z[j]
+    return total >= 1
 
 
 _normalise = _softmax.single
+
+
+@jit
+def _scaled_down(a, power):
+    down, a = math.ldexp(1.0, -power), a.reshape(a.size)
+    for i in range(a.size):
+        a[i] = down * a[i]
+
+
+@jit
+def _hide(weights, hidden, seen):
+    for j in range(seen):
+        if hidden[j] != 0:
+            weights[j] = -np.inf
+
+
+@jit
+def _attend_far(q, k, weights, hidden, causal):
+    """Probabilities where logits leave the float range: from q and k beside powers of two."""
+    power_q, power_k = exponent(q), exponent(k)
+    _scaled_down(q, power_q)
+    _scaled_down(k, power_k)
+    np.dot(q, k.T, weights)
+    for t in range(weights.shape[0]):
+        seen = t + 1 if causal else weights.shape[1]
+        row = weights[t, :seen]
+        if hidden is not None:
+            _hide(row, hidden, seen)
+        top = _largest(row)
+        for j in range(seen):
+            row[j] = math.ldexp(np.float64(row[j]) - np.float64(top), power_q + power_k)
+        _normalise(row)
+        weights[t, seen:] = 0
 
 
 @jit
@@ -85,17 +123,18 @@ def _attend(x, hidden, y, attention, heads, scale, causal):
         _split(x[n, 0], q, scale)
         _split(x[n, 1], k, 1.0)
         _split(x[n, 2], v, 1.0)
+        padding = None if hidden is None else hidden[n]
         for h in range(attention.shape[1]):
-            weights = attention[n, h]
+            weights, numbers = attention[n, h], True
             np.dot(q[h], k[h].T, weights)
             for t in range(tokens):
                 seen = t + 1 if causal else tokens
-                if hidden is not None:
-                    for j in range(seen):
-                        if hidden[n, j] != 0:
-                            weights[t, j] = -np.inf
-                _normalise(weights[t, :seen])
+                if padding is not None:
+                    _hide(weights[t], padding, seen)
+                numbers = _normalise(weights[t, :seen]) and numbers
                 weights[t, seen:] = 0
+            if not numbers:
+                _attend_far(q[h], k[h], weights, padding, causal)
             np.dot(weights, v[h], out[h])
         _merge(out, y[n])
 
@@ -113,9 +152,13 @@ def masked_attention_forward(x, hidden, y, attention, heads, square, scale, caus
 @kernel("->(t,t)", reassociate=True)
 def _softmax_pullback(weights, ds):
     """dS from dA, in place."""
+    zero, half = ds.dtype.type(0), ds.dtype.type(0.5)
     for t in range(ds.shape[0]):
-        along = ds.dtype.type(0)
+        origin = along = zero
+        for j in range(ds.shape[1]):  # one term at most
+            origin += ds[t, j] if weights[t, j] > half else zero
         for j in range(ds.shape[1]):
+            ds[t, j] = ds[t, j] - origin
             along += ds[t, j] * weights[t, j]
         for j in range(ds.shape[1]):
             ds[t, j] = weights[t, j] * (ds[t, j] - along)
@@ -143,6 +186,61 @@ def attention_pullback(x, attention, dy, dx, heads, ds, scale, causal):
         _merge(g, dx[n, 0])
         _merge(k, dx[n, 1])
         _merge(v, dx[n, 2])
+
+
+@jit
+def _row_norms(x, heads, out):
+    """Norms (h, t) of the parts of each token that heads see."""
+    width = x.shape[1] // heads
+    for t in range(x.shape[0]):
+        for h in range(heads):
+            square = 0.0
+            for k in range(h * width, (h + 1) * width):
+                square += np.float64(x[t, k]) ** 2
+            out[h, t] = math.sqrt(square)
+
+
+@kernel("(n,three,t,d),(n,h,t,t),(n,t,d)->(three)", reassociate=True)
+def attention_terms(x, attention, dy, out, scale, causal):
+    """log2 norms of the terms that dQ, dK and dV are sums of.
+
+    Those of dA_ij are taken as ‖dY_i‖‖V_j‖/√e over e features; dS_ij has A_ij A_il (dA_ij - dA_il)
+    for every other key l. Probabilities below the float range count as its smallest.
+    """
+    (heads, tokens), least = attention.shape[1:3], np.finfo(attention.dtype).tiny
+    q, k, v, g = np.empty((4, heads, tokens))
+    out[:] = 0.0
+    for n in range(x.shape[0]):
+        _row_norms(x[n, 0], heads, q)
+        _row_norms(x[n, 1], heads, k)
+        _row_norms(x[n, 2], heads, v)
+        _row_norms(dy[n], heads, g)
+        for h in range(heads):
+            for t in range(tokens):
+                seen = t + 1 if causal else tokens
+                a = attention[n, h, t]
+                # The others' sums without the one above a half: what is left of 1 may be tiny.
+                others = of_others = most = of_most = of_q = 0.0
+                for j in range(seen):
+                    p = np.float64(a[j]) + least
+                    others += p if p <= 0.5 else 0.0
+                    of_others += p * v[h, j] if p <= 0.5 else 0.0
+                    most += p if p > 0.5 else 0.0
+                    of_most += p * v[h, j] if p > 0.5 else 0.0
+                for j in range(seen):
+                    p = np.float64(a[j]) + least
+                    rest = others if p > 0.5 else max(others - p, 0.0) + most
+                    of_rest = of_others if p > 0.5 else max(of_others - p * v[h, j], 0.0) + of_most
+                    apart = p * (rest * v[h, j] + of_rest)
+                    of_q += (apart * k[h, j]) ** 2
+                    out[1] += (apart * q[h, t] * g[h, t]) ** 2
+                    out[2] += (p * g[h, t]) ** 2
+                out[0] += of_q * g[h, t] ** 2
+    width = x.shape[3] // heads
+    of_logits = np.log2(abs(scale)) - 0.5 * np.log2(width)
+    out[0] = 0.5 * np.log2(out[0]) + of_logits
+    out[1] = 0.5 * np.log2(out[1]) + of_logits
+    out[2] = 0.5 * np.log2(out[2])
 
 
 class ScaledDotProductAttention(Primitive):
@@ -193,8 +291,14 @@ class ScaledDotProductAttention(Primitive):
             constants=(float(scale), bool(self.causal)),
         )
 
-    def read(self, tape, dy, dx):
+    def read(self, tape, dx, terms):
         return (attention_entropy(tape["attention"]),)
+
+    def terms(self, tape, dy):
+        out = np.empty((len(dy), 3))
+        constants = self.declare(tape["x"].shape[1:]).constants
+        attention_terms.run(tape["x"], tape["attention"], dy, out, *constants)
+        return out, None
 
     def forward(self, x, parameters, workspace):
         if self.masked and "hidden" in parameters:
@@ -269,12 +373,16 @@ def _cosine(x, out, total):
         total[:] = 0
         own = 0.0
         for t in range(tokens):
-            square = 0.0
+            square, down = 0.0, 1.0
             for k in range(total.size):
-                square += float(x[i, t, k]) * x[i, t, k]
+                square += np.float64(x[i, t, k]) ** 2
+            if not 1e-280 < square < 1e280:  # squares left float64's range
+                square, down = 0.0, math.ldexp(1.0, -exponent(x[i, t]))
+                for k in range(total.size):
+                    square += (down * x[i, t, k]) ** 2
             inverse = 1.0 / math.sqrt(square)
             for k in range(total.size):
-                total[k] += inverse * x[i, t, k]
+                total[k] += inverse * (down * x[i, t, k])
             own += square * inverse * inverse
         for k in range(total.size):
             sum_of_all += total[k] * total[k]

@@ -384,7 +384,7 @@ def conv2d_example_norms(x, dy, out, padded, rows, product, geometry, tables):
         _weight_gradient(rows, padded, product, geometry, tables[0])
         for k in range(product.shape[0]):
             for r in range(product.shape[1]):
-                weight += float(product[k, r]) * float(product[k, r])
+                weight += np.float64(product[k, r]) ** 2
     out[0] = 0.5 * np.log2(weight) + e_x + e_dy
     out[1] = 0.5 * np.log2(bias) + e_dy
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import ShapeError, jit, kernel
-from flowlab.layer import Declaration, Parameter, Primitive
-from flowlab.layers.linear import exponent
+from flowlab.layer import WHOLE, Declaration, Parameter, Primitive
+from flowlab.scale import exponent
 
 KINDS = ("learned", "sinusoidal")
 
@@ -63,7 +63,8 @@ class TokenEmbedding(Primitive):
     One row is read for a token, so the table has fan_in 1: entries of variance 1 where weights have
     variance 1/fan_in, as ``torch.nn.Embedding`` draws them.
 
-    InputError for a vocabulary or features below 1 and for tokens that are not in the vocabulary,
+    InputError for a vocabulary or features below 1, a vocabulary beyond 2^24, whose tokens float32
+    cannot hold, and for tokens that are not in the vocabulary,
     ShapeError for an input that has not two axes.
     """
 
@@ -77,6 +78,8 @@ class TokenEmbedding(Primitive):
         for name, value in (("vocabulary", vocabulary), ("features", features)):
             if value < 1:
                 raise InputError(f"{self.name}: {name} must be at least 1; got {value}")
+        if vocabulary > WHOLE:
+            raise InputError(f"{self.name}: vocabulary must be at most {WHOLE}; got {vocabulary}")
 
     def shapes(self, shape):
         if len(shape) != 2:

@@ -7,12 +7,31 @@ depth has finite logits in that form; ``exponent`` is 0 in ordinary use. Reducti
 
 import math
 
+import numpy as np
+
 from flowlab.elementary import exp
-from flowlab.errors import unknown
-from flowlab.kernel import ShapeError, kernel
+from flowlab.errors import InputError, unknown
+from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
 
 REDUCTIONS = ("mean", "sum")
+_LN2 = math.log(2.0)
+# Residuals p - y below 2^-_SURE have a power of two beside them, down to 2^-_FARTHEST.
+_SURE, _FARTHEST = 16.0, 2.0**50
+
+
+@jit
+def _below(z, top, exponent):
+    """(z - top) 2^exponent in float64, whatever z's type."""
+    return math.ldexp(np.float64(z) - np.float64(top), exponent)
+
+
+@jit
+def _partition(z, top, exponent):
+    total = 0.0
+    for k in range(z.size):
+        total += exp(_below(z[k], top, exponent))
+    return total
 
 
 @kernel("(n,k),(n),()->()")
@@ -20,29 +39,51 @@ def softmax_cross_entropy_forward(z, label, exponent, loss, weight):
     total = 0.0
     for n in range(z.shape[0]):
         top = z[n].max()
-        partition = 0.0
-        for k in range(z.shape[1]):
-            partition += exp(math.ldexp(float(z[n, k] - top), exponent))
-        total += math.log(partition) - math.ldexp(float(z[n, int(label[n])] - top), exponent)
+        rest = _below(z[n, int(label[n])], top, exponent)
+        total += math.log(_partition(z[n], top, exponent)) - rest
     loss[0] = weight * total
+
+
+@jit
+def _power_of_residuals(z, label, exponent):
+    """The power of two of the largest |p - y|; 0 unless all are below 2^-_SURE, or unknown."""
+    largest = -np.inf
+    for n in range(z.shape[0]):
+        top = z[n].max()
+        partition = math.log(_partition(z[n], top, exponent))
+        for k in range(z.shape[1]):
+            if k != int(label[n]):
+                largest = max(largest, _below(z[n, k], top, exponent) - partition)
+    power = largest / _LN2
+    return np.int64(math.floor(power)) if -_FARTHEST < power < -_SURE else np.int64(0)
+
+
+@jit
+def _residuals(z, label, exponent, factor, power, dz):
+    """dz = (p - y) factor 2^-power."""
+    for n in range(z.shape[0]):
+        top = z[n].max()
+        partition = math.log(_partition(z[n], top, exponent))
+        others = 0.0
+        for k in range(z.shape[1]):
+            if k != int(label[n]):
+                log_p = _below(z[n, k], top, exponent) - partition
+                p = exp(log_p - power * _LN2)
+                others += p
+                dz[n, k] = factor * p
+        # p - 1 as minus the other probabilities: no cancellation when the label is nearly sure.
+        dz[n, int(label[n])] = -factor * others
 
 
 @kernel("(n,k),(n),(),()->(n,k)")
 def softmax_cross_entropy_pullback(z, label, exponent, dloss, dz, weight):
-    for n in range(z.shape[0]):
-        top = z[n].max()
-        partition = 0.0
-        for k in range(z.shape[1]):
-            partition += exp(math.ldexp(float(z[n, k] - top), exponent))
-        scale = weight * dloss / partition
-        others = 0.0
-        for k in range(z.shape[1]):
-            if k != int(label[n]):
-                p = exp(math.ldexp(float(z[n, k] - top), exponent))
-                others += p
-                dz[n, k] = scale * p
-        # p - 1 as minus the other probabilities: no cancellation when the label is nearly sure.
-        dz[n, int(label[n])] = -scale * others
+    _residuals(z, label, exponent, weight * np.float64(dloss), 0, dz)
+
+
+@kernel("(n,k),(n),()->(n,k),()")
+def softmax_cross_entropy_cotangent(z, label, exponent, dz, power, weight):
+    power[0] = _power_of_residuals(z, label, exponent)
+    _residuals(z, label, exponent, weight, power[0], dz)
 
 
 @kernel("(n,k),(n,k),()->()")
@@ -50,22 +91,32 @@ def squared_error_forward(z, target, exponent, loss, weight):
     total = 0.0
     for n in range(z.shape[0]):
         for k in range(z.shape[1]):
-            total += (math.ldexp(float(z[n, k]), exponent) - target[n, k]) ** 2
+            total += (math.ldexp(np.float64(z[n, k]), exponent) - target[n, k]) ** 2
     loss[0] = weight * total
 
 
 @kernel("(n,k),(n,k),(),()->(n,k)")
 def squared_error_pullback(z, target, exponent, dloss, dz, weight):
-    # Written as a mantissa beside 2^max(exponent, 0): see SquaredError.exponent_of_cotangent.
-    up, down = min(exponent, 0), -max(exponent, 0)
     for n in range(z.shape[0]):
         for k in range(z.shape[1]):
-            residual = math.ldexp(float(z[n, k]), up) - math.ldexp(float(target[n, k]), down)
+            residual = math.ldexp(np.float64(z[n, k]), exponent) - target[n, k]
             dz[n, k] = 2.0 * weight * dloss * residual
+
+
+@kernel("(n,k),(n,k),()->(n,k),()")
+def squared_error_cotangent(z, target, exponent, dz, power, weight):
+    up, down = min(exponent, 0), -max(exponent, 0)
+    power[0] = -down
+    for n in range(z.shape[0]):
+        for k in range(z.shape[1]):
+            t = math.ldexp(np.float64(target[n, k]), down)
+            dz[n, k] = 2.0 * weight * (math.ldexp(np.float64(z[n, k]), up) - t)
 
 
 class Loss(Primitive):
     """A map from outputs (batch, classes) and targets to one number for each network."""
+
+    cotangent_kernel: Kernel
 
     def __init__(self, reduction: str = "mean"):
         if reduction not in REDUCTIONS:
@@ -90,15 +141,45 @@ class Loss(Primitive):
         """The factor of each term under the reduction."""
         raise NotImplementedError
 
+    def cotangent(self, z, targets, workspace) -> tuple[np.ndarray, np.ndarray]:
+        """(dz, exponents (seeds,) int64): the true cotangent of the true logits is dz 2^exponent.
+
+        Right where its numbers are below or above any float.
+        """
+        self.expect(targets, z.shape[-1])
+        dz, exponents = workspace.take(z.shape, z.dtype), np.empty(len(z), np.int64)
+        given = [targets[name] for name in self.declare(z.shape[1:]).parameters]
+        self.cotangent_kernel.run(z, *given, dz, exponents, self.weight(z.shape[1:]))
+        return dz, exponents
+
+    def forward(self, x, parameters, workspace):
+        self.expect(parameters, x.shape[-1])
+        return super().forward(x, parameters, workspace)
+
+    def expect(self, targets, outputs: int) -> None:
+        """Raise InputError for targets that the loss cannot compare with."""
+
 
 class SoftmaxCrossEntropy(Loss):
-    """Cross-entropy of softmax(z) and integer labels (batch,); dz = (p - onehot(label)) weight."""
+    """Cross-entropy of softmax(z) and labels (batch,); dz = (p - onehot(label)) weight.
+
+    InputError for labels that are not whole numbers from 0 to classes - 1.
+    """
 
     name = "softmax_cross_entropy"
     forward_kernel = softmax_cross_entropy_forward
     pullback_kernel = softmax_cross_entropy_pullback
+    cotangent_kernel = softmax_cross_entropy_cotangent
     pullback_reads = ("x", "label", "exponent")
-    exponent_of_cotangent = staticmethod(lambda exponent: 0 * exponent)
+
+    def expect(self, targets, outputs):
+        label = targets.get("label", np.zeros(0))
+        wrong = ~((label >= 0) & (label < outputs) & (label == np.floor(label)))
+        if wrong.any():
+            raise InputError(
+                f"{self.name}: labels must be whole numbers from 0 to {outputs - 1}; "
+                f"got {label[wrong][0]:g}"
+            )
 
     def targets(self, shape):
         return {"label": shape[:1], "exponent": ()}
@@ -112,8 +193,8 @@ class SquaredError(Loss):
 
     name = "squared_error"
     forward_kernel, pullback_kernel = squared_error_forward, squared_error_pullback
+    cotangent_kernel = squared_error_cotangent
     pullback_reads = ("x", "target", "exponent")
-    exponent_of_cotangent = staticmethod(lambda exponent: exponent.clip(min=0))
 
     def targets(self, shape):
         return {"target": shape, "exponent": ()}

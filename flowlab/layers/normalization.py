@@ -29,6 +29,8 @@ from flowlab.layer import Declaration, Parameter, Primitive
 from flowlab.scale import exponent, log2_norm
 
 EPS = 1e-5
+# Between these, sums of squares are neither too small nor too large for float64.
+_SMALLEST, _LARGEST = 1e-280, 1e280
 
 
 @jit
@@ -38,12 +40,35 @@ def _minus(x, origin):
 
 
 @jit
-def _statistics(x, origin, total, square, count, eps):
-    """(μ, what rounding μ lost, 1/σ) in x's type, from Σ (x - origin) and Σ (x - origin)²."""
-    real = x.dtype.type
-    mean = total / count
+def _statistics(x, origin, total, square, eps, centred):
+    """(μ, what rounding μ lost, 1/σ) in x's type, from Σ (x - origin) and Σ (x - origin)².
+
+    ``x`` (rows, columns) are the values. Where their squares left float64's range, sums are formed
+    anew in units of 2^shift.
+    """
+    real, shift = x.dtype.type, 0
+    if not (_SMALLEST < square < _LARGEST) and (square > 1 or eps < _SMALLEST):
+        largest = 0.0
+        for i in range(x.shape[0]):
+            for j in range(x.shape[1]):
+                largest = max(largest, abs(np.float64(x[i, j])))
+        shift = min(max(math.frexp(largest)[1], -1000), 1000) if largest < math.inf else 0
+        down = math.ldexp(1.0, -shift)
+        total = square = 0.0
+        for i in range(x.shape[0]):
+            for j in range(x.shape[1]):
+                v = down * x[i, j] - down * origin
+                total += v
+                square += v * v
+    mean = total / x.size if centred else 0.0
+    variance = square / x.size - mean * mean
+    if shift > 0 or eps < _SMALLEST:
+        variance += math.ldexp(eps, -2 * shift)
+        inverse = math.ldexp(1.0 / math.sqrt(variance), -shift)
+    else:
+        inverse = 1.0 / math.sqrt(math.ldexp(variance, 2 * shift) + eps)
+    mean = math.ldexp(mean, shift)
     rounded = real(origin + mean)
-    inverse = 1.0 / math.sqrt(square / count - mean * mean + eps)
     return rounded, real((origin - rounded) + mean), real(inverse)
 
 
@@ -58,14 +83,14 @@ def batch_norm_forward(x, gain, bias, y, normalized, inverse, eps, p):
     n = x.size // (c * p)
     x, y, normalized = x.reshape(n, c, p), y.reshape(n, c, p), normalized.reshape(n, c, p)
     for k in range(c):
-        origin = float(x[0, k, 0])
+        origin = np.float64(x[0, k, 0])
         total = square = 0.0
         for i in range(n):
             for j in range(p):
                 v = _minus(x[i, k, j], origin)
                 total += v
                 square += v * v
-        mean, lost, scale = _statistics(x, origin, total, square, n * p, eps)
+        mean, lost, scale = _statistics(x[:, k], origin, total, square, eps, True)
         inverse[k] = scale
         g, b = gain[k], bias[k]  # read once: the arrays written may overlap them
         for i in range(n):
@@ -85,7 +110,7 @@ def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p)
         for i in range(n):
             for j in range(p):
                 total += dy[i, k, j]
-                along += dy[i, k, j] * normalized[i, k, j]
+                along += np.float64(dy[i, k, j]) * normalized[i, k, j]
         dgain[k], dbias[k] = along, total
         mean, mean_along = real(total / (n * p)), real(along / (n * p))
         scale = gain[k] * inverse[k]
@@ -100,11 +125,11 @@ def fixed_norm_forward(x, gain, bias, mean, variance, y, normalized, inverse, ep
     n = x.size // (c * p)
     x, y, normalized = x.reshape(n, c, p), y.reshape(n, c, p), normalized.reshape(n, c, p)
     for k in range(c):
-        scale = 1.0 / math.sqrt(variance[k] + eps)
+        scale = 1.0 / math.sqrt(np.float64(variance[k]) + eps)
         inverse[k] = scale
         for i in range(n):
             for j in range(p):
-                value = (float(x[i, k, j]) - mean[k]) * scale
+                value = (np.float64(x[i, k, j]) - mean[k]) * scale
                 normalized[i, k, j] = value
                 y[i, k, j] = gain[k] * value + bias[k]
 
@@ -116,11 +141,11 @@ def fixed_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p)
     normalized, dy, dx = normalized.reshape(n, c, p), dy.reshape(n, c, p), dx.reshape(n, c, p)
     for k in range(c):
         total = along = 0.0
-        scale = float(gain[k]) * inverse[k]
+        scale = np.float64(gain[k]) * inverse[k]
         for i in range(n):
             for j in range(p):
                 total += dy[i, k, j]
-                along += dy[i, k, j] * normalized[i, k, j]
+                along += np.float64(dy[i, k, j]) * normalized[i, k, j]
                 dx[i, k, j] = scale * dy[i, k, j]
         dgain[k], dbias[k] = along, total
 
@@ -130,13 +155,13 @@ def layer_norm_forward(x, gain, bias, y, normalized, inverse, eps):
     r, d = inverse.size, gain.size
     x, y, normalized = x.reshape(r, d), y.reshape(r, d), normalized.reshape(r, d)
     for i in range(r):
-        origin = float(x[i, 0])
+        origin = np.float64(x[i, 0])
         total = square = 0.0
         for j in range(d):
             v = _minus(x[i, j], origin)
             total += v
             square += v * v
-        mean, lost, scale = _statistics(x, origin, total, square, d, eps)
+        mean, lost, scale = _statistics(x[i : i + 1], origin, total, square, eps, True)
         inverse[i] = scale
         for j in range(d):
             value = _standardized(x[i, j], mean, lost, scale)
@@ -155,7 +180,7 @@ def layer_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps):
         for j in range(d):
             g = gain[j] * dy[i, j]
             total += g
-            along += g * normalized[i, j]
+            along += np.float64(g) * normalized[i, j]
         mean, mean_along, scale = real(total / d), real(along / d), inverse[i]
         for j in range(d):
             dgain[j] += dy[i, j] * normalized[i, j]
@@ -171,7 +196,7 @@ def rms_norm_forward(x, gain, y, normalized, inverse, eps):
         square = 0.0
         for j in range(d):
             square += np.float64(x[i, j]) ** 2
-        scale = 1.0 / math.sqrt(square / d + eps)
+        _, _, scale = _statistics(x[i : i + 1], 0.0, 0.0, square, eps, False)
         inverse[i] = scale
         for j in range(d):
             normalized[i, j] = x[i, j] * scale
@@ -187,11 +212,11 @@ def rms_norm_pullback(gain, normalized, inverse, dy, dx, dgain, eps):
     for i in range(r):
         along = 0.0
         for j in range(d):
-            along += float(gain[j]) * dy[i, j] * normalized[i, j]
+            along += np.float64(gain[j]) * dy[i, j] * normalized[i, j]
             dgain[j] += dy[i, j] * normalized[i, j]
         along /= d
         for j in range(d):
-            dx[i, j] = inverse[i] * (float(gain[j]) * dy[i, j] - normalized[i, j] * along)
+            dx[i, j] = inverse[i] * (np.float64(gain[j]) * dy[i, j] - normalized[i, j] * along)
 
 
 @kernel("(...),(c),(c)->(...),(...),(s)", reassociate=True)
@@ -202,14 +227,14 @@ def _any_group_forward(x, gain, bias, y, normalized, inverse, eps, centred):
     x, y, normalized = x.reshape(n, c, p), y.reshape(n, c, p), normalized.reshape(n, c, p)
     for i in range(n):
         for g in range(groups):
-            origin = float(grouped[i, g, 0]) if centred else 0.0
+            origin = np.float64(grouped[i, g, 0]) if centred else 0.0
             total = square = 0.0
             for j in range(members * p):
                 v = _minus(grouped[i, g, j], origin)
                 total += v
                 square += v * v
-            total = total if centred else 0.0
-            mean, lost, scale = _statistics(x, origin, total, square, members * p, eps)
+            values = grouped[i, g : g + 1]
+            mean, lost, scale = _statistics(values, origin, total, square, eps, centred)
             inverse[i * groups + g] = scale
             for k in range(g * members, (g + 1) * members):
                 a, b = gain[k], bias[k]
@@ -238,7 +263,7 @@ def _any_group_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, centred
                 own = own_along = 0.0
                 for j in range(p):
                     own += dy[i, k, j]
-                    own_along += dy[i, k, j] * normalized[i, k, j]
+                    own_along += np.float64(dy[i, k, j]) * normalized[i, k, j]
                 dgain[k] += own_along
                 dbias[k] += own
                 total += gain[k] * own
@@ -374,9 +399,12 @@ class Normalization(Primitive):
         """How many positions follow the channel axis of an input (n, ...)."""
         return 1 if self.channels_last else math.prod(shape[2:])
 
-    def read(self, tape, dy, dx):
-        gain = np.empty(len(dy))
-        difference.run(log2_norm(dx), self.frozen_log2_norm(dy, tape), gain)
+    def terms(self, tape, dy):
+        return self.frozen_log2_norm(dy, tape), None
+
+    def read(self, tape, dx, terms):
+        gain = np.empty(len(dx))
+        difference.run(log2_norm(dx), terms, gain)
         return (gain,)
 
     def frozen_log2_norm(self, dy: np.ndarray, tape) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, kernel
-from flowlab.layer import Declaration, Primitive
+from flowlab.layer import WHOLE, Declaration, Primitive
 
 # Loops run along rows of windows, one place of all windows after another: within a window the
 # processor would guess a branch for each value, and guess wrong.
@@ -180,6 +180,12 @@ class MaxPool2d(Pool2d):
 
     def shapes(self, shape):
         declared = super().shapes(shape)
+        cells = (self.kernel_size - 1) * shape[3] + self.kernel_size
+        if cells > WHOLE:
+            raise ShapeError(
+                f"{self.name}: a window must lie within {WHOLE} successive values of its image, "
+                f"whose numbers float32 can hold; got {cells}"
+            )
         return replace(declared, saved={"offset": declared.output})
 
 

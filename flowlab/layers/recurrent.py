@@ -23,7 +23,14 @@ from flowlab.elementary import exp, like, tanh_and_slope
 from flowlab.errors import InputError, unknown
 from flowlab.initializers import SCHEMES
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
-from flowlab.layer import Declaration, Layer, Parameter, Primitive, expect_shape
+from flowlab.layer import (
+    Declaration,
+    Layer,
+    Parameter,
+    Primitive,
+    expect_elements,
+    expect_shape,
+)
 from flowlab.scale import _log2_norm
 
 ACTIVATIONS = ("identity", "relu", "tanh")
@@ -97,7 +104,7 @@ def largest(a):
     """The largest |element|."""
     top = 0.0
     for v in a.reshape(a.size):
-        top = max(top, abs(float(v)))
+        top = max(top, abs(np.float64(v)))
     return top
 
 
@@ -278,7 +285,7 @@ def recurrent_forward(
         of_x, of_h, of_b = power(x_exponents[t] - top), power(before - top), power(-top)
         for n in range(z.shape[0]):
             for j in range(z.shape[1]):
-                bias = of_b * (float(b_ih[j]) + b_hh[j])
+                bias = of_b * (np.float64(b_ih[j]) + b_hh[j])
                 z[n, j] = of_x * z[n, j] + of_h * product[n, j] + bias
         if activation == _TANH:
             for n in range(z.shape[0]):
@@ -370,7 +377,7 @@ def _inner(u, v, out):
     total = 0.0
     for i in range(u.shape[0]):
         for j in range(u.shape[1]):
-            total += float(u[i, j]) * float(v[i, j])
+            total += np.float64(u[i, j]) * v[i, j]
     out[0] = total
 
 
@@ -500,11 +507,12 @@ class Recurrence(Layer):
 
     def declare(self, shape):
         if shape not in self._declared:
+            expect_elements(self.name, shape)
             self._declared[shape] = self._shapes(shape)
         return self._declared[shape]
 
     def _shapes(self, shape) -> Declaration:
-        if len(shape) != 3 or shape[1] < 1:
+        if len(shape) != 3:
             raise ShapeError(
                 f"{self.name}: input must have axes (batch, time, features); got shape {shape}"
             )

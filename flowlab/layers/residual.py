@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from flowlab.kernel import ShapeError, kernel
 from flowlab.layer import Declaration, Layer, Parameter, Primitive, expect_shape
 
@@ -73,7 +75,7 @@ def scale_pullback(x, alpha, dy, dx, dalpha):
     total = 0.0
     for i in range(x.size):
         dx[i] = alpha * dy[i]
-        total += x[i] * dy[i]
+        total += np.float64(x[i]) * dy[i]
     dalpha[0] = total
 
 

@@ -1,0 +1,170 @@
+"""Digits: which norms are above the rounding of what they were made from.
+
+A sum of n terms that are right to a relative ε is wrong by about ε √n times the root sum of squares
+of its terms (random walk; Higham 2002, "Accuracy and Stability of Numerical Algorithms", section
+2.8). Where terms cancel, as the gradient of a bias before batch norm does, the sum may be no larger
+than that: its digits are lost. So a cotangent is followed on its way back with the absolute error
+that it has gathered, and each result is compared with its own.
+
+Errors are first-order and statistical: operations multiply a cotangent and its error alike, except
+where a layer says that it takes a difference (``Primitive.terms``). What falls below the smallest
+number of the type is an error too.
+
+All numbers are log2, of one block's units, arrays (seeds, layers).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from flowlab.layer import Layer, Primitive
+from flowlab.layers import Activation, Fork, Residual
+from flowlab.layers.recurrent import Recurrence
+
+OK, LOST, NONFINITE = range(3)  # what a row's status is at least, apart from exact zeros
+# A result is known where it is more than 2^2 times its error.
+MARGIN = 2.0
+
+
+class Report(NamedTuple):
+    """What an operation with rows reported: norms of dy, dx and gradients, and of terms."""
+
+    norms: np.ndarray  # (..., 2 + gradients)
+    examples: np.ndarray | None  # (..., gradients)
+    readings: tuple[np.ndarray, ...]
+    of_dx: np.ndarray | None  # terms, (...) or (..., parts)
+    of_gradients: np.ndarray | None  # terms, (..., gradients)
+
+
+@dataclass(frozen=True)
+class Cotangent:
+    """A cotangent's norm and error, and the errors of its parts where it has some.
+
+    ``sloped``: has it passed slopes that may be below any float, so that a zero need not be exact?
+    """
+
+    norm: np.ndarray
+    error: np.ndarray
+    sloped: bool = False
+    parts: np.ndarray | None = None
+
+    def times(self, factor: float) -> "Cotangent":
+        with np.errstate(divide="ignore"):
+            power = np.log2(abs(np.float64(factor)))
+        return Cotangent(self.norm + power, self.error + power)
+
+    def plus(self, other: "Cotangent") -> "Cotangent":
+        """The sum of two, as if at right angles."""
+        norm = 0.5 * np.logaddexp2(2 * self.norm, 2 * other.norm)
+        return Cotangent(norm, np.maximum(self.error, other.error))
+
+    def part(self, k: int) -> "Cotangent":
+        """Of part k the norm is not known here; it is an exact zero where its error is."""
+        if self.parts is None:
+            return self
+        return Cotangent(self.parts[..., k], self.parts[..., k], sloped=True)
+
+
+@dataclass
+class Lost:
+    """Of one operation, where digits are lost: of its delta, dx and each gradient, by number."""
+
+    delta: np.ndarray
+    dx: np.ndarray
+    gradients: list[np.ndarray] = field(default_factory=list)
+    examples: list[np.ndarray] = field(default_factory=list)
+
+
+class Block:
+    """One block's operations, followed backward.
+
+    ``rows`` is how many terms a gradient sums, ``size`` the elements of a cotangent; ``biases``
+    says of each operation's gradients, in forward order, which are sums of dy alone. Zeros are
+    believed where weights are ``moderate``.
+    """
+
+    def __init__(self, block: Layer, rows: int, size: int, biases, dtype, moderate: bool):
+        held = np.finfo(dtype)
+        self.block, self.biases, self.moderate = block, biases, moderate
+        self.eps = np.log2(float(held.eps))
+        self.of_sum = self.eps + 0.5 * np.log2(rows)
+        self.least = np.log2(held.smallest_subnormal) + 0.5 * np.log2(size)
+
+    def follow(self, norm, relative, reports: list[Report]) -> tuple[np.ndarray, list[Lost]]:
+        """(error of the block's dx, what is lost of each operation), operations in forward order.
+
+        ``norm`` is the cotangent's of the block's output, ``relative`` its error over it.
+        """
+        waiting, lost = list(zip(reports, self.biases, strict=True)), []
+        with np.errstate(invalid="ignore"):
+            error = np.where(np.isposinf(relative), np.inf, norm + relative)
+            passed = self._through(self.block, Cotangent(norm, error), waiting, lost)
+        return passed.error, lost[::-1]
+
+    def _through(self, layer, cotangent: Cotangent, waiting: list, lost: list) -> Cotangent:
+        if isinstance(layer, Residual):
+            branch = cotangent.times(layer.s * layer.a)
+            through = self._through(layer.branch, branch, waiting, lost)
+            return cotangent.times(layer.s).plus(through)
+        if isinstance(layer, Fork):
+            total = None
+            for k, branch in reversed(list(enumerate(layer.branches))):
+                through = self._through(branch, cotangent.part(k), waiting, lost)
+                total = through if total is None else total.plus(through)
+            return total
+        if layer.children:
+            for child in reversed(layer.children):
+                cotangent = self._through(child, cotangent, waiting, lost)
+            return cotangent
+        if not told_of(layer):
+            smooth = isinstance(layer, Activation) and not layer.homogeneous
+            return replace(cotangent, sloped=cotangent.sloped or smooth)
+        return self._operation(layer, cotangent, *waiting.pop(), lost)
+
+    def _operation(self, layer, cotangent, report: Report, biases, lost: list) -> Cotangent:
+        delta, dx = report.norms[..., 0], report.norms[..., 1]
+        error = np.maximum(cotangent.error, self.least)
+        # The sum over steps of a recurrent layer has passed its slopes.
+        sloped = cotangent.sloped or (isinstance(layer, Recurrence) and not layer.homogeneous)
+        zero = np.isneginf(delta)
+        exact = zero & (np.isneginf(cotangent.norm) | (not sloped)) & ~np.isposinf(error)
+        error = np.where(exact, -np.inf, error)
+        relative = np.where(zero, np.where(exact, -np.inf, np.inf), error - delta)
+        unknown = _below(delta, error)
+        here = Lost(unknown, unknown)
+        lost.append(here)
+        for k, bias in enumerate(biases):
+            gradient = report.norms[..., 2 + k]
+            each = gradient if report.examples is None else report.examples[..., k]
+            terms = each if report.of_gradients is None else report.of_gradients[..., k]
+            terms = delta if bias else terms
+            of_sum = terms + np.maximum(relative, self.of_sum)
+            here.gradients.append(unknown | _below(gradient, of_sum))
+            here.examples.append(unknown | _below(each, of_sum))
+        error, parts = np.maximum(dx + relative, self.least), None
+        if report.of_dx is None:
+            error = np.where(np.isneginf(dx) & (self.moderate | exact), -np.inf, error)
+        elif report.of_dx.ndim == dx.ndim:
+            error = np.maximum(error, report.of_dx + self.eps)
+            error = np.where(np.isneginf(report.of_dx), -np.inf, error)
+        else:
+            # Of parts the norms are not known: no more than their terms and the whole.
+            of_part = np.minimum(report.of_dx, dx[..., None]) + relative[..., None]
+            parts = np.maximum(np.maximum(of_part, report.of_dx + self.eps), self.least)
+            parts = np.where(np.isneginf(report.of_dx), -np.inf, parts)
+            parts = np.where(unknown[..., None], np.inf, parts)
+            error = parts.max(axis=-1)
+        error = np.where(unknown, np.inf, error)
+        here.dx = unknown | _below(dx, error)
+        return Cotangent(dx, error, parts=parts)
+
+
+def told_of(layer: Primitive) -> bool:
+    """Has this operation rows in the table?"""
+    return layer.trainable or bool(layer.readings)
+
+
+def _below(norm, error) -> np.ndarray:
+    """Is a result no more than its error? An exact zero without an error is known."""
+    return (norm <= error + MARGIN) & ~np.isneginf(error)
