@@ -6,7 +6,7 @@ module says where. Deterministic weights (``init=identity``) are silent but wher
 
 import pandas as pd
 
-from flowlab.measure import Batches, layout
+from flowlab.measure import Batches, affordable, layout
 from flowlab.networks import build
 from flowlab.prediction import images, normalized, plain, through_time, tokens
 from flowlab.prediction.curve import silent
@@ -26,6 +26,7 @@ def predict(settings: Settings) -> pd.DataFrame:
     """
     settings.validate()
     batches = Batches(settings)
+    affordable(settings, batches, ensemble=False)
     outputs = batches.classes if settings.upstream == "loss" else None
     network = build(settings, outputs)
     run = Run(settings, network, layout(network, batches.shape), batches, outputs)

@@ -35,19 +35,21 @@ def predict(run: Run) -> pd.DataFrame | None:
         orthogonal=initializer.orthogonal,
         batch_size=settings.batch_size,
         upstream=settings.upstream,
-        n_classes=outputs,
+        n_classes=outputs and max(outputs, 2),  # of a regression, whose level is moved below
         reduction=settings.reduction,
         input_q=q,
         input_c=c,
     )
     if settings.upstream == "loss" and settings.loss == "squared_error":
-        _shift_to_squared_error(curve, settings, outputs)
+        _shift_to_squared_error(curve, settings, outputs, run.batches.target_square)
     return by_operation(curve.assign(slope_error=0.0), run)
 
 
-def _shift_to_squared_error(curve: pd.DataFrame, settings: Settings, outputs: int) -> None:
-    """Move the backward columns to E‖2(z - onehot)‖² = 4 B (K q_L + 1), z zero-mean."""
-    squared = 4.0 * settings.batch_size * (outputs * curve["q"].iloc[-1] + 1.0)
+def _shift_to_squared_error(
+    curve: pd.DataFrame, settings: Settings, outputs: int, target_square: float
+) -> None:
+    """Move the backward columns to E‖2(z - t)‖² = 4 B (K q_L + E‖t‖²), z zero-mean."""
+    squared = 4.0 * settings.batch_size * (outputs * curve["q"].iloc[-1] + target_square)
     if settings.reduction == "mean":
         squared /= (settings.batch_size * outputs) ** 2
     moved = 0.5 * math.log10(squared) - curve["delta_log10_norm"].iloc[-1]
