@@ -73,7 +73,7 @@ def test_names_of_initial_gains():
         made = flowlab.make(init=f"{name}_relu").init
         assert (made.name, made.gain) == (name, np.sqrt(2))
         assert flowlab.make(init={"name": f"{name}_relu", "gain": 3}).init.gain == 3
-    with pytest.raises(InputError, match="init.name must be text"):
+    with pytest.raises(InputError, match=r"init.name must be text"):
         flowlab.make(init={"name": ["he"]})
 
 
