@@ -1,26 +1,27 @@
 """What every command shares: configuration by Hydra, and bad input told in one line."""
 
-import dataclasses
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.util import find_spec
-from pathlib import Path
 
-import hydra
-from hydra._internal.utils import get_args_parser
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.overrides import CONF, check_overrides, groups, keys
 from flowlab.errors import InputError, unknown
 from flowlab.settings import Settings
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+__all__ = ["CONF", "check_overrides", "groups", "guarded", "keys", "main", "note", "options"]
+
+DEFECT = 70  # exit code of what nobody foresaw: EX_SOFTWARE of sysexits.h
+# Packages that raise errors of any type for a command line or a file that they cannot read.
+_READERS = {"hydra", "omegaconf", "yaml", "antlr4", "argparse"}
 
 
 def settings_of(config: DictConfig) -> Settings:
@@ -42,7 +43,11 @@ def main(task: Callable[[Settings], None], swept: bool = False) -> int:
 
 
 def guarded(action: Callable[[], None]) -> int:
-    """Run an action; bad input becomes one line on stderr and exit code 2."""
+    """Run an action; bad input becomes one line on stderr and exit code 2.
+
+    What nobody foresaw is a defect, and said to be one: one line and exit code 70, or a traceback
+    where FLOWLAB_DEBUG is set.
+    """
     try:
         action()
     except InputError as error:
@@ -54,11 +59,36 @@ def guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {str(interrupt) or 'nothing unfinished was kept'}", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        reason = " ".join(str(error).split()) or "no more could be had"
+        print(f"error: memory ran out ({reason}); smaller settings need less", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if _reader(error) in _READERS:
+            print(f"error: {_explain(error)}", file=sys.stderr)
+            return 2
+        if os.environ.get("FLOWLAB_DEBUG"):
+            traceback.print_exc()
+        reason = f"unforeseen {type(error).__name__}: {' '.join(str(error).split())}"
+        print(
+            f"error: {reason}; this is a defect of flowlab, and FLOWLAB_DEBUG=1 shows where",
+            file=sys.stderr,
+        )
+        return DEFECT
     return 0
 
 
+def _reader(error: BaseException) -> str:
+    """The package in which an error was raised."""
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+
+
 def _hydra(task, swept: bool) -> None:
-    if check_overrides(sys.argv[1:]) and swept:
+    received = check_overrides(sys.argv[1:])
+    if received.multirun and swept:
         from experiments.sweep import pool
 
         pool.warm()
@@ -67,11 +97,19 @@ def _hydra(task, swept: bool) -> None:
     def job(config: DictConfig) -> None:
         try:
             task(settings_of(config))
-        except InputError as error:  # raised within, it would be told by Hydra too
+        except Exception as error:  # raised within, it would be printed by Hydra too
             refused.append(error)
 
     job.swept = swept
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    # As hydra.main does, with text as it was typed.
+    version.setbase("1.3")
+    _run_hydra(
+        args=received,
+        args_parser=get_args_parser(),
+        task_function=job,
+        config_path=str(CONF),
+        config_name="config",
+    )
     if refused:
         raise refused[0]
 
@@ -103,86 +141,6 @@ def options(arguments: list[str], defaults: dict) -> dict:
             kind = "an integer" if isinstance(default, int) else f"like {default}"
             raise InputError(f"{key} must be {kind}; got {value}") from None
     return given
-
-
-def groups() -> dict[str, list[str]]:
-    """The choices of each configuration group."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir()
-    }
-
-
-def keys(schema=Settings, prefix: str = "") -> list[str]:
-    """Every dotted key of the settings."""
-    names = []
-    for field in dataclasses.fields(schema):
-        inner = field.default_factory
-        if dataclasses.is_dataclass(inner):
-            names += keys(inner, f"{prefix}{field.name}.")
-        else:
-            names.append(prefix + field.name)
-    return names
-
-
-def check_overrides(arguments: list[str]) -> bool:
-    """Raise InputError for an unknown key or choice, suggesting the nearest; is it a sweep?"""
-    options = get_args_parser()
-    options.error = _refuse
-    received = options.parse_args(arguments)
-    choices, known, parser = groups(), keys(), OverridesParser.create()
-    for text in received.overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException:
-            override = None
-        if override is None or override.is_delete():
-            raise InputError(f"settings are written key=value; got {text}")
-        if override.is_sweep_override() and not received.multirun:
-            raise InputError(f"several values need a sweep, -m; got {text}")
-        key = override.key_or_group
-        if key == "hydra/launcher":
-            _check_launcher(str(override.value()))
-        if key.startswith("hydra"):
-            continue
-        if key in choices:
-            values = override.value()
-            picked = getattr(values, "list", None) if override.is_sweep_override() else [values]
-            for value in picked or []:
-                if str(value) not in choices[key]:
-                    raise unknown(key, str(value), choices[key])
-        elif key not in known:
-            raise unknown("setting", key, [*choices, *known])
-    return received.multirun
-
-
-# Launchers, the packages that bring them, and the extras that install these.
-_LAUNCHERS = {
-    "local": None,
-    "basic": None,
-    "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
-    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-}
-
-
-def _check_launcher(name: str) -> None:
-    if name not in _LAUNCHERS:
-        raise unknown("hydra/launcher", name, _LAUNCHERS)
-    package, extra = _LAUNCHERS[name] or (None, None)
-    with suppress(ModuleNotFoundError):  # of the namespace that plugins share
-        if package is None or find_spec(package):
-            return
-    raise InputError(
-        f"hydra/launcher={name} needs the extra {extra}: pip install -e '.[{extra}]' "
-        "-c constraints.txt"
-    )
-
-
-def _refuse(message: str) -> None:
-    """The option parser's complaint in one line."""
-    raise InputError(f"options stand before settings, as in -m depth=5,10; {message}")
 
 
 def _explain(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from experiments.command import guarded, note, options
 from flowlab import tables
-from flowlab.errors import InputError, positive, unknown
+from flowlab.errors import InputError, check_positive, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
 from flowlab.files import write
@@ -40,7 +40,7 @@ def plots(results_dir: str, experiment: str = "", kept_within: float = KEPT_WITH
     is no table at all, or none that can be drawn.
     """
     root = Path(results_dir)
-    positive("kept_within", kept_within)
+    check_positive("kept_within", kept_within)
     if not root.is_dir():
         raise InputError(f"results_dir must be a folder; got {root}, which is not there")
     found = sorted({path.parent.parent.name for path in root.glob("*/runs/[!._]*.parquet")})

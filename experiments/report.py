@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments.command import guarded, note, options
-from flowlab.errors import InputError, positive
+from flowlab.errors import InputError, check_positive
 from flowlab.files import writable, write
 from flowlab.report import gather, html, markdown
 from flowlab.verdicts import KEPT_WITHIN
@@ -26,7 +26,8 @@ def report(results_dir: str, title: str, kept_within: float = KEPT_WITHIN) -> No
     root = Path(results_dir)
     if not title.strip():
         raise InputError("title must hold a word; got none")
-    document = gather(root, title, positive("kept_within", kept_within))
+    check_positive("kept_within", kept_within)
+    document = gather(root, title, kept_within)
     writable(root)
     for name, render in (("report.md", markdown.render), ("report.html", html.render)):
         written = write(render(document), root / name)

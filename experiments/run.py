@@ -26,7 +26,8 @@ def run(settings: Settings) -> None:
     )
     print(summarise(done.table, done.verdict))
     print(f"\nTable:  {done.path}  ({len(done.table)} rows; pandas.read_parquet opens it)")
-    print(f"Draw:   python -m experiments.plots results_dir={settings.results_dir}\n")
+    where = shlex.quote(f"results_dir={settings.results_dir}")
+    print(f"Draw:   python -m experiments.plots {where}\n")
 
 
 class _Bar:

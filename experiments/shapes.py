@@ -13,8 +13,8 @@ import numpy as np
 from experiments.command import groups, guarded, keys, main
 from flowlab import shapes, shards
 from flowlab.errors import InputError, unknown
-from flowlab.measure import Batches
-from flowlab.networks import build, example_shape, features
+from flowlab.measure import Batches, affordable
+from flowlab.networks import build
 from flowlab.settings import Settings
 
 _LINEAR = (*shapes.AXES, *shapes.OPERANDS, "shards")
@@ -112,9 +112,10 @@ def sharded(count: int, n: int, d1: int, d2: int) -> None:
 
 def network(settings: Settings) -> None:
     """Print what the settings' network declares, its memory and what splitting it would send."""
-    example, classes = _data(settings)
-    net = build(settings, classes if settings.upstream == "loss" else None)
-    shape = (settings.batch_size, *example)
+    batches = Batches(settings)
+    affordable(settings, batches, ensemble=False)
+    net = build(settings, batches.classes if settings.upstream == "loss" else None)
+    shape = batches.shape
     table = shapes.declared(net, shape)
     mib = np.dtype(settings.dtype).itemsize / 2**20
     lines = [("layers", "operations", "X -> Y", "dY -> dX", "W and dW", "parameters", "kept MiB")]
@@ -140,15 +141,6 @@ def network(settings: Settings) -> None:
             lines.append((layout, collective, f"{rows['forward']:,}", f"{rows['backward']:,}"))
     print("\nElements that its linear layers send, each split in the same way:\n")
     _print_columns(lines)
-
-
-def _data(settings: Settings) -> tuple[tuple[int, ...], int]:
-    """One example's shape and the number of classes; noise is not drawn for them."""
-    if settings.data.name == "gaussian":
-        count = settings.data.features or features(settings)
-        return example_shape(settings, count), settings.data.classes
-    batches = Batches(settings)
-    return batches.example, batches.classes
 
 
 def _lengths(name: str, text: str) -> int | tuple[int, ...]:

@@ -1,6 +1,8 @@
 """Labelled data: bundled digits, Gaussian noise, or the user's own file, and seeded batches of it.
 
-Rows and columns in messages count from 1; the header of a CSV file is not a row.
+A label is text, a boolean or a whole number and names a class. Numbers with a fraction, or too many
+different ones to be classes, are the target of a regression. Rows and columns in messages count
+from 1; the header of a CSV file is not a row.
 """
 
 import gzip
@@ -11,20 +13,24 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from decimal import Decimal, InvalidOperation
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from flowlab.errors import InputError, unknown
+from flowlab.errors import InputError, check_count, unknown
 
 SOURCES = ("digits", "gaussian", "file")
 # One stream of random numbers for each use of a seed.
 INPUTS, LABELS, ORDER = range(3)
+MOST_CLASSES, ROWS_OF_A_CLASS = 20, 5  # where numbers name classes: see _measures
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -33,11 +39,11 @@ class DataSettings:
     """What to load; the schema of the ``data`` configuration group."""
 
     name: str = "digits"  # digits, gaussian or file
-    path: str | None = None  # file: .csv, .parquet, .npz or IDX images, plain or gzipped
+    path: str | None = None  # file: .csv, .parquet, .npz or IDX images; CSV and IDX also gzipped
     inputs: str | None = None  # npz: key of the inputs, by default X
     target: str | None = None  # csv, parquet: label column, by default the last; npz: key, or y
     labels: str | None = None  # IDX: the label file, by default guessed from the images' name
-    standardise: bool = True  # digits, file: each feature to mean 0 and variance 1
+    standardise: bool = True  # digits, file: features and targets to mean 0 and variance 1
     features: int | None = None  # gaussian: number of features, by default what the network takes
     classes: int = 10  # gaussian: number of classes
 
@@ -49,15 +55,28 @@ class DataSettings:
             raise InputError(f"data.path must name a file when data.name is file; got {self.path}")
         if self.name != "file" and self.path:
             raise InputError(f"data.name must be file when data.path is given; got {self.name}")
-        if self.features is not None and self.features < 1:
-            raise InputError(f"data.features must be at least 1; got {self.features}")
+        if self.features is not None:
+            check_count("data.features", self.features)
         if self.classes < 2:
             raise InputError(f"data.classes must be at least 2; got {self.classes}")
+        check_count("data.classes", self.classes)
+        defaults = DataSettings()
+        for name, source in (
+            *dict.fromkeys(("inputs", "target", "labels"), "file").items(),
+            *dict.fromkeys(("features", "classes"), "gaussian").items(),
+        ):
+            value = getattr(self, name)
+            if self.name != source and value != getattr(defaults, name):
+                raise InputError(f"data.{name} belongs to data={source}; got {value}")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """``n`` examples: inputs ``x`` (n, features) float64, ``labels`` (n,) int64 in 0..K-1."""
+    """``n`` examples: inputs ``x`` (n, features) float64 and their ``labels``.
+
+    These are classes, (n,) int64 in 0..K-1, or the targets of a regression, (n, K) float64; K is
+    ``n_classes``, the number of outputs that a loss compares with them.
+    """
 
     x: np.ndarray
     labels: np.ndarray
@@ -65,6 +84,13 @@ class Dataset:
     name: str
     standardised: bool
     independent: bool = False  # the rows are independent draws: any order is a random order
+
+    @cached_property
+    def target_square(self) -> float:
+        """Mean over the examples of ‖target‖²: 1 for classes, whose targets are one-hot."""
+        if self.labels.ndim == 1:
+            return 1.0
+        return float(np.square(self.labels).sum(axis=1).mean())
 
     def batch(self, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """The first ``batch_size`` rows, as (x, labels), of one permutation drawn from ``seed``.
@@ -83,19 +109,22 @@ class Dataset:
         return self.x[rows], self.labels[rows]
 
 
-def load(settings: DataSettings, features: int, batch_size: int, seed: int) -> Dataset:
+def load(
+    settings: DataSettings, features: int, batch_size: int, seed: int, regression: bool = False
+) -> Dataset:
     """The data set that ``settings`` describe.
 
     ``gaussian`` draws ``batch_size`` rows of ``features`` N(0, 1) inputs unless the settings
     say otherwise, with uniform labels; they depend on ``seed`` alone, so that fewer rows are a
     prefix of more. ``digits`` and ``file`` load every row, whatever the features, batch and seed.
-    Raises InputError for settings or files that will not do.
+    The numbers of a file that name no classes are taken as targets if it may be a ``regression``,
+    and refused otherwise. Raises InputError for settings or files that will not do.
     """
     settings.validate()
     if settings.name == "digits":
         return _digits(settings.standardise)
     if settings.name == "file":
-        return _from_file(settings)
+        return _from_file(settings, regression)
     return _gaussian(settings.features or features, settings.classes, batch_size, seed)
 
 
@@ -142,24 +171,53 @@ def _digits(standardised: bool) -> Dataset:
     return Dataset(x, labels, 10, "digits", standardised)
 
 
-def _from_file(settings: DataSettings) -> Dataset:
+def _from_file(settings: DataSettings, regression: bool) -> Dataset:
     path = _existing("data.path", settings.path)
-    kind = path.suffix.lower()
-    if kind in (".csv", ".parquet"):
-        x, labels, columns = _table(path, settings.target)
-    elif kind == ".npz":
+    kind, columns = _kind(path), None
+    for name, kinds in _READ_BY.items():
+        if getattr(settings, name) is not None and kind not in kinds:
+            raise InputError(
+                f"data.{name} belongs to {' and '.join(kinds)} files; got "
+                f"{getattr(settings, name)} for {path}"
+            )
+    if kind in ("csv", "parquet"):
+        x, labels, columns = _table(path, kind, settings.target)
+    elif kind == "npz":
         x, labels = _npz(path, settings.inputs or "X", settings.target or "y")
-        columns = None
-    elif kind == ".gz" or kind.startswith(".idx") or "ubyte" in path.name.lower():
+    else:
         x = _idx(path)
         labels = _idx(_existing("data.labels", settings.labels or _idx_labels(path)))
-        columns = None
-    else:
-        raise InputError(f"data.path must be a .csv, .parquet, .npz or IDX file; got {path}")
     x = _inputs(x, columns, path)
-    labels, n_classes = _codes(labels, len(x), path)
-    x = standardise(x) if settings.standardise else x
+    labels, n_classes = _target(labels, len(x), path, regression)
+    if settings.standardise:
+        x = standardise(x)
+        labels = standardise(labels) if labels.ndim == 2 else labels
     return Dataset(x, labels, n_classes, path.name, settings.standardise)
+
+
+# The kinds of files that read a setting.
+_READ_BY = {"inputs": ("npz",), "target": ("csv", "parquet", "npz"), "labels": ("IDX",)}
+
+
+def _kind(path: Path) -> str:
+    """csv, parquet, npz or IDX, by the file's name; a file that ends in .gz may show what it is."""
+    name = path.name.lower()
+    packed = name.endswith(".gz")
+    kind = Path(name.removesuffix(".gz")).suffix
+    if kind == ".csv" or (kind in (".parquet", ".npz") and not packed):
+        return kind[1:]
+    if kind.startswith(".idx") or "ubyte" in name or (packed and _head(path).startswith(b"\0\0")):
+        return "IDX"
+    raise InputError(f"data.path must be a .csv, .parquet, .npz or IDX file; got {path}")
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a gzipped file; none where it is damaged."""
+    try:
+        with gzip.open(path) as file:
+            return file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return b""
 
 
 def _brief(value: object) -> str:
@@ -183,48 +241,137 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         raise InputError(f"{path} must be a readable {kind} file; got: {reason}") from error
 
 
-def _table(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _table(path: Path, kind: str, target: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Inputs, labels and the inputs' column names of a CSV or Parquet file."""
-    if path.suffix.lower() == ".csv":
-        frame = _csv(path)
-    else:
+    if kind == "parquet":
         with _reading(path, "parquet"):
             frame = pd.read_parquet(path)
-    frame.columns = [" ".join(str(name).split()) for name in frame.columns]
-    names = list(frame.columns)
-    if len(set(names)) < len(names):
-        raise InputError(f"{path} must give its columns different names; got {', '.join(names)}")
-    if target is not None and target not in names:
-        raise unknown(f"data.target, a column of {path},", target, names)
+        frame.columns = [" ".join(str(name).split()) for name in frame.columns]
+        names = _columns(frame.columns, target, path)
+    else:
+        names = _columns(_header(path), target, path)
+        frame = _csv(path, names, target or names[-1])
     if len(frame) < 1 or len(names) < 2:
         raise InputError(
             f"{path} must hold a row and two columns at least, inputs and labels; "
             f"got {len(frame)} rows and {len(names)} columns ({', '.join(names)})"
+            + ("; commas separate columns" if kind == "csv" and len(names) == 1 else "")
         )
-    labels = frame.pop(names[-1] if target is None else target)
+    labels = frame.pop(target or names[-1])
+    labels = _read_labels(labels, path) if kind == "csv" else labels.infer_objects().to_numpy()
     x = np.column_stack([_numbers(column, path) for _, column in frame.items()])
-    return x, labels.infer_objects().to_numpy(), list(frame.columns)
+    return x, labels, list(frame.columns)
 
 
-def _csv(path: Path) -> pd.DataFrame:
+def _columns(names: Iterable[str], target: str | None, path: Path) -> list[str]:
+    """The names, all different, with the target among them."""
+    names = list(names)
+    if len(set(names)) < len(names):
+        raise InputError(f"{path} must give its columns different names; got {', '.join(names)}")
+    if target is not None and target not in names:
+        raise unknown(f"data.target, a column of {path},", target, names)
+    return names
+
+
+_CSV = {"index_col": False, "skipinitialspace": True, "encoding": "utf-8-sig"}
+
+
+def _header(path: Path) -> list[str]:
+    """The cells of the first line as they are written, if all can be names."""
+    with _reading(path, "csv"):
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **_CSV)
+    names = [" ".join(cell.split()) for cell in first.iloc[0]]
+    numbers = [name for name in names if _decimal(name) is not None]
+    if "" in names or not all(map(str.isdecimal, numbers)) or len(set(numbers)) < len(numbers):
+        raise _headerless(path, names)
+    return names
+
+
+def _csv(path: Path, names: list[str], target: str) -> pd.DataFrame:
+    """The rows below the header; the target's cells as they are written."""
+    known = {"header": 0, "names": names, **_CSV}
     with _reading(path, "csv"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # surplus fields are not dropped
-        frame = pd.read_csv(
-            path, index_col=False, skipinitialspace=True, low_memory=False, encoding="utf-8-sig"
-        )
-    # A file without a header would silently lose its first row: pandas names columns after it,
-    # telling equal ones apart by a decimal (0, 0.1, 0.2) and empty ones by "Unnamed".
-    names = list(frame.columns)
-    numbers = [name for name in names if re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", name, re.I)]
-    whole = [float(name) for name in numbers if name.isdecimal()]
-    rising = whole == sorted(set(whole))
-    if (
-        any(name.startswith("Unnamed: ") for name in names)
-        or len(whole) < len(numbers)
-        or (len(whole) == len(names) and not rising)
-    ):
-        raise InputError(f"{path} must name every column in its first line; got {names[:8]}")
+        frame = pd.read_csv(path, low_memory=False, **known)
+        texts = pd.read_csv(path, usecols=[target], dtype=str, keep_default_na=False, **known)
+    frame[target] = texts[target].fillna("").str.strip()
+    if len(frame) and not _heads(frame):
+        raise _headerless(path, names)
     return frame
+
+
+def _heads(frame: pd.DataFrame) -> bool:
+    """Is the first line a header, rather than a row that would be lost?
+
+    A word that stands in its own column too is a class. Numbers are names where they are evenly
+    spaced and unlike what stands below them: they count from 0, beside a word or in five columns at
+    least, or there are fractions below, or all lie beyond the numbers below.
+    """
+    words = [name for name in frame if not name.isdecimal()]
+    texts = [name for name in words if not pd.api.types.is_numeric_dtype(frame[name])]
+    if any((frame[name].astype(str) == name).any() for name in texts):
+        return False
+    names = [name for name in frame if name.isdecimal()]
+    numbers = [int(name) for name in names]
+    steps = {after - before for before, after in pairwise(numbers)}
+    if not numbers or len(steps) > 1 or min(steps, default=1) < 1:
+        return not numbers
+    below = frame[names].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    counted = numbers == list(range(len(numbers))) and (words or len(numbers) >= 5)
+    return bool(
+        counted
+        or (below != np.floor(below))[np.isfinite(below)].any()
+        or (np.array(numbers, np.float64) > np.nanmax(np.abs(below), axis=0, initial=0)).all()
+    )
+
+
+def _headerless(path: Path, names: list[str]) -> InputError:
+    return InputError(f"{path} must name every column in its first line; got {names[:8]}")
+
+
+def _decimal(text: str) -> Decimal | None:
+    """The exact number that a text writes, or None."""
+    try:
+        return None if "_" in text else Decimal(text)
+    except InvalidOperation:
+        return None
+
+
+_ABSENT = {
+    *("", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "Null"),
+    *("NaN", "nan", "NAN", "-nan", "-NaN", "None", "none"),
+}
+
+
+def _read_labels(texts: pd.Series, path: Path) -> np.ndarray:
+    """The labels of a CSV file: whole numbers or numbers if they all are, else text.
+
+    Among numbers NA and None are absent labels, NaN; among words they are words, and only an empty
+    cell is absent. Raises InputError where one class is written in two ways, such as 01 and 1:
+    those may as well be two codes.
+    """
+    numbers = {text: _decimal(text) for text in texts.unique()}
+    absent = numbers.keys() & _ABSENT
+    known = [numbers[text] for text in numbers.keys() - absent]
+    whole = all(n is not None and n.is_finite() and n == n.to_integral_value() for n in known)
+    if not known or None in known or (whole and any(abs(n) >= 2**63 for n in known)):
+        labels = texts.astype(object).where(texts != "", np.nan).to_numpy()
+    else:
+        kind = int if whole and not absent else float
+        values = {text: np.nan if text in absent else kind(n) for text, n in numbers.items()}
+        labels = texts.map(values).to_numpy(np.dtype(kind))
+    if not _measures(labels):
+        written: dict = {}
+        for text, number in numbers.items():
+            same = text.lower() if text.lower() in ("true", "false") else number or text
+            if number == 0:
+                same = number
+            if written.setdefault(same, text) != text:
+                raise InputError(
+                    f"labels of {path} must write each class in one way; "
+                    f"got {_brief(written[same])} and {_brief(text)}"
+                )
+    return labels
 
 
 def _numbers(column: pd.Series, path: Path) -> np.ndarray:
@@ -302,6 +449,51 @@ def _inputs(x: np.ndarray, columns: list[str] | None, path: Path) -> np.ndarray:
     return x
 
 
+def _measures(labels: np.ndarray) -> bool:
+    """Do these labels measure something, rather than name classes?
+
+    Numbers do if one has a fraction; if each example has several; or if more than 20 are different,
+    each in fewer than five rows, unless they are codes without a gap, as 0 to 99.
+    """
+    if labels.dtype.kind not in "iuf" or labels.size == 0:
+        return False
+    if labels.ndim > 1 and labels[0].size > 1:
+        return True
+    finite = labels[np.isfinite(labels)]
+    different = np.unique(finite)
+    if (different != np.floor(different)).any():
+        return True
+    few = len(finite) < ROWS_OF_A_CLASS * len(different)
+    if not few or len(different) <= MOST_CLASSES:
+        return False
+    return int(different[-1]) - int(different[0]) >= len(different)
+
+
+def _target(labels: np.ndarray, n: int, path: Path, regression: bool) -> tuple[np.ndarray, int]:
+    """``n`` labels as classes or, in a ``regression``, as targets (n, K); and K."""
+    rule, measured = f"labels of {path} must", _measures(labels)
+    if not (regression and measured):
+        codes = _codes(labels, n, path)
+        if measured:
+            raise InputError(
+                f"{rule} name classes; got {codes[1]} different numbers in {n} rows{_REGRESSION}"
+            )
+        return codes
+    if labels.ndim > 2 or len(labels) != n:
+        raise InputError(f"{rule} be one for each of the {n} rows; got shape {labels.shape}")
+    labels = labels.reshape(n, -1).astype(np.float64)
+    finite = np.isfinite(labels)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InputError(f"{rule} be finite; got {labels[row, column]} in row {row + 1}")
+    if (labels == labels[0]).all(axis=0).any():
+        raise InputError(f"{rule} differ, as targets of a regression; got one value in all rows")
+    return labels, labels.shape[1]
+
+
+_REGRESSION = "; a regression takes loss=squared_error"
+
+
 def _codes(labels: np.ndarray, n: int, path: Path) -> tuple[np.ndarray, int]:
     """``n`` labels as (ranks among the sorted distinct labels, how many are distinct)."""
     rule = f"labels of {path} must be"
@@ -318,6 +510,7 @@ def _codes(labels: np.ndarray, n: int, path: Path) -> tuple[np.ndarray, int]:
         row = int(good.argmin())
         raise InputError(
             f"{rule} whole numbers, text or booleans; got {_brief(labels[row])} in row {row + 1}"
+            + (_REGRESSION if _measures(labels) else "")
         )
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:

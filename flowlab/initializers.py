@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from flowlab import random
-from flowlab.errors import InputError, unknown
+from flowlab.errors import InputError, check_scale, unknown
 from flowlab.kernel import kernel
 from flowlab.layer import Parameter
 
@@ -53,6 +53,13 @@ SCHEMES = {
 }
 
 
+# Schemes with a gain, by the names of their files in conf/init.
+PRESETS = {
+    "orthogonal_relu": {"name": "orthogonal", "gain": math.sqrt(2)},
+    "delta_orthogonal_relu": {"name": "delta_orthogonal", "gain": math.sqrt(2)},
+}
+
+
 @dataclass
 class InitSettings:
     """How parameters are drawn.
@@ -78,13 +85,14 @@ class InitSettings:
         if self.mode is not None and self.name in without_mode:
             raise InputError(f"init.mode does not apply to {self.name}; got {self.mode}")
         for name in ("gain", "sigma_w"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"init.{name} must be a finite number above 0; got {value}")
+            check_scale(f"init.{name}", getattr(self, name))
+        check_scale("init.gain times init.sigma_w", self.gain * self.sigma_w)
         if not (math.isfinite(self.sigma_b) and self.sigma_b >= 0):
             raise InputError(
                 f"init.sigma_b must be a finite number, at least 0; got {self.sigma_b}"
             )
+        if self.sigma_b:
+            check_scale("init.sigma_b", self.sigma_b)
         if self.sigma_w != 1.0 and self.name != "normal":
             raise InputError(f"init.sigma_w belongs to init=normal; got init={self.name}")
         if self.sigma_b != 0.0 and self.name == "torch_default":

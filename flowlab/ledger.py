@@ -35,7 +35,7 @@ from flowlab.errors import InputError, unknown
 from flowlab.layer import Chain, Layer, Primitive, primitives
 from flowlab.layers import Activation, Fork, Residual
 from flowlab.layers.activation import identity_forward
-from flowlab.measure import Batches, Progress, measure
+from flowlab.measure import Batches, Progress, affordable, measure
 from flowlab.networks import Network, build
 from flowlab.scale import LOG10_2, log2_norm
 from flowlab.settings import Settings
@@ -69,6 +69,7 @@ def ledger(
     """
     settings.validate()
     batches = Batches(settings)
+    affordable(settings, batches)
     network = build(settings, batches.classes if settings.upstream == "loss" else None)
     if network.steps:
         raise InputError(

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from threading import Lock, local
 from typing import Any
@@ -23,6 +23,7 @@ from threadpoolctl import ThreadpoolController
 
 from flowlab import data, random
 from flowlab.digits import LOST, MARGIN, NONFINITE, OK, Block, Report, told_of
+from flowlab.errors import InputError
 from flowlab.initializers import Initializer
 from flowlab.layer import Layer, Primitive, Shape, Watch, Workspace, leaves, map_leaves, primitives
 from flowlab.layers.attention import token_cosine
@@ -30,7 +31,7 @@ from flowlab.layers.loss import LOSSES
 from flowlab.networks import Network, build, example_shape, features
 from flowlab.program import Stack, record, single
 from flowlab.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
-from flowlab.settings import NETWORKS, Settings
+from flowlab.settings import NETWORKS, SEQUENCES, Settings
 from flowlab.tables import EXAMPLES, GAINS, GAINS_EXAMPLES, NORMS, READINGS, STEPS
 
 # The stream of the upstream cotangent, beyond every layer.
@@ -66,6 +67,11 @@ LOWEST = {"float32": -100.0, "float64": -960.0}
 # Zeros are exact where the standard deviations of weights are within these powers of two.
 _MODERATE = {"float32": 60.0, "float64": 480.0}
 _STATUS = np.array(["ok", "lost", "nonfinite"])
+# How large inputs may be in each type: what they become in a layer must fit, too.
+_LARGEST = {"float32": 1e37, "float64": 1e150}
+_GIB = 2**30
+_ROW_BYTES = 1024  # of a table in the making, as measured
+_ALWAYS = 2**-6  # GiB that any run may have
 
 Progress = Callable[[int, int], None]
 
@@ -112,27 +118,35 @@ class Row:
 class Batches:
     """The inputs of a run: one batch for each seed, drawn with that seed.
 
-    ``example`` is the shape of one example as the network takes it, ``shape`` that of a batch.
+    ``example`` is the shape of one example as the network takes it, ``shape`` that of a batch;
+    ``classes`` is how many outputs a loss compares with labels, of a regression its targets, and
+    ``target_square`` the mean of ‖target‖² under squared error.
     """
 
     def __init__(self, settings: Settings):
-        self.settings = settings
-        first = self._load(settings.seed)
-        first.batch(settings.batch_size, settings.seed)
-        self._shared = None if first.independent else first
-        self.classes = first.n_classes
-        self.example = example_shape(settings, first.x.shape[1])
+        self.settings, self._shared = settings, None
+        if settings.data.name == "gaussian":  # drawn with each seed
+            count = settings.data.features or features(settings)
+            self.classes, self.target_square = settings.data.classes, 1.0
+        else:
+            self._shared = shared = self._load(settings.seed)
+            shared.batch(settings.batch_size, settings.seed)
+            _check_range(shared, settings)
+            count = shared.x.shape[1]
+            self.classes, self.target_square = shared.n_classes, shared.target_square
+        self.example = example_shape(settings, count)
 
     def _load(self, seed: int) -> data.Dataset:
         settings = self.settings
-        return data.load(settings.data, features(settings), settings.batch_size, seed)
+        regression = settings.upstream != "loss" or settings.loss == "squared_error"
+        return data.load(settings.data, features(settings), settings.batch_size, seed, regression)
 
     @property
     def shape(self) -> Shape:
         return (self.settings.batch_size, *self.example)
 
     def __call__(self, seeds) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (S, *shape) and labels (S, batch).
+        """Inputs (S, *shape); classes (S, batch) or targets (S, batch, K).
 
         Inputs are in the run's dtype, or in float64 where their size is beyond that type's comfort.
         """
@@ -143,6 +157,62 @@ class Batches:
         if abs(largest) < -LOWEST[self.settings.dtype]:
             x = x.astype(self.settings.dtype)
         return x.reshape(len(x), *self.shape), np.stack([labels for _, labels in drawn])
+
+
+def _check_range(dataset: data.Dataset, settings: Settings) -> None:
+    """Raise InputError for inputs or targets that the run's type could not hold."""
+    most = _LARGEST[settings.dtype]
+    values = {"inputs": dataset.x} | ({"labels": dataset.labels} if dataset.labels.ndim > 1 else {})
+    for what, array in values.items():
+        largest = float(np.abs(array).max())
+        if largest and not 1 / most <= largest <= most:
+            other = " or dtype=float64" if 1e-150 <= largest <= 1e150 else ""
+            raise InputError(
+                f"{what} of {dataset.name} must have their largest size between {1 / most:g} and "
+                f"{most:g} in dtype={settings.dtype}; got {largest:.3g}; data.standardise=true"
+                f"{other} takes them"
+            )
+
+
+def needed(settings: Settings, batches: Batches) -> tuple[float, float]:
+    """GiB of one network's parameters and activations, and of a table's rows for one seed.
+
+    Nothing is allocated and no deep network built: layers between the ends are alike, so that two
+    shallow nets show what a layer adds.
+    """
+    outputs = batches.classes if settings.upstream == "loss" else None
+    shape, item = batches.shape, np.dtype(settings.dtype).itemsize
+    counts = []
+    for more in (0, 1):
+        depth = min(settings.depth, 4 + more)
+        network = build(replace(settings, depth=depth), outputs)
+        rows = sum(map(len, layout(network, shape)))
+        if network.steps:
+            rows += (depth - 1) * shape[1]
+        counts.append((network.chain.declare(shape).elements, rows))
+    beyond = max(settings.depth - 4, 0)
+    elements, rows = (first + beyond * (last - first) for first, last in zip(*counts, strict=True))
+    return item * elements / _GIB, _ROW_BYTES * rows / _GIB
+
+
+def affordable(settings: Settings, batches: Batches, ensemble: bool = True) -> None:
+    """Raise InputError where a run, or its layers without an ``ensemble``, needs too much memory.
+
+    A run may have ``settings.memory_gib``, but 1/64 GiB always.
+    """
+    told = f"depth={settings.depth} width={settings.width} batch_size={settings.batch_size}"
+    tokens = batches.example[0] if settings.network.name in SEQUENCES else 1
+    # What a declaration may itself hold must fit before the network can be asked.
+    gib = np.dtype(settings.dtype).itemsize * settings.width * tokens / _GIB
+    most = max(settings.memory_gib, _ALWAYS)
+    if gib <= most:
+        network, row = needed(settings, batches)
+        told += f" seeds={settings.seeds}" if ensemble else ""
+        gib = network + row * settings.seeds if ensemble else row
+    if gib > most:
+        raise InputError(
+            f"memory_gib must be at least {gib:,.2f} for {told}; got {settings.memory_gib:g}"
+        )
 
 
 def measure(
@@ -164,10 +234,11 @@ def measure(
     ``network`` "own", and no settings of an architecture, so that no prediction is taken for it;
     unless it is ``rewritten`` from the settings' network, known as the run of that name.
     ``watch(seeds, layer)``, called by several threads, gives a watch of that layer's pullback.
-    Raises InputError for settings that break a rule.
+    Raises InputError for settings that break a rule or need more memory than they allow.
     """
     settings.validate()
     batches = batches or Batches(settings)
+    affordable(settings, batches)
     outputs = batches.classes if settings.upstream == "loss" else None
     own = network is not None and rewritten is None
     network = network or build(settings, outputs)
@@ -474,7 +545,8 @@ class Ensemble:
             loss = LOSSES[settings.loss](settings.reduction)
             targets = {"label": labels}
             if settings.loss == "squared_error":
-                targets = {"target": np.eye(y.shape[2], dtype=self.dtype)[labels]}
+                one_hot = labels if labels.ndim == 3 else np.eye(y.shape[2])[labels]
+                targets = {"target": one_hot.astype(self.dtype)}
             targets["exponent"] = exponent
             dy, exponent = loss.cotangent(y, targets, self.workspace)
             if settings.loss == "cross_entropy" and y.shape[2] > 1:  # then p - y is never 0

@@ -9,8 +9,8 @@ from numbers import Real
 from typing import Any, get_args
 
 from flowlab.data import DataSettings
-from flowlab.errors import InputError, positive, unknown
-from flowlab.initializers import InitSettings
+from flowlab.errors import InputError, check_count, check_positive, check_scale, unknown
+from flowlab.initializers import PRESETS, InitSettings
 from flowlab.layers.activation import ACTIVATIONS
 from flowlab.layers.convolution import PADDING_MODES
 from flowlab.layers.loss import LOSSES, REDUCTIONS
@@ -51,6 +51,9 @@ NETWORKS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         },
     ),
 }
+
+
+SEQUENCES = tuple(name for name, (options, _) in NETWORKS.items() if "steps" in options)
 
 
 @dataclass
@@ -115,14 +118,13 @@ class NetworkSettings:
         for name in (
             *("kernel_size", "channels", "image", "steps", "truncation", "heads", "expansion"),
         ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"network.{name} must be at least 1; got {value}")
+            if getattr(self, name) is not None:
+                check_count(f"network.{name}", getattr(self, name))
         if self.kernel_size % 2 == 0:
             raise InputError(
                 f"network.kernel_size must be odd, to keep the image's size; got {self.kernel_size}"
             )
-        positive("network.radius", self.radius)
+        check_scale("network.radius", self.radius)
         if not math.isfinite(self.forget_bias):
             raise InputError(f"network.forget_bias must be finite; got {self.forget_bias}")
 
@@ -162,8 +164,7 @@ class Settings:
     def validate(self) -> "Settings":
         """Check every rule and return self."""
         for name in ("depth", "width", "batch_size", "seeds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1; got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if not 0 <= self.seed < 2**63 - self.seeds:
             raise InputError(f"seed must be at least 0 and below 2^63; got {self.seed}")
         for name, known in (
@@ -177,16 +178,19 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads must be at least 1; got {self.threads}")
-        if not self.memory_gib > 0:
-            raise InputError(f"memory_gib must be above 0; got {self.memory_gib}")
-        positive("kept_within", self.kept_within)
-        if not self.experiment or set(self.experiment) & set('/\\:*?"<>|\n'):
+        if self.threads is not None:
+            check_count("threads", self.threads)
+        check_positive("memory_gib", self.memory_gib)
+        check_positive("kept_within", self.kept_within)
+        plain = self.experiment.strip(". ") and self.experiment.isprintable()
+        if not plain or set(self.experiment) & set('/\\:*?"<>|'):
             raise InputError(f"experiment must be a plain folder name; got {self.experiment!r}")
+        if not self.results_dir or "\0" in self.results_dir:
+            raise InputError(f"results_dir must be the name of a folder; got {self.results_dir!r}")
         self.network.validate()
         self.init.validate()
         self.data.validate()
+        check_scale("init.gain times network.radius", self.init.gain * self.network.radius)
         offered = _ACTIVATIONS.get(self.network.name, ACTIVATIONS)
         if self.activation not in offered:
             raise unknown(f"activation of network={self.network.name}", self.activation, offered)
@@ -242,6 +246,8 @@ def make(**axes) -> Settings:
         value = axes[name]
         given = {"name": value} if isinstance(value, str) else value
         if isinstance(given, dict):
+            preset = PRESETS.get(str(given.get("name")), {}) if name == "init" else {}
+            given = preset | given | {k: v for k, v in preset.items() if k == "name"}
             axes[name] = _GROUPS[name](**_typed(_GROUPS[name], given, f"{name}."))
         elif not isinstance(given, _GROUPS[name]):
             raise InputError(f"{name} must be a name or a dictionary of settings; got {given!r}")
@@ -264,7 +270,10 @@ def _typed(schema, values: dict, prefix: str = "") -> dict:
         if kind is None:
             wanted = next(_KINDS[kind] for kind in kinds if kind in _KINDS)
             raise InputError(f"{prefix}{name} must be {wanted}; got {value!r}")
-        typed[name] = value if value is None else kind(value)
+        try:
+            typed[name] = value if value is None else kind(value)
+        except OverflowError:
+            raise InputError(f"{prefix}{name} must be in float64's range; got {value}") from None
     return typed
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
-from flowlab.errors import InputError, positive
+from flowlab.errors import InputError, check_positive
 from flowlab.statistics import (
     COTANGENT,
     DELTA,
@@ -179,7 +179,7 @@ def judge(
     prediction of another run than the table's is none. Raises InputError for a table of several
     runs, without δ, or a threshold that is not above 0.
     """
-    positive("kept_within", kept_within)
+    check_positive("kept_within", kept_within)
     if table.empty:
         raise InputError("table must hold at least one row; got none")
     rows, column, along = view(table)

@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -211,6 +212,10 @@ def test_settings_are_a_schema():
         ({"path": "a.csv"}, "data.name must be file when data.path is given; got digits"),
         ({"features": 0}, "data.features must be at least 1; got 0"),
         ({"classes": 1}, "data.classes must be at least 2; got 1"),
+        ({"classes": 5}, "data.classes belongs to data=gaussian; got 5"),
+        ({"features": 5}, "data.features belongs to data=gaussian; got 5"),
+        ({"name": "gaussian", "target": "y"}, "data.target belongs to data=file; got y"),
+        ({"name": "gaussian", "classes": 2**31}, "data.classes must be at most 2147483647; got"),
     ],
 )
 def test_settings_that_do_not_agree(settings, told):
@@ -323,6 +328,213 @@ def test_csv_dialects(tmp_path, text):
     np.testing.assert_array_equal(data.labels, [0, 1])
     if "label" in text:
         np.testing.assert_array_equal(read(tmp_path / "a.csv", target="label").labels, data.labels)
+
+
+# The header: no first row is lost
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5,3,1,0,oak\n4,2,9,1,elm\n6,3,5,2,oak\n7,1,4,8,elm\n",
+        "1,2,oak\n3,4,elm\n5,9,oak\n",  # evenly spaced, but oak is a class
+        "1,2,oak\n3,4,elm\n5,9,ash\n",  # counted from 1 and like what stands below
+        "1,2,3\n4,5,6\n7,8,9\n",
+        "0,1\n1,0\n0,0\n1,1\n",
+        "0,1,2\n1,0,2\n0,0,1\n",
+        "4,2,9,9\n1,2,3,4\n",  # 9 twice is no pair of names
+        "3,2,1\n9,8,7\n6,5,4\n",
+        "nan,1,x\n2,3,y\n",
+        "inf,1,x\n2,3,y\n",
+        "1e3,1,x\n2,3,y\n",
+        "-1,1,x\n2,3,y\n",
+        '"5","3","oak"\n"1","2","elm"\n"3","4","oak"\n',
+    ],
+)
+def test_a_file_without_a_header_loses_no_row(tmp_path, text):
+    told = message(read, write_csv(tmp_path, text))
+    assert "a.csv must name every column in its first line; got [" in told
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("0,1,2,3,4", ["1,0,2,3,0", "5,4,3,2,1"]),  # DataFrame(array).to_csv(index=False)
+        ("0,1,2", ["0.5,1,0", "1,2,1"]),
+        ("1,2,3", ["0.5,1,0", "1,2,1"]),
+        ("0,1,kind", ["1,0,x", "0,1,y"]),
+        ("2019,2020,kind", ["1,0,x", "0,1,y"]),
+        ("x1,x 2,kind", ["1,0,x", "0,1,y"]),
+    ],
+)
+def test_names_of_columns_may_be_numbers(tmp_path, header, rows):
+    data = read(write_csv(tmp_path, "\n".join([header, *rows])))
+    np.testing.assert_array_equal(data.x, [list(map(float, r.split(",")[:-1])) for r in rows])
+    assert len(data.labels) == len(rows)
+
+
+@pytest.mark.parametrize("text", ["a,a,y\n1,2,0\n3,4,1\n", "a b,a  b,y\n1,2,0\n3,4,1\n"])
+def test_two_columns_of_one_name(tmp_path, text):
+    told = message(read, write_csv(tmp_path, text))
+    assert re.search("a.csv must give its columns different names; got (a, a, y|a b, a b, y)", told)
+
+
+# Labels: a class is what is written
+
+
+@pytest.mark.parametrize(
+    ("labels", "codes"),
+    [
+        (["EU", "NA", "AS", "NA", "EU", "AS"], [1, 2, 0, 2, 1, 0]),
+        (["None", "nan", "null", "N/A"], [1, 2, 3, 0]),
+        (["NA", "x", "1", "2"], [2, 3, 0, 1]),
+        ([" b ", "b", "a", "a  "], [1, 1, 0, 0]),
+        (["10", "9", "-1", "9"], [2, 1, 0, 1]),
+        (["007", "010", "100", "010"], [0, 1, 2, 1]),
+        (["9007199254740993", "9007199254740992", "0", "0"], [2, 1, 0, 0]),
+        (["99999999999999999999", "99999999999999999998", "0", "0"], [2, 1, 0, 0]),
+        (["1e1", "2", "2", "3"], [2, 0, 0, 1]),
+    ],
+)
+def test_classes_are_as_they_are_written(tmp_path, labels, codes):
+    rows = "".join(f'{k},{k * k},"{label}"\n' for k, label in enumerate(labels))
+    data = read(write_csv(tmp_path, f"a,b,region\n{rows}"))
+    assert len(data.x) == len(labels)
+    assert data.labels.tolist() == codes
+    assert data.n_classes == len(set(codes))
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("1e1 10 01 1", "must write each class in one way; got 1e1 and 10"),
+        ("2 01 1 3", "must write each class in one way; got 01 and 1"),
+        ("0 -0 1 1", "must write each class in one way; got 0 and -0"),
+        ("1 1.0 2 2", "must write each class in one way; got 1 and 1.0"),
+        ("a 1 01 b", "must write each class in one way; got 1 and 01"),
+        ("True TRUE False False", "must write each class in one way; got True and TRUE"),
+        ("0 1 NA 1", "must be whole numbers, text or booleans; got nan in row 3"),
+        ("0 1 None 1", "must be whole numbers, text or booleans; got nan in row 3"),
+    ],
+)
+def test_labels_that_may_be_one_class_or_two(tmp_path, labels, told):
+    rows = "".join(f"{k},{label}\n" for k, label in enumerate(labels.split()))
+    assert told in message(read, write_csv(tmp_path, f"a,y\n{rows}"))
+
+
+def test_settings_of_other_kinds_of_files_are_refused(tmp_path, frame):
+    csv, npz, images = tmp_path / "a.csv", tmp_path / "a.npz", tmp_path / "a-images-idx2-ubyte"
+    frame.to_csv(csv, index=False)
+    np.savez(npz, X=X, y=Y)
+    images.write_bytes(idx(X, 14))
+    assert message(read, csv, labels="l") == f"data.labels belongs to IDX files; got l for {csv}"
+    assert message(read, npz, labels="l") == f"data.labels belongs to IDX files; got l for {npz}"
+    assert message(read, csv, inputs="a") == f"data.inputs belongs to npz files; got a for {csv}"
+    told = message(read, images, target="y")
+    assert told == f"data.target belongs to csv and parquet and npz files; got y for {images}"
+
+
+# Gzipped files are what their names say
+
+
+def test_gzipped_csv(tmp_path, frame):
+    for name in ("a.csv.gz", "A.CSV.GZ"):
+        (tmp_path / name).write_bytes(gzip.compress(frame.to_csv(index=False).encode()))
+        assert_read(read(tmp_path / name), name)
+    plain = write_csv(tmp_path, frame.to_csv(index=False), "b.csv.gz")
+    assert "b.csv.gz must be a readable csv file; got: Not a gzipped file" in message(read, plain)
+
+
+def test_other_gzipped_files(tmp_path):
+    (tmp_path / "labels").write_bytes(idx(Y.astype(np.uint8), 8))
+    (tmp_path / "images.gz").write_bytes(gzip.compress(idx(X, 14)))
+    assert_read(read(tmp_path / "images.gz", labels=str(tmp_path / "labels")), "images.gz")
+    for name in ("a.tsv.gz", "a.parquet.gz", "a.npz.gz", "a.gz"):
+        path = write_csv(tmp_path, gzip.compress(b"a\tb\n1\t2\n"), name)
+        told = f"data.path must be a .csv, .parquet, .npz or IDX file; got {path}"
+        assert message(read, path) == told
+
+
+# Regression
+
+
+def regression(path, **settings):
+    settings = {"standardise": False} | settings
+    return load(DataSettings("file", str(path), **settings), 5, 2, 0, regression=True)
+
+
+def written(folder, suffix, target):
+    """A file whose target stands in the last column, or under ``y``."""
+    path, x = folder / f"a.{suffix}", np.arange(float(len(target)))
+    frame = pd.DataFrame({"x": x, "y": target})
+    if suffix == "npz":
+        np.savez(path, X=x, y=target)
+    elif suffix == "idx":
+        path = folder / "a-images-idx1-ubyte"
+        path.write_bytes(idx(x, 14))
+        (folder / "a-labels-idx1-ubyte").write_bytes(idx(np.asarray(target, float), 14))
+    else:
+        frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz", "idx"])
+@pytest.mark.parametrize("kind", [float, int])
+def test_many_numbers_are_a_target(tmp_path, suffix, kind):
+    """As in scikit-learn's diabetes data: 214 different whole numbers in 442 rows."""
+    target = np.random.default_rng(0).permutation(np.arange(0, 1326, 3) % 642).astype(kind)
+    classes = len(np.unique(target))
+    path = written(tmp_path, suffix, target)
+    assert classes == 214
+    assert message(read, path) == (
+        f"labels of {path.with_name(path.name)} must name classes; got 214 different numbers in "
+        "442 rows; a regression takes loss=squared_error"
+    )
+    data = regression(path)
+    assert (data.n_classes, data.labels.shape, data.labels.dtype) == (1, (442, 1), np.float64)
+    np.testing.assert_array_equal(data.labels[:, 0], target)
+    assert data.target_square == pytest.approx(np.mean(np.square(target, dtype=float)), rel=1e-14)
+    data = regression(path, standardise=True)
+    expected = (target - target.mean()) / target.std()
+    np.testing.assert_allclose(data.labels[:, 0], expected, rtol=1e-12, atol=1e-13)
+    assert data.target_square == pytest.approx(1, rel=1e-13)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz", "idx"])
+def test_fractions_are_a_target(tmp_path, suffix):
+    path = written(tmp_path, suffix, [0.5, 1.0, -2.0, 1.0])
+    assert "got 0.5 in row 1; a regression takes loss=squared_error" in message(read, path)
+    np.testing.assert_array_equal(regression(path).labels, [[0.5], [1.0], [-2.0], [1.0]])
+
+
+@pytest.mark.parametrize(
+    "labels", [np.arange(50), np.arange(50.0) - 3, np.arange(60) % 20 * 7, [-1.0, 1.0] * 3]
+)
+def test_few_numbers_and_counted_ones_are_classes(tmp_path, labels):
+    path = written(tmp_path, "npz", labels)
+    for data in (read(path), regression(path)):
+        assert data.labels.dtype == np.int64 and data.target_square == 1
+        assert data.n_classes == len(np.unique(labels))
+
+
+def test_several_targets(tmp_path):
+    np.savez(tmp_path / "a.npz", X=X, y=X[:, [0, 2]])
+    np.testing.assert_array_equal(regression(tmp_path / "a.npz").labels, X[:, [0, 2]])
+    assert regression(tmp_path / "a.npz").n_classes == 2
+    assert "one for each of the 4 rows; got shape (4, 2)" in message(read, tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ([0.5, np.nan, 1.0], "labels of .*a.npz must be finite; got nan in row 2"),
+        ([0.5, 0.25, np.inf], "labels of .*a.npz must be finite; got inf in row 3"),
+        ([0.5, 0.5, 0.5], "labels of .*a.npz must differ, as targets of a regression"),
+    ],
+)
+def test_bad_targets(tmp_path, target, told):
+    with pytest.raises(InputError, match=told):
+        regression(written(tmp_path, "npz", target))
 
 
 @pytest.mark.parametrize(
@@ -505,7 +717,8 @@ def test_pickles_stay_shut(tmp_path):
     assert "a.npz must be a readable npz file; got: Object" in message(read, tmp_path / "a.npz")
     for name in ("b.npz", "b.parquet", "b.csv", "b-ubyte.gz"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
-        message(read, tmp_path / name, labels=str(tmp_path / name))
+        labels = {"labels": str(tmp_path / name)} if "ubyte" in name else {}
+        message(read, tmp_path / name, **labels)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "gz"])
@@ -519,17 +732,17 @@ def test_damaged_files(tmp_path, frame, suffix):
         frame.to_parquet(path)
     else:
         path.write_bytes(gzip.compress(idx(X, 14)))
-    whole = path.read_bytes()
-    read(path, labels=str(labels))
+    whole, axes = path.read_bytes(), {"labels": str(labels)} if suffix == "gz" else {}
+    read(path, **axes)
     for cut in (0, 1, 3, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        assert str(path) in message(read, path, labels=str(labels))
+        assert str(path) in message(read, path, **axes)
     # One flipped byte may go unnoticed, but may never end in anything but an InputError.
     told = 0
     for place in range(0, len(whole), max(1, len(whole) // 150)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            read(path, labels=str(labels))
+            read(path, **axes)
         except InputError:
             told += 1
     assert told > 5

@@ -44,3 +44,40 @@ def test_a_run_is_named_by_what_determines_its_numbers():
     assert flowlab.make(depth=np.int32(3), init={"gain": 1}).run() == run
     for axes in ({"depth": 4}, {"seeds": 3}, {"init": {"gain": 2.0}}, {"data": "gaussian"}):
         assert flowlab.make(**{"depth": 3, **axes}).run() != run
+
+
+@pytest.mark.parametrize(
+    ("axes", "run"),
+    [
+        ({}, "e07e2bf2a47f0603"),
+        ({"depth": 3}, "0d6eb86f49ef6c38"),
+        ({"init": "xavier", "depth": 20}, "4ddbf07a4b8905e0"),
+        (
+            {"init": {"name": "normal", "sigma_w": 1.5, "sigma_b": 0.2}, "activation": "tanh"},
+            "1a855f372cf7a53f",
+        ),
+        ({"network": "transformer"}, "55ad252fab5e7c9e"),
+        ({"network": "resnet"}, "90eb21755fb25786"),
+        ({"network": "lstm", "data": "gaussian"}, "447b661e849f889d"),
+        ({"data": {"name": "file", "path": "my.csv", "target": "label"}}, "2a40074c721daee1"),
+        ({"init": "orthogonal_relu"}, "02af92049ecb47aa"),
+    ],
+)
+def test_known_runs_keep_their_names(axes, run):
+    """A digest that changes would measure everything that users keep anew."""
+    assert flowlab.make(**axes).run() == run
+
+
+def test_names_of_initial_gains():
+    for name in ("orthogonal", "delta_orthogonal"):
+        made = flowlab.make(init=f"{name}_relu").init
+        assert (made.name, made.gain) == (name, np.sqrt(2))
+        assert flowlab.make(init={"name": f"{name}_relu", "gain": 3}).init.gain == 3
+    with pytest.raises(InputError, match=r"init.name must be text"):
+        flowlab.make(init={"name": ["he"]})
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", " ", "a\nb", "a\0b", "a:b"])
+def test_experiments_are_plain_folder_names(name):
+    with pytest.raises(InputError, match="experiment must be a plain folder name; got"):
+        flowlab.make(experiment=name)

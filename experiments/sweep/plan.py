@@ -169,7 +169,8 @@ class Plan:
         for folder in self.folders:
             print(f"Tables:  {folder / 'runs'}  (pandas.read_parquet opens the folder)")
         results = self.folders[0].parent if self.folders else "results"
-        print(f"Draw:    python -m experiments.plots results_dir={results}\n", flush=True)
+        where = shlex.quote(f"results_dir={results}")
+        print(f"Draw:    python -m experiments.plots {where}\n", flush=True)
         if self.stopped is not None:
             raise InputError(
                 f"{self.stopped}; what is done is kept, and the same command does the rest"

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from experiments.sweep.progress import Journal
 from flowlab.errors import InputError
 from flowlab.files import StorageError, storing
-from flowlab.measure import Progress, measure
+from flowlab.measure import Batches, Progress, measure, needed
 from flowlab.prediction import predict
 from flowlab.settings import Settings, from_plain
 from flowlab.store import Experiment
@@ -174,7 +174,7 @@ class Work:
         settings = replace(
             settings,
             threads=settings.threads or self.threads,
-            memory_gib=settings.memory_gib / self.share,
+            memory_gib=_share(settings, self.share),
         )
         done = complete(settings.validate(), part["command"], condition["extend"])
         verdict = done.verdict
@@ -185,6 +185,15 @@ class Work:
             "agreement": verdict.agreement,
             "sentence": verdict.sentence,
         }
+
+
+def _share(settings: Settings, share: int) -> float:
+    """What of the memory one of ``share`` processes may have: what one network needs, at least."""
+    if share == 1:
+        return settings.memory_gib
+    network, row = needed(settings, Batches(settings))
+    least = min(network + row * settings.seeds, settings.memory_gib)
+    return max(settings.memory_gib / share, least)
 
 
 def write_part(folder: Path, number: int, conditions: list[dict], **common) -> None:

@@ -6,7 +6,7 @@ fail, one sentence that says which fails and which setting has a prediction.
 
 import pandas as pd
 
-from flowlab.measure import Batches, blas, layout
+from flowlab.measure import Batches, affordable, blas, layout
 from flowlab.networks import build
 from flowlab.prediction import (
     images,
@@ -34,6 +34,7 @@ def predict(settings: Settings) -> pd.DataFrame:
     """
     settings.validate()
     batches = Batches(settings)
+    affordable(settings, batches, ensemble=False)
     outputs = batches.classes if settings.upstream == "loss" else None
     network = build(settings, outputs)
     run = Run(settings, network, layout(network, batches.shape), batches, outputs)

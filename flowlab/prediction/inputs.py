@@ -82,17 +82,19 @@ class Run:
         """At an output of ``positions`` places: log E||delta||^2, mean, variance, alpha, r.
 
         As `flowlab.theory.predict.cotangent` gives them, places counting as examples; ``log_q`` and
-        ``c`` are those of the logits. The squared error's cotangent is 2 (z - onehot).
+        ``c`` are those of the logits. The squared error's cotangent is 2 (z - target).
         """
         settings, batch = self.settings, self.settings.batch_size
         units = self.outputs or settings.width
         level, *rest = cotangent(
-            settings.upstream, batch * positions, units, units, log_q, c, settings.reduction
+            *(settings.upstream, batch * positions, units),
+            *(max(units, 2), log_q, c, settings.reduction),
         )
         if settings.reduction == "mean":
             level += 2 * math.log(positions)
         if settings.upstream == "loss" and settings.loss == "squared_error":
-            level = math.log(4.0 * batch * (units * math.exp(min(log_q, 600.0)) + 1.0))
+            square = units * math.exp(min(log_q, 600.0)) + self.batches.target_square
+            level = math.log(4.0 * batch * square)
             if settings.reduction == "mean":
                 level -= 2 * math.log(batch * units)
         return (level, *rest)

@@ -31,6 +31,7 @@ def predict(run: Run) -> pd.DataFrame | str:
         batch_size=settings.batch_size,
         upstream=settings.upstream,
         loss=settings.loss,
+        target_square=run.batches.target_square,
         n_classes=outputs,
         reduction=settings.reduction,
         input_log_q=log_squares(x),

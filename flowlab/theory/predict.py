@@ -89,6 +89,7 @@ def predict(
     batch_size: int,
     upstream: str,
     loss: str = "cross_entropy",
+    target_square: float = 1.0,
     n_classes: int | None = None,
     reduction: str = "mean",
     input_log_q,
@@ -109,7 +110,8 @@ def predict(
     batch_size: B. upstream: ``gaussian`` and ``ones`` are cotangents of unit entries at z_L;
     ``loss`` is that of a loss over ``n_classes`` (default fan_out[-1]) with labels uniform and
     independent of the Gaussian logits: softmax ``cross_entropy``, or ``squared_error``, whose
-    cotangent is 2 (z - onehot). reduction: ``mean`` divides the cotangent by B (by B K).
+    cotangent is 2 (z - t), targets t with mean square norm ``target_square`` (1 if one-hot).
+    reduction: ``mean`` divides the cotangent by B (by B K).
     input_log_q: log(||x||^2/fan_in) of every example, (batches, B), one batch for a seed, -inf for
     an example that is zero; a single number if they are equal. input_c, input_c2: mean and mean
     square of the cosine of two examples of a batch (by default input_c^2).
@@ -148,7 +150,8 @@ def predict(
         squared = input_c**2 if input_c2 is None else input_c2
         flow = _Flow(act, blocks, fan_out, examples, skip == "none")
         flow.forward(log_w2[0], log_b2[0], input_c, squared, suppressed[0])
-        flow.backward(_Top.of(flow, upstream, loss, top, n_classes or top, reduction))
+        units = (top, n_classes or top)
+        flow.backward(_Top.of(flow, upstream, loss, target_square, *units, reduction))
         return flow.table(log_w2, fan_in, suppressed, input_c, upstream, skip)
 
 
@@ -254,7 +257,7 @@ class _Top:
     r: float
 
     @classmethod
-    def of(cls, flow, upstream, loss, width, classes, reduction):
+    def of(cls, flow, upstream, loss, target_square, width, classes, reduction):
         shape, batch = flow.log_q[-1], flow.examples.batch
         shift = -2 * np.log(batch) if reduction == "mean" else 0.0
         if upstream != "loss":
@@ -262,15 +265,20 @@ class _Top:
             return cls(np.full(len(shape), level + shift), mean, own, 0.0, alpha, r)
         rep = flow.rep
         c = flow.c[-1] if flow.c else 0.0
-        _, _, own, alpha, r = cotangent("loss", 1, width, classes, shape[rep], c, "sum")
-        both = cotangent("loss", 2, width, classes, shape[rep], c, "sum")[2]
+        several = max(classes, 2)  # one output, of a regression, has no softmax
+        _, _, own, alpha, r = cotangent("loss", 1, width, several, shape[rep], c, "sum")
+        both = cotangent("loss", 2, width, several, shape[rep], c, "sum")[2]
         pair = max(2 * both - own, 0.0)
         if loss == "squared_error":
-            level = np.log(4.0) + np.logaddexp(np.log(classes) + shape, 0.0)
+            level = np.log(4.0) + np.logaddexp(np.log(classes) + shape, _log(target_square))
             shift -= 2 * np.log(classes) if reduction == "mean" else 0.0
         else:
             level = _cross_entropy_level(shape, classes)
         return cls(level + shift, -own / 2, own, pair, alpha, r)
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
 
 
 def _cross_entropy_level(log_q, classes):

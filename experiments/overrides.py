@@ -1,0 +1,196 @@
+"""Settings on the command line: unknown names are refused, text is taken as it is typed.
+
+Hydra reads values by a grammar of its own, in which 2024_06_30 and 1.10 are numbers and accents,
+brackets or an equals sign need quotes. Where a setting is text, whatever the grammar would not take
+for that text is put in quotes before Hydra sees it.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from flowlab.errors import InputError, unknown
+from flowlab.settings import Settings
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+_PARSER = OverridesParser.create()
+
+
+def groups(*more: Path) -> dict[str, list[str]]:
+    """The choices of each configuration group, those in other folders of configuration included."""
+    found: dict[str, set[str]] = {}
+    for folder in sorted(folder for root in (CONF, *more) for folder in root.iterdir()):
+        if folder.is_dir():
+            found.setdefault(folder.name, set()).update(f.stem for f in folder.glob("*.yaml"))
+    return {group: sorted(choices) for group, choices in found.items()}
+
+
+def keys(schema=Settings, kind: type | None = None, prefix: str = "") -> list[str]:
+    """Every dotted key of the settings, or of those of one ``kind``."""
+    names = []
+    for field in dataclasses.fields(schema):
+        inner = field.default_factory
+        if dataclasses.is_dataclass(inner):
+            names += keys(inner, kind, f"{prefix}{field.name}.")
+        elif kind is None or kind in (field.type, *get_args(field.type)):
+            names.append(prefix + field.name)
+    return names
+
+
+def check_overrides(arguments: list[str]) -> argparse.Namespace:
+    """The arguments as Hydra takes them, ``overrides`` with text in quotes where it needs them.
+
+    Raises InputError for an unknown key or choice, suggesting the nearest, and for a value that
+    cannot be read.
+    """
+    options = get_args_parser()
+    options.error = _refuse
+    received = options.parse_args(arguments)
+    if received.experimental_rerun is not None:
+        raise InputError("--experimental-rerun is not offered; a run's file holds its settings")
+    choices = groups(*_folders(received.config_dir))
+    known, texts = keys(), {*choices, *keys(kind=str)}
+    read = []
+    for text in received.overrides:
+        key, equals, value = text.partition("=")
+        if not equals or key.startswith("~"):
+            raise InputError(f"settings are written key=value; got {text}")
+        if key in texts:
+            text = f"{key}={as_typed(key, value)}"
+        override = _parsed(text)
+        if override is None:
+            raise InputError(f"{key} must be a value, or values between commas; got {value}")
+        if override.is_sweep_override() and not received.multirun:
+            hint = "" if key not in texts else ", and a comma quotes of its own, as in 'a,b'"
+            raise InputError(f"several values need a sweep, -m{hint}; got {key}={value}")
+        _check(override, choices, known, received)
+        read.append(text)
+    received.overrides = read
+    return received
+
+
+def _check(override: Override, choices: dict, known: list[str], received) -> None:
+    """Raise InputError for a key that is not known and a choice that is none."""
+    key = override.key_or_group
+    if key == "hydra/launcher":
+        _check_launcher(str(override.value()))
+    if key.startswith(("hydra.", "hydra/")):
+        return
+    if key in choices:
+        values = override.value()
+        picked = getattr(values, "list", None) if override.is_sweep_override() else [values]
+        for value in picked or []:
+            value = value.text if isinstance(value, QuotedString) else str(value)
+            if received.config_path is None and value not in choices[key]:
+                raise unknown(key, value, choices[key])
+    elif key not in known:
+        raise unknown("setting", key, [*choices, *known])
+
+
+def as_typed(key: str, value: str) -> str:
+    """A text's value, or several between commas, in quotes where Hydra would read another.
+
+    Stays what it is: text in quotes, null, an interpolation, and a function such as choice(a,b).
+    """
+    if "${" in value or value.strip() == "null":
+        return value
+    override = _parsed(f"{key}={value}")
+    if override is not None:
+        if override.is_sweep_override() and not _simple(override):
+            return value
+        if not override.is_sweep_override() and isinstance(override._value, (str, QuotedString)):
+            return value
+    return ",".join(_quoted(key, part) for part in _between_commas(value))
+
+
+def _simple(override: Override) -> bool:
+    """Is it a sweep of values between commas alone?"""
+    sweep = override._value
+    return isinstance(sweep, ChoiceSweep) and sweep.simple_form and not sweep.tags
+
+
+def _quoted(key: str, text: str) -> str:
+    override = _parsed(f"{key}={text}")
+    same = override is not None and not override.is_sweep_override()
+    if same and isinstance(override._value, (str, QuotedString, type(None))):
+        return text
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def _between_commas(value: str) -> Iterator[str]:
+    """The parts of a text between commas that stand in no quotes or brackets."""
+    part, inside, escaped = "", [], False
+    closing = {"(": ")", "[": "]", "{": "}"}
+    for letter in value:
+        if inside and inside[-1] in "'\"":
+            if letter == inside[-1] and not escaped:
+                inside.pop()
+        elif letter in "'\"" and not part.strip():
+            inside.append(letter)
+        elif letter in closing:
+            inside.append(closing[letter])
+        elif inside and letter == inside[-1]:
+            inside.pop()
+        elif letter == "," and not inside:
+            yield part
+            part = ""
+            continue
+        escaped = letter == "\\" and not escaped
+        part += letter
+    yield part
+
+
+def _parsed(text: str) -> Override | None:
+    try:
+        return _PARSER.parse_override(text)
+    except (HydraException, RecursionError):
+        return None
+
+
+def _folders(name: str | None) -> list[Path]:
+    """The folder that --config-dir adds; raises InputError where it is none."""
+    if name is None:
+        return []
+    try:
+        if Path(name).is_dir():
+            return [Path(name)]
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"--config-dir must be a folder; got {name}")
+
+
+# Launchers, the packages that bring them, and the extras that install these.
+_LAUNCHERS = {
+    "local": None,
+    "basic": None,
+    "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+}
+
+
+def _check_launcher(name: str) -> None:
+    if name not in _LAUNCHERS:
+        raise unknown("hydra/launcher", name, _LAUNCHERS)
+    package, extra = _LAUNCHERS[name] or (None, None)
+    with suppress(ModuleNotFoundError):  # of the namespace that plugins share
+        if package is None or find_spec(package):
+            return
+    raise InputError(
+        f"hydra/launcher={name} needs the extra {extra}: pip install -e '.[{extra}]' "
+        "-c constraints.txt"
+    )
+
+
+def _refuse(message: str) -> None:
+    """The option parser's complaint in one line."""
+    raise InputError(f"options stand before settings, as in -m depth=5,10; {message}")
