@@ -260,13 +260,15 @@ def view(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
 def _curve(rows, prediction, column, along, places) -> tuple[pd.DataFrame, str]:
     """The predicted rows at ``places``, indexed by place, and why there are none."""
     nothing = pd.DataFrame()
-    if prediction is None or prediction.empty or column not in prediction:
+    if prediction is None or prediction.empty:
         return nothing, ""
     if "run" in prediction and "run" in rows and prediction["run"].iat[0] != rows["run"].iat[0]:
         return nothing, "the table is of another network or other settings than the prediction"
     because = ""
     if "silent_because" in prediction:
         because = next(iter(prediction["silent_because"].dropna()), "")
+    if column not in prediction:
+        return nothing, because
     curve = prediction.dropna(subset=[column])
     if "time" in curve:
         curve = curve[curve["time"].notna() == (along == "time")]
