@@ -40,3 +40,11 @@ def test_a_recurrent_run_is_told_by_steps_of_its_last_layer(depth):
     assert told[5].split() == ["step", "h_t", "δ_t", "∂L/∂h_t"]
     assert told[6].split()[0] == "1" and told[6].split()[-2:] == ["-99.00", "-1.90"]
     assert not any("log10‖δ‖ from layer" in line for line in told)
+
+
+@pytest.mark.parametrize("status", ["zero", "lost", "nonfinite"])
+def test_every_status_is_explained(status):
+    table = net("run", -0.5, depth=5)[0]
+    table.loc[table["layer"] == 5, "status"] = status
+    (line,) = (line for line in lines_of(table) if f"(status={status})" in line)
+    assert line.startswith(f"{(table['status'] == status).sum()} of {len(table)} rows ")
