@@ -103,15 +103,22 @@ def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
     else:
         act = get_activation(settings.activation) if network.name == "rnn" else None
         flow = sampled_flow(
-            network.name, layers, inputs[:: max(1, len(inputs) // _SAMPLED)][:_SAMPLED], act
+            network.name,
+            layers,
+            inputs[:: max(1, len(inputs) // _SAMPLED)][:_SAMPLED],
+            act,
+            width * settings.batch_size,
         )
         square, log_square = flow.square[-1], flow.log_square
         spread = 2.0 + 0.01 * width
-    if last.identity and network.name == "rnn":
-        return log_square, float(square), 0.01
+    if last.identity:  # units that differ by so much are few: half of what their tail carries
+        tail = float(np.abs(flow.tail).max()) / (2 * max(steps - 1, 1))
+        spread += width * tail
+        isometric = True
     within = counted <= (steps if isometric else 2 * math.sqrt(width))
     # Of Gaussian weights the square doubles beyond g^2 by 2 sqrt(N) steps.
     error = spread / width + (0.0 if isometric else math.log(2) / (2 * math.sqrt(width)))
+    within &= np.isfinite(log_square)
     return np.where(within, log_square, math.nan), float(square), error
 
 

@@ -50,21 +50,28 @@ class Layer:
 class SampledFlow:
     """Along T steps from h_0 = 0, read at the last.
 
-    square: (T,) E h_t^2, mean over examples; log_square: (T,), log of E||dL/dh_t||^2 over
-    E||dL/dh_T||^2, of all examples together.
+    square: (T,) E h_t^2, mean over examples; log_square: (T,), mean log of ||dL/dh_t||^2 over
+    ||dL/dh_T||^2, of all examples together; tail: (T,), by how much the log of its mean is above
+    that, where units that never mix differ by orders of magnitude.
     """
 
     square: np.ndarray
     log_square: np.ndarray
+    tail: np.ndarray
 
 
 def sampled_flow(
-    cell: str, layers: list[Layer], inputs: np.ndarray, activation: Activation | None = None
+    cell: str,
+    layers: list[Layer],
+    inputs: np.ndarray,
+    activation: Activation | None = None,
+    members: int = 4096,
 ) -> SampledFlow:
     """States through layers of one ``cell`` (`CELLS`) and cotangents of the last one's states.
 
-    inputs: (examples, T, T), x_t x_s/features of each example; activation: of ``rnn``. Raises
-    `InputError` for another cell and for inputs of another shape.
+    inputs: (examples, T, T), x_t x_s/features of each example; activation: of ``rnn``;
+    members: units times examples of a net, over which the norm is taken. Raises `InputError` for
+    another cell and for inputs of another shape.
     """
     if cell not in CELLS:
         raise unknown("cell", cell, CELLS)
@@ -76,7 +83,8 @@ def sampled_flow(
         units = {"rnn": _Plain, "lstm": _LSTM, "gru": _GRU}[cell](layer, inputs, size, rng)
         units.forward(activation)
         inputs = units.h[:, 1:] @ units.h[:, 1:].transpose(0, 2, 1) / size
-    return SampledFlow(np.einsum("ett->t", inputs) / len(inputs), units.backward())
+    square = np.einsum("ett->t", inputs) / len(inputs)
+    return SampledFlow(square, *units.backward(members))
 
 
 class _Process:
@@ -98,8 +106,10 @@ class _Process:
         t, low = self.t, self.factor
         for known, values in zip(low, row, strict=True) if t else ():
             known[t, :t] = solve_triangular(known[:t, :t], values[:t], lower=True)
-        rest = row[:, t] - np.square(low[:, t, :t]).sum(axis=1)
-        low[:, t, t] = np.sqrt(np.maximum(rest, np.maximum(1e-10 * row[:, t], 1e-180)))
+        # A millionth more on the diagonal keeps the factor stable where steps outnumber features.
+        own = row[:, t]
+        rest = own * (1 + 1e-6) - np.square(low[:, t, :t]).sum(axis=1)
+        low[:, t, t] = np.sqrt(np.maximum(rest, np.maximum(1e-8 * own, 1e-180)))
         self.t += 1
         values = low[:, t, None, : t + 1] @ self.normals[:, : t + 1]
         return values.reshape(len(row), *self.shape)
@@ -134,12 +144,13 @@ class _Units:
             row = self.into[:, t, : t + 1] + self.layer.sigma2_b + mixed
             self.advance(t, summed.step(row) + kept, activation)
 
-    def backward(self):
-        """log of E||dh_t||^2 over E||dh_T||^2, (T,)."""
+    def backward(self, members):
+        """Mean log of ||dh_t||^2 over ||dh_T||^2, and what its mean's log has above it, (T,)."""
         shape = (self.examples, 1, self.size)
         dh = self.rng.standard_normal(shape)[:, 0]
         dh /= np.sqrt(np.square(dh).mean())
-        mixing, scale, found = self.process(), 0.0, [0.0]
+        mixing, scale, found, tails = self.process(), 0.0, [0.0], [0.0]
+        drawn = self.rng.integers(dh.size, size=(64, min(members, dh.size)))
         past = np.zeros((self.examples, self.steps, 4 * self.size))
         for t in reversed(range(1, self.steps)):
             direct, gates = self.pull(t, dh)
@@ -152,13 +163,23 @@ class _Units:
                 row = (past[:, : k + 1] @ past[:, k, :, None])[..., 0] / self.size
                 dh = direct + mixing.step(self.layer.g2 * row)[:, 0]
             square = np.square(dh).mean()
-            found.append(scale + np.log(max(square, 1e-300)))
+            if square == 0:  # no unit of the sample is alive
+                found += [-np.inf] * t
+                tails += [0.0] * t
+                break
+            found.append(scale + np.log(square))
+            tails.append(0.0)
+            if self.layer.identity:
+                nets = np.square(dh).ravel()[drawn].mean(axis=1)
+                if nets.any():
+                    tails[-1] = float(np.log(square) - np.log(nets[nets > 0]).mean())
             if not 1e-60 < square < 1e60:  # all that is linear in the cotangent shrinks with it
-                scale, factor = found[-1], 1 / np.sqrt(max(square, 1e-300))
+                scale, factor = found[-1], 1 / np.sqrt(square)
                 dh, past = dh * factor, past * factor
                 mixing.factor *= factor
                 self.rescale(factor)
-        return np.array(found[::-1])
+        tails = np.array(tails[::-1])
+        return np.array(found[::-1]) - tails, tails
 
     def rescale(self, factor):
         pass
