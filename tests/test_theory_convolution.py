@@ -8,6 +8,7 @@ import pytest
 from flowlab.errors import InputError
 from flowlab.theory import c_map, chi, get_activation, leaky_relu, q_map
 from flowlab.theory import convolution as cv
+from flowlab.theory.finite_channels import circular_steps
 from flowlab.theory.finite_width import BackwardMap, batch_step
 from flowlab.theory.moments import Sites
 
@@ -116,7 +117,7 @@ def test_circular_steps_match_nets(activation, shape, channels):
     gain = 2 / (1 + act.negative_slope**2)
     _, deltas = net(act, shape, channels, depth, seeds, gain, circular=True)
     log = np.log(deltas.reshape(depth, seeds, -1).sum(2))
-    mean, variance = cv.circular_steps(act, depth, shape=shape, kernel=3, channels=channels)
+    mean, variance = circular_steps(act, depth, shape=shape, kernel=3, channels=channels)
     for layer in (0, depth // 2):
         change = log[layer] - log[-1]
         slack = 0.2 * abs(mean[layer:].sum())
@@ -125,7 +126,7 @@ def test_circular_steps_match_nets(activation, shape, channels):
 
 
 def test_one_position_is_a_fully_connected_net():
-    _, variance = cv.circular_steps("relu", 6, shape=(1,), kernel=1, channels=50)
+    _, variance = circular_steps("relu", 6, shape=(1,), kernel=1, channels=50)
     np.testing.assert_allclose(variance, 5 / 50)
 
 
@@ -134,7 +135,7 @@ def test_without_a_window_positions_are_a_batch(activation):
     """A 1 x 1 kernel is a fully-connected net on a batch of positions, step by step."""
     act, c, width, alpha = get_activation(activation), 0.2, 30, 1 / 30
     correlations = [c, c_map(act, c, 1.0, 1.0), c_map(act, c_map(act, c, 1.0, 1.0), 1.0, 1.0)]
-    _, variance = cv.circular_steps(
+    _, variance = circular_steps(
         act, 4, shape=(3, 2), kernel=1, channels=width, input_c=correlations[0]
     )
     for step, c in zip(variance[::-1], correlations[::-1], strict=True):
@@ -147,7 +148,7 @@ def test_without_a_window_positions_are_a_batch(activation):
 
 def test_identical_positions_fluctuate_as_one():
     """A kernel that covers the ring makes every cotangent the same after one step."""
-    _, variance = cv.circular_steps("identity", 6, shape=(7,), kernel=7, channels=1000, input_c=1.0)
+    _, variance = circular_steps("identity", 6, shape=(7,), kernel=7, channels=1000, input_c=1.0)
     # One of seven modes survives: alpha before the first average is 1/c at all seven.
     assert variance[-1] == pytest.approx((2 + 6 * 2 / 7 / 1000) / 7 / 1000)
     assert np.all(np.diff(variance) < 0)
@@ -159,7 +160,7 @@ def test_identical_positions_fluctuate_as_one():
         (lambda: cv.averaging(2, 5, 0), "got size=2, kernel=5, padding=0"),
         (lambda: cv.border_rate((8,), 2), "kernel must be odd to keep the shape; got 2"),
         (
-            lambda: cv.circular_steps("tanh", 4, shape=(3,), kernel=3, channels=4),
+            lambda: circular_steps("tanh", 4, shape=(3,), kernel=3, channels=4),
             "activation must be homogeneous .* got tanh",
         ),
         (

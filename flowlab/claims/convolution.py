@@ -10,6 +10,7 @@ from flowlab.claims.trial import log_growth, square
 from flowlab.layer import Workspace
 from flowlab.layers import Conv2d
 from flowlab.theory import convolution as theory
+from flowlab.theory.finite_channels import circular_steps
 
 CHANNELS = 4
 HEIGHT, WIDTH = 7, 6
@@ -129,9 +130,7 @@ def loss_in_depth(trial):
     """
     depth, side, channels, ends = 22, 6, 32, 6
     steps, parts = depth - 2 * ends, {}
-    _, variance = theory.circular_steps(
-        "relu", depth, shape=(side, side), kernel=3, channels=channels
-    )
+    _, variance = circular_steps("relu", depth, shape=(side, side), kernel=3, channels=channels)
     drift = float(np.sum(variance[ends : depth - ends])) / 2
     for mode in ("zeros", "circular"):
         network = {"name": "cnn", "padding": mode, "image": side}

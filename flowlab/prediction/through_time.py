@@ -9,36 +9,33 @@ layers are not. With rates counted backward from the last step, where the net is
   than sqrt(N) are counted, g^2 = N Var(W) per step; from 2 sqrt(N) on 2 log rho
   (`gaussian_late_log_rate`), whose slope is predicted over those late steps if they are half of
   all, with an error of 0.1 per step (the approach to it). In between theory is silent.
-* *ReLU with identity W_hh of radius 1*, no biases: the arcsine law of `reflected_walk`.
-* *tanh and ReLU, LSTM, GRU* with orthogonal or Gaussian W_hh: large width along the trajectory from
-  h_0 = 0 (`recurrent_flow`, `lstm_flow`, `gru_flow`), fresh inputs deciding anew at every step
-  which units pass. Error of a step: what finite width adds, `kappa`/(2N) (2/N with gates, whose
-  kappa is not derived), and of Gaussian weights log(2)/(2 sqrt(N)), as powers of W double beyond
-  g^2 by 2 sqrt(N) steps.
+* *All else*: large width, by sampled units (`flowlab.theory.dynamic_mean_field`), so
+  that inputs may be alike from step to step, biases stay and layers read the states below. Plain
+  cells whose weights mix need no sampling: their variances follow one another (`_plain`). Error of
+  a step: what finite width adds, `kappa`/(2N) (2/N with gates, whose kappa is not derived), of the
+  sample 0.01, and of Gaussian weights log(2)/(2 sqrt(N)), as powers of W double beyond g^2 by
+  2 sqrt(N) steps; mean field counts at most so many back.
 
-But for the first, those need gaussian data (inputs drawn afresh), one recurrent layer and no drawn
-biases; mean field counts at most 2 sqrt(N) steps of Gaussian W_hh back. Silent: norms, truncated
-backpropagation, other settings. The level is that of the read-out's cotangent; under a loss with
-logits of the last state's mean-field variance, for linear nets as if they were small.
+Silent: norms, truncated backpropagation. The level is that of the read-out's cotangent; under a
+loss with logits of the last state's mean-field variance, for linear nets as if they were small.
 """
 
 import math
 
 import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
 
 from flowlab.prediction.curve import SHALLOW, unpredicted
-from flowlab.prediction.inputs import TO_LOG10, Run, moments
+from flowlab.prediction.inputs import TO_LOG10, Run
 from flowlab.statistics import COTANGENT
+from flowlab.theory.activations import Activation, get_activation
+from flowlab.theory.dynamic_mean_field import Layer, sampled_flow
 from flowlab.theory.finite_width import kappa
-from flowlab.theory.recurrence import (
-    gaussian_late_log_rate,
-    gru_flow,
-    lstm_flow,
-    recurrent_flow,
-    reflected_walk,
-)
+from flowlab.theory.one_point import one_point
+from flowlab.theory.recurrence import gaussian_late_log_rate
 
+_EXAMPLES, _SAMPLED = 64, 8
 _SCHEMES = ("orthogonal", "delta_orthogonal", "identity")
 
 
@@ -84,61 +81,79 @@ def predict(run: Run) -> pd.DataFrame | str:
 def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
     """log of E||dh_t||^2 over E||dh_T||^2 (T,), E h_T^2, and the error of a step's log rate."""
     settings, network, width = run.settings, run.settings.network, run.settings.width
-    into, back = run.weights(settings.depth - 2)
-    scheme = network.recurrent or settings.init.name
-    g2 = run.sigma2(back)
-    if scheme in _SCHEMES:  # gates stand side by side, each of them a scaled isometry
-        gain = 1.0 if network.recurrent else settings.init.gain
-        g2 = (gain * network.radius) ** 2
-    linear = network.name == "rnn" and settings.activation == "identity"
+    layers = [_layer(run, block) for block in range(settings.depth - 1)]
+    last, isometric = layers[-1], _scheme(run) in _SCHEMES
     counted = np.arange(steps)[::-1]
-    if linear and scheme in _SCHEMES:
-        return counted * math.log(g2), 0.0, 0.0
-    for fails, because in (
-        (
-            settings.data.name != "gaussian",
-            "theory takes inputs as drawn afresh at every step; data=gaussian has a prediction",
-        ),
-        (
-            not run.unbiased,
-            "theory has no biases, which are the same at every step; init=lecun has a prediction",
-        ),
-        (
-            settings.depth > 2,
-            "theory takes inputs as drawn afresh at every step and the states of a layer below are "
-            "not; depth=2 has a prediction",
-        ),
-    ):
-        if fails:
-            return because
-    reach = counted <= math.sqrt(width)
-    if linear:
+    if network.name == "rnn" and settings.activation == "identity":
+        log_g2 = math.log(last.g2)
+        if isometric:
+            return counted * log_g2, 0.0, 0.0
         late = counted >= 2 * math.sqrt(width)
         if 2 * late.sum() >= steps:
-            rate = gaussian_late_log_rate(width, g2)
+            rate = gaussian_late_log_rate(width, last.g2)
             return np.where(late, counted * rate, math.nan), 0.0, 0.1
-        return np.where(reach, counted * math.log(g2), math.nan), 0.0, 2 / width
-    if scheme == "identity":
-        relu = network.name == "rnn" and settings.activation == "relu"
-        if relu and g2 == 1.0:
-            return reflected_walk(steps), 0.0, 0.0
-        return (
-            "with an identity for recurrent weights units never mix, which is derived for ReLU of "
-            "radius 1 alone; network.recurrent=orthogonal has a prediction"
+        reach = counted <= math.sqrt(width)
+        return np.where(reach, counted * log_g2, math.nan), 0.0, 2 / width
+    x = run.inputs()
+    x = x[:, : max(1, _EXAMPLES // len(x))].reshape(-1, *x.shape[2:])[:_EXAMPLES]
+    inputs = x @ x.transpose(0, 2, 1) / x.shape[2]
+    if network.name == "rnn" and not last.identity:
+        square, log_square, q = _plain(get_activation(settings.activation), layers, inputs)
+        spread = kappa(settings.activation, q, isometric) / 2
+    else:
+        act = get_activation(settings.activation) if network.name == "rnn" else None
+        flow = sampled_flow(
+            network.name,
+            layers,
+            inputs[:: max(1, len(inputs) // _SAMPLED)][:_SAMPLED],
+            act,
+            width * settings.batch_size,
         )
-    q, _ = moments(run.inputs().reshape(1, -1, into.shape[0]))
-    inputs = run.sigma2(into) * q
-    orthogonal = scheme in _SCHEMES
-    match network.name:
-        case "rnn":
-            flow = recurrent_flow(settings.activation, g2, inputs, steps)
-            spread = kappa(settings.activation, inputs, orthogonal) / 2
-        case "lstm":
-            flow, spread = lstm_flow(g2, inputs, steps, network.forget_bias), 2.0
-        case "gru":
-            flow, spread = gru_flow(g2, inputs, steps), 2.0
-    log_square = np.append(np.cumsum(flow.log_rate[::-1])[::-1], 0.0)
-    within = counted <= (steps if orthogonal else 2 * math.sqrt(width))
+        square, log_square = flow.square[-1], flow.log_square
+        spread = 2.0 + 0.01 * width
+    if last.identity:  # units that differ by so much are few: half of what their tail carries
+        tail = float(np.abs(flow.tail).max()) / (2 * max(steps - 1, 1))
+        spread += width * tail
+        isometric = True
+    within = counted <= (steps if isometric else 2 * math.sqrt(width))
     # Of Gaussian weights the square doubles beyond g^2 by 2 sqrt(N) steps.
-    error = spread / width + (0.0 if orthogonal else math.log(2) / (2 * math.sqrt(width)))
-    return np.where(within, log_square, math.nan), float(flow.square[-1]), error
+    error = spread / width + (0.0 if isometric else math.log(2) / (2 * math.sqrt(width)))
+    within &= np.isfinite(log_square)
+    return np.where(within, log_square, math.nan), float(square), error
+
+
+def _scheme(run: Run) -> str:
+    return run.settings.network.recurrent or run.settings.init.name
+
+
+def _layer(run: Run, block: int) -> Layer:
+    """A recurrent layer's second moments."""
+    network, (into, back) = run.settings.network, run.weights(block)
+    g2, scheme = run.sigma2(back), _scheme(run)
+    if scheme in _SCHEMES:  # gates stand side by side, each of them a scaled isometry
+        gain = 1.0 if network.recurrent else run.settings.init.gain
+        g2 = (gain * network.radius) ** 2
+    parameters = [p for own in run.parameters[block] for p in own.values()]
+    biases = sum(run.sigma2(p) for p in parameters if p.role == "bias")
+    return Layer(run.sigma2(into), g2, biases, scheme == "identity", network.forget_bias)
+
+
+def _plain(act: Activation, layers: list[Layer], inputs: np.ndarray):
+    """E h_T^2, log E||dh_t||^2 over E||dh_T||^2 (T,) and the last q, of weights that mix units.
+
+    q_t = sigma2_in E x_t^2 + sigma2_b + g2 E h_{t-1}^2 of each example by itself, and a step's rate
+    is g2 E phi'(z_{t+1})^2: what z_t is correlated with does not matter.
+    """
+    moments = one_point(act)
+    square = np.einsum("ett->et", inputs)
+    for layer in layers:
+        own, before, log_q = layer.sigma2_in * square + layer.sigma2_b, 0.0, []
+        square = np.empty_like(own)
+        for t in range(own.shape[1]):
+            with np.errstate(divide="ignore"):
+                log_q.append(np.log(own[:, t] + layer.g2 * before))
+            square[:, t] = before = np.exp(moments(log_q[-1])[0])
+    rates = math.log(layers[-1].g2) + moments(np.array(log_q[1:]))[1]  # (T - 1, examples)
+    summed = np.cumsum(rates[::-1], axis=0)[::-1]
+    log_square = np.append(logsumexp(summed, axis=1) - math.log(summed.shape[1]), 0.0)
+    return square[:, -1].mean(), log_square, float(np.exp(np.mean(log_q[-1])))

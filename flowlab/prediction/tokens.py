@@ -66,7 +66,11 @@ def predict(run: Run) -> pd.DataFrame | str:
             "a smaller init.gain has a prediction"
         )
     log_rate = np.log(flow.rate)
-    level, *of_top, _, _ = run.top(1 if reads else tokens)
+    log_logit = 0.0
+    if reads:  # the mean over tokens, of a norm's output where one stands before it
+        square, cosine = 1.0 if place == "pre" else flow.square[-1], flow.cosine[-1]
+        log_logit = math.log(run.maps(-1)[0][0] * square * (1 + (tokens - 1) * cosine) / tokens)
+    level, *of_top, _, _ = run.top(1 if reads else tokens, log_logit)
     error = _ERROR[place] * float(np.mean(np.minimum(np.abs(np.expm1(log_rate)), 1.0)))
     if reads:
         sigma_w2 = run.maps(-1)[0][0]

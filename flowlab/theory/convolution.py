@@ -12,18 +12,6 @@ a mean field theory of CNNs"). Zero padding loses at the border what windows hol
 homogeneous activations the profile is a power of A, and the rate's loss tends to A's top
 eigenvalue, a product over dimensions; for k = 3 of (1 + 2 cos(pi/(n+1)))/3, because A is then a
 path's adjacency matrix plus the identity, over three.
-
-**Finite channels, circular padding.** The positions of one example are a batch that shares its
-weights (`finite_width`): with P positions and c channels one step has relative variance
-
-    v = [3 m_1 - 1 + (P - 1)(m (1 + 2 alpha) - 1)] / (c P),
-
-where m = E D_i^2 D_j^2 / mu_1^2 at the forward correlation of two positions, which follows the
-fully-connected correlation map, and alpha is the mean squared cosine of the cotangents of two
-positions after the adjoint's average over the window. For each lag that cosine is a field over
-positions: a step multiplies its Fourier mode f by h^2 a(f)^2, a the window's transform, and adds
-white noise (m (1 + 2 alpha) - h^2 alpha)/c. So only the mode f = 0 remembers: a net on many
-positions fluctuates far less than a fully-connected one of c units, by up to 1/P.
 """
 
 from dataclasses import dataclass
@@ -133,61 +121,6 @@ def zero_padded_profile(
     rate = np.array(rate[::-1])
     log_delta = np.append(np.cumsum(np.log(rate[::-1]))[::-1], 0.0)
     return Profile(log_q, fields[::-1], log_delta, rate)
-
-
-def circular_steps(
-    activation: str | Activation,
-    depth: int,
-    *,
-    shape: tuple[int, ...],
-    kernel: int | tuple[int, ...],
-    channels: int,
-    input_c: float = 0.0,
-    common: float | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each step of log ||delta_l||^2 - log chi, both (depth - 1,).
-
-    Entry l is the step from z_{l+2} down to z_{l+1} (counted from one); steps are uncorrelated, so
-    that means and variances add. One example, homogeneous activation without bias, Gaussian
-    weights, circular padding, iid Gaussian cotangent; input_c: correlation of two positions of z_1.
-    kernel: one size or one for each dimension, so that a dimension of size 1 kernels is a batch of
-    examples. common: mean squared cosine of two positions' cotangents at the top where those are
-    constant over the dimensions with kernels, as behind a pooling; by default they are iid.
-    First order in depth/channels (see the module's text). Raises `InputError` for an activation
-    that is not homogeneous: q then fluctuates too, which is not derived.
-    """
-    act = get_activation(activation)
-    if not act.homogeneous:
-        raise InputError(f"activation must be homogeneous (identity, relu, leaky); got {act.name}")
-    kernels = (kernel,) * len(shape) if isinstance(kernel, int) else kernel
-    if min(*shape, *kernels, channels) < 1:
-        raise InputError(
-            "shape, kernel and channels must be at least 1;"
-            f" got {tuple(shape)}, {kernel} and {channels}"
-        )
-    positions = int(np.prod(shape))
-    # The mean of the spectrum over modes is alpha; iid cotangents have a white one.
-    damping = np.ones(())
-    for n, size in zip(shape, kernels, strict=True):
-        window = np.bincount(np.arange(size) % n, minlength=n) / size
-        damping = np.multiply.outer(damping, np.abs(np.fft.fft(window)) ** 2)
-    site = Sites(act, np.zeros(1))
-    c = [input_c]
-    for _ in range(depth - 2):
-        c.append(site.phi_correlation(0, c[-1]))
-    h, m, _, _ = site.pairs(np.array(c))
-    spectrum, steps = np.full(shape, 1 / channels), []
-    if common is not None:  # only the modes that are constant over the windows' dimensions
-        spectrum = np.where(damping > 1 - 1e-12, common / np.mean(damping > 1 - 1e-12), 0.0)
-    for layer in reversed(range(depth - 1)):
-        spectrum = spectrum * damping
-        alpha = spectrum.mean()
-        own, cross = 3 * site.m1[0] - 1, m[layer] * (1 + 2 * alpha) - 1
-        steps.append((own + (positions - 1) * cross) / (channels * positions))
-        noise = (m[layer] * (1 + 2 * alpha) - h[layer] ** 2 * alpha) / channels
-        spectrum = (h[layer] ** 2 * spectrum + noise) / (1 + cross / channels)
-    variance = np.array(steps[::-1])
-    return -variance / 2, variance
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowlab.theory.activations import Activation
+from flowlab.errors import InputError
+from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.finite_width import exact_step
 from flowlab.theory.moments import homogeneous_correlation, homogeneous_pairs
 from flowlab.theory.one_point import one_point
@@ -113,6 +114,40 @@ def kernel_overlaps(
     return found
 
 
+def circular_steps(
+    activation: str | Activation,
+    depth: int,
+    *,
+    shape: tuple[int, ...],
+    kernel: int | tuple[int, ...],
+    channels: int,
+    input_c: float = 0.0,
+    common: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each step of log ||delta_l||^2 - log chi, both (depth - 1,).
+
+    `channel_steps` to first order in a plain net of Gaussian weights without biases; input_c: the
+    correlation of two positions of z_1; kernel: one size or one for each dimension, so that a
+    dimension of size 1 kernels is a batch of examples. Raises `InputError` for an activation that
+    is not homogeneous, where q fluctuates too.
+    """
+    act = get_activation(activation)
+    if not act.homogeneous:
+        raise InputError(f"activation must be homogeneous (identity, relu, leaky); got {act.name}")
+    kernels = (kernel,) * len(shape) if isinstance(kernel, int) else kernel
+    if min(*shape, *kernels, channels) < 1:
+        raise InputError(
+            "shape, kernel and channels must be at least 1;"
+            f" got {tuple(shape)}, {kernel} and {channels}"
+        )
+    layers = [[Map(0.0)]] * (depth - 1)
+    overlaps = mapped_overlaps(act, layers, np.array([input_c]), np.ones(depth - 1))
+    found = channel_steps(
+        act, overlaps, shape=shape, kernel=kernels, channels=channels, common=common, exact=False
+    )
+    return found.mean, found.variance
+
+
 def channel_steps(
     activation: Activation,
     overlaps: list[list[Overlaps]],
@@ -123,8 +158,9 @@ def channel_steps(
     share: np.ndarray | None = None,
     orthogonal: bool = False,
     common: float | None = None,
+    exact: bool = True,
 ) -> Steps:
-    """First order in depth/channels; without windows one example's exact step where it is known.
+    """First order in depth/channels; without windows one example's ``exact`` step where known.
 
     overlaps: of the maps of each of z_2 .. z_L in forward order; shape: examples and positions, of
     window ``kernel`` each; share: (L - 1,), what the branches carry of a rate, in a plain net 1.
@@ -167,11 +203,11 @@ def channel_steps(
         mean, variance, beyond = -relative / 2, relative, 0.0
         single = 3 * mine[0].m1 - 1 - 2 * o
         if len(mine) == 1 and single > 1e-12:
-            exact, spread = exact_step(activation, channels, single, orthogonal)
+            law, spread = exact_step(activation, channels, single, orthogonal)
             scale = relative * channels / single
-            beyond = abs(exact * scale - mean)
-            if not mixing and x == 1.0:
-                mean, variance, beyond = exact * scale, spread * scale, 0.0
+            beyond = abs(law * scale - mean)
+            if exact and not mixing and x == 1.0:
+                mean, variance, beyond = law * scale, spread * scale, 0.0
         steps.append((mean, variance, beyond))
         top = ((1 - x) + x * along) ** 2 * spectrum
         top = top + (mixed * (2 + 2 * straight) + square * noise) / channels
