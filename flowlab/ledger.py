@@ -63,7 +63,8 @@ def ledger(
     ``log10_gain`` is the operation's; those with ``counted`` add up, along the pass, to
     ``log10_cumulative`` and in the end to ``log10_end_to_end``, which :func:`measure` gave.
     An operation that meets an exact zero has gain -inf, those after it none (null), with status
-    ``zero``; ``nonfinite`` means what it does in :func:`measure`. ``replace`` names one operation,
+    ``zero``; ``nonfinite`` means what it does in :func:`measure`, ``lost`` that the gain of a
+    cotangent whose digits are lost is not known (null). ``replace`` names one operation,
     ``"3.relu"``, whose Jacobian is replaced by the identity; ``run`` then ends in ``-without-`` and
     that name. Raises InputError for settings or a name that break a rule.
     """
@@ -259,6 +260,22 @@ def _kind(layer: Layer) -> str:
     return "activation" if isinstance(layer, Activation) else layer.name
 
 
+def _unknown(table: pd.DataFrame, layers, counted) -> tuple[np.ndarray, np.ndarray]:
+    """Where entries (seeds, entries) left the float range, and where their cotangents are lost.
+
+    Within a layer only some operations may be lost, beside the path that is counted: that is lost
+    where the cotangent that enters the layer is, and with it every operation, or that which leaves.
+    """
+    keys = [table["seed"], table["layer"]]
+    left = (table["status"] == "nonfinite").groupby(keys).any().unstack("layer")
+    gone = ((table["status"] == "lost") & table["dX_log10_norm"].isna()).groupby(keys)
+    some, every = (found.unstack("layer").to_numpy() for found in (gone.any(), gone.all()))
+    leaving = np.hstack([some[:, :1], every[:, :-1]])
+    place = left.columns.get_indexer(layers)
+    lost = np.where(counted, (every | leaving)[:, place], some[:, place])
+    return left.to_numpy()[:, place], lost
+
+
 def _tidy(settings: Settings, books: _Books, table: pd.DataFrame, suffix: str) -> pd.DataFrame:
     """All accounts as one frame, the output's layer first, seed by seed."""
     seeds = settings.seeds
@@ -271,10 +288,10 @@ def _tidy(settings: Settings, books: _Books, table: pd.DataFrame, suffix: str) -
     gains = np.stack([entry.gain for _, entry in accounts], axis=1) * LOG10_2
     layers = np.array([layer for layer, _ in accounts])
 
-    lost = (table["status"] == "nonfinite").groupby([table["seed"], table["layer"]]).any()
-    lost = lost.unstack("layer")[layers].to_numpy()
-    gains[lost & ~np.isfinite(gains)] = np.nan
-    status = np.where(lost, "nonfinite", np.where(np.isfinite(gains), "ok", "zero"))
+    left, lost = _unknown(table, layers, counted)
+    gains[lost | (left & ~np.isfinite(gains))] = np.nan
+    status = np.where(np.isfinite(gains), "ok", "zero")
+    status = np.select([left, lost], ["nonfinite", "lost"], status)
     cumulative = np.where(counted, np.cumsum(np.where(counted, gains, 0.0), axis=1), np.nan)
 
     first, last = table["layer"] == 1, table["layer"] == settings.depth
