@@ -27,6 +27,7 @@ class ThroughTime(Ensemble):
         self.times = np.full((len(self.seeds), layers, self.shapes[0][1], len(STEPS)), np.nan)
         self.along = None  # exponents (seeds, steps) of what a recurrent layer passed on
         self.received: list[np.ndarray] = []  # exponents of each recurrent layer's input
+        self.inputs: dict[int, np.ndarray] = {}  # log2 norms (seeds, steps) of its steps
 
     def forward_step(self, index, carry, xs):
         layer, *norms = self.network.blocks[index].layers
@@ -101,7 +102,8 @@ class ThroughTime(Ensemble):
     def terms(self, index, tape, delta):
         """log2 norms (S, gradients) of a recurrent layer's terms, even over a step's examples."""
         examples = 0.5 * np.log2(tape["x"].shape[1])
-        inputs = _step_norms(tape["x"]) + (tape["x_exponents"] - self.received[index][:, None])
+        self.inputs[index] = _step_norms(tape["x"])
+        inputs = self.inputs[index] + (tape["x_exponents"] - self.received[index][:, None])
         states, deltas = tape["state_log2_norms"], tape["delta_log2_norms"]
         of_input = _together(inputs + deltas) - examples
         nothing = np.full((len(deltas), 1), -np.inf)
@@ -124,8 +126,12 @@ class ThroughTime(Ensemble):
                 continue
             times = self.times[:, number]
             size = 0.5 * np.log2(self.settings.batch_size * layer.features)
-            vanished = times[..., _STATE] - size < LOWEST[self.settings.dtype]
-            times[..., _STATE][vanished & ~np.isneginf(times[..., _STATE])] = np.nan
+            states = times[..., _STATE]
+            vanished = states - size < LOWEST[self.settings.dtype]
+            # A state is an exact zero where its step's input is, and the state before.
+            before = np.hstack([np.full((len(states), 1), -np.inf), states[:, :-1]])
+            exact = np.isneginf(states) & np.isneginf(self.inputs[number]) & np.isneginf(before)
+            times[..., _STATE][vanished & ~exact] = np.nan
             # The slope of saturated units can leave the float range: not an exact zero.
             saturated = np.isneginf(times[..., _DELTA]) & ~np.isneginf(times[..., _COTANGENT])
             times[..., _DELTA][saturated] = np.nan
