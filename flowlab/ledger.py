@@ -187,7 +187,7 @@ class _Books:
     """The accounts of all layers, filled by threads that each pass a part of the ensemble."""
 
     def __init__(self, settings: Settings, network: Network):
-        self.blocks = network.blocks
+        self.blocks, self.residual = network.blocks, network.residual
         self.dtype = np.dtype(settings.dtype)
         # For each block the events of each part, by its first seed.
         self.events: list[dict[int, list[_Event]]] = [{} for _ in network.blocks]
@@ -260,20 +260,33 @@ def _kind(layer: Layer) -> str:
     return "activation" if isinstance(layer, Activation) else layer.name
 
 
-def _unknown(table: pd.DataFrame, layers, counted) -> tuple[np.ndarray, np.ndarray]:
+def _unknown(table: pd.DataFrame, books: _Books, layers, counted) -> tuple[np.ndarray, np.ndarray]:
     """Where entries (seeds, entries) left the float range, and where their cotangents are lost.
 
-    Within a layer only some operations may be lost, beside the path that is counted: that is lost
-    where the cotangent that enters the layer is, and with it every operation, or that which leaves.
+    Within a layer operations may be lost beside the path that is counted. That is lost where the
+    cotangent is that enters or leaves the layer: the dX of its first operation, of a residual block
+    the delta of the layer before.
     """
-    keys = [table["seed"], table["layer"]]
-    left = (table["status"] == "nonfinite").groupby(keys).any().unstack("layer")
-    gone = ((table["status"] == "lost") & table["dX_log10_norm"].isna()).groupby(keys)
-    some, every = (found.unstack("layer").to_numpy() for found in (gone.any(), gone.all()))
-    leaving = np.hstack([some[:, :1], every[:, :-1]])
-    place = left.columns.get_indexer(layers)
-    lost = np.where(counted, (every | leaving)[:, place], some[:, place])
-    return left.to_numpy()[:, place], lost
+    keys = ["seed", "layer"]
+    lost = table["status"] == "lost"
+    marked = table[keys].assign(
+        left=table["status"] == "nonfinite",
+        dX=lost & table["dX_log10_norm"].isna(),
+        delta=lost & table["delta_log10_norm"].isna(),
+    )
+
+    def by_layer(found: pd.DataFrame, column: str) -> np.ndarray:
+        return found.pivot(index="seed", columns="layer", values=column).to_numpy().copy()
+
+    left, some = (by_layer(marked.groupby(keys, as_index=False).any(), c) for c in ("left", "dX"))
+    leaving = by_layer(marked.drop_duplicates(keys), "dX")
+    before = by_layer(marked.drop_duplicates(keys, keep="last"), "delta")
+    residual = np.flatnonzero(books.residual)
+    leaving[:, residual] = before[:, residual - 1]
+    leaving = np.logical_or.accumulate(leaving[:, ::-1], axis=1)[:, ::-1]
+    entering = np.hstack([leaving[:, 1:], before[:, -1:] & leaving[:, -1:]])
+    place = np.asarray(layers) - 1
+    return left[:, place], np.where(counted, (leaving | entering)[:, place], some[:, place])
 
 
 def _tidy(settings: Settings, books: _Books, table: pd.DataFrame, suffix: str) -> pd.DataFrame:
@@ -288,7 +301,7 @@ def _tidy(settings: Settings, books: _Books, table: pd.DataFrame, suffix: str) -
     gains = np.stack([entry.gain for _, entry in accounts], axis=1) * LOG10_2
     layers = np.array([layer for layer, _ in accounts])
 
-    left, lost = _unknown(table, layers, counted)
+    left, lost = _unknown(table, books, layers, counted)
     gains[lost | (left & ~np.isfinite(gains))] = np.nan
     status = np.where(np.isfinite(gains), "ok", "zero")
     status = np.select([left, lost], ["nonfinite", "lost"], status)

@@ -117,11 +117,11 @@ class ThroughTime(Ensemble):
 
     def found(self):
         """What is found of each step; norms that are not known become NaN."""
-        layers = [b.layers[0] for b in self.network.blocks if isinstance(b.layers[0], Recurrence)]
-        found = np.where(
-            (np.isnan(self.times) | np.isposinf(self.times)).any(axis=-1), NONFINITE, OK
-        )
-        for number, layer in enumerate(layers):
+        left = np.isnan(self.times) | np.isposinf(self.times)
+        found = np.where(left.any(axis=-1), NONFINITE, OK)
+        above = np.zeros(len(left), bool)  # is what comes from the layer above lost?
+        for number in reversed(range(self.times.shape[1])):
+            layer = self.network.blocks[number].layers[0]
             if layer.homogeneous:
                 continue
             times = self.times[:, number]
@@ -134,7 +134,13 @@ class ThroughTime(Ensemble):
             times[..., _STATE][vanished & ~exact] = np.nan
             # The slope of saturated units can leave the float range: not an exact zero.
             saturated = np.isneginf(times[..., _DELTA]) & ~np.isneginf(times[..., _COTANGENT])
+            later = np.logical_or.accumulate(saturated[:, ::-1], axis=1)[:, ::-1]
+            later = np.hstack([later[:, 1:], np.zeros((len(above), 1), bool)]) | above[:, None]
+            for column in (_DELTA, _COTANGENT):
+                values = times[..., column]
+                values[later & np.isneginf(values)] = np.nan
             times[..., _DELTA][saturated] = np.nan
+            above = above | saturated.any(axis=1)
             gone = np.isnan(times).any(axis=-1) & (found[:, number] == OK)
             found[:, number][gone] = LOST
         return found
