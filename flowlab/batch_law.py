@@ -182,7 +182,7 @@ def _parameters(table: pd.DataFrame) -> pd.DataFrame:
         if name not in table:
             raise InputError(f"the batch law needs the column {name}; got a table without it")
     shared = table[["run", "seed", "layer", "op", "batch_size", "reduction"]]
-    lost = table["status"] == "nonfinite"
+    lost = table["status"].isin(["lost", "nonfinite"])
     frames = []
     for parameter in PARAMETERS:
         total = table[f"d{parameter}_log10_norm"]

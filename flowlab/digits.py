@@ -23,6 +23,7 @@ from flowlab.layers import Activation, Fork, Residual
 from flowlab.layers.recurrent import Recurrence
 
 OK, LOST, NONFINITE = range(3)  # what a row's status is at least, apart from exact zeros
+KINKED = ("relu", "leaky_relu", "selu")  # activations whose slopes jump at 0
 # A result is known where it is more than 2^2 times its error.
 MARGIN = 2.0
 
@@ -41,23 +42,23 @@ class Report(NamedTuple):
 class Cotangent:
     """A cotangent's norm and error, and the errors of its parts where it has some.
 
-    ``sloped``: has it passed slopes that may be below any float, so that a zero need not be exact?
+    ``sloped``: has it passed what may fall below any float, so that a zero need not be exact?
     """
 
     norm: np.ndarray
     error: np.ndarray
-    sloped: bool = False
+    sloped: np.ndarray | bool = False
     parts: np.ndarray | None = None
 
     def times(self, factor: float) -> "Cotangent":
         with np.errstate(divide="ignore"):
             power = np.log2(abs(np.float64(factor)))
-        return Cotangent(self.norm + power, self.error + power)
+        return Cotangent(self.norm + power, self.error + power, self.sloped)
 
     def plus(self, other: "Cotangent") -> "Cotangent":
         """The sum of two, as if at right angles."""
         norm = 0.5 * np.logaddexp2(2 * self.norm, 2 * other.norm)
-        return Cotangent(norm, np.maximum(self.error, other.error))
+        return Cotangent(norm, np.maximum(self.error, other.error), self.sloped | other.sloped)
 
     def part(self, k: int) -> "Cotangent":
         """Of part k the norm is not known here; it is an exact zero where its error is."""
@@ -80,84 +81,104 @@ class Block:
     """One block's operations, followed backward.
 
     ``rows`` is how many terms a gradient sums, ``size`` the elements of a cotangent; ``biases``
-    says of each operation's gradients, in forward order, which are sums of dy alone. Zeros are
-    believed where weights are ``moderate``.
+    says of each operation's gradients, in forward order, which are sums of dy alone.
     """
 
-    def __init__(self, block: Layer, rows: int, size: int, biases, dtype, moderate: bool):
+    def __init__(self, block: Layer, rows: int, size: int, biases, dtype):
         held = np.finfo(dtype)
-        self.block, self.biases, self.moderate = block, biases, moderate
+        self.block, self.biases = block, biases
         self.eps = np.log2(float(held.eps))
         self.of_sum = self.eps + 0.5 * np.log2(rows)
         self.least = np.log2(held.smallest_subnormal) + 0.5 * np.log2(size)
 
-    def follow(self, norm, relative, reports: list[Report]) -> tuple[np.ndarray, list[Lost]]:
-        """(error of the block's dx, what is lost of each operation), operations in forward order.
+    def follow(self, norm, relative, reports: list[Report], known, moderate: bool):
+        """(error of the block's dx, what is :class:`Lost` of operations), in forward order.
 
-        ``norm`` is the cotangent's of the block's output, ``relative`` its error over it.
+        ``norm`` is the cotangent's of the block's output, ``relative`` its error over it. Slopes
+        that change at 0 are believed where the block's values are ``known``; zeros besides where
+        weights are ``moderate``, so that products of several are floats.
         """
-        waiting, lost = list(zip(reports, self.biases, strict=True)), []
+        walk = _Walk(self, list(zip(reports, self.biases, strict=True)), known, known & moderate)
         with np.errstate(invalid="ignore"):
             error = np.where(np.isposinf(relative), np.inf, norm + relative)
-            passed = self._through(self.block, Cotangent(norm, error), waiting, lost)
-        return passed.error, lost[::-1]
+            passed = walk.through(self.block, Cotangent(norm, error))
+        return passed.error, walk.lost[::-1]
 
-    def _through(self, layer, cotangent: Cotangent, waiting: list, lost: list) -> Cotangent:
+
+@dataclass
+class _Walk:
+    """One way back through a block."""
+
+    block: Block
+    waiting: list  # reports of operations, with their biases, that have not been met
+    known: np.ndarray
+    trusted: np.ndarray
+    lost: list[Lost] = field(default_factory=list)
+
+    def through(self, layer, cotangent: Cotangent) -> Cotangent:
         if isinstance(layer, Residual):
             branch = cotangent.times(layer.s * layer.a)
-            through = self._through(layer.branch, branch, waiting, lost)
+            through = self.through(layer.branch, branch)
             return cotangent.times(layer.s).plus(through)
         if isinstance(layer, Fork):
             total = None
             for k, branch in reversed(list(enumerate(layer.branches))):
-                through = self._through(branch, cotangent.part(k), waiting, lost)
+                through = self.through(branch, cotangent.part(k))
                 total = through if total is None else total.plus(through)
             return total
         if layer.children:
             for child in reversed(layer.children):
-                cotangent = self._through(child, cotangent, waiting, lost)
+                cotangent = self.through(child, cotangent)
             return cotangent
         if not told_of(layer):
-            smooth = isinstance(layer, Activation) and not layer.homogeneous
-            return replace(cotangent, sloped=cotangent.sloped or smooth)
-        return self._operation(layer, cotangent, *waiting.pop(), lost)
+            if not isinstance(layer, Activation):
+                return cotangent
+            if layer.name in KINKED:
+                error = np.where(self.known, cotangent.error, np.inf)
+                return replace(cotangent, error=error)
+            return replace(cotangent, sloped=cotangent.sloped | (not layer.homogeneous))
+        return self.operation(layer, cotangent, *self.waiting.pop())
 
-    def _operation(self, layer, cotangent, report: Report, biases, lost: list) -> Cotangent:
+    def operation(self, layer, cotangent, report: Report, biases) -> Cotangent:
         delta, dx = report.norms[..., 0], report.norms[..., 1]
-        error = np.maximum(cotangent.error, self.least)
+        error = np.maximum(cotangent.error, self.block.least)
         # The sum over steps of a recurrent layer has passed its slopes.
-        sloped = cotangent.sloped or (isinstance(layer, Recurrence) and not layer.homogeneous)
+        sloped = cotangent.sloped | (isinstance(layer, Recurrence) and not layer.homogeneous)
         zero = np.isneginf(delta)
-        exact = zero & (np.isneginf(cotangent.norm) | (not sloped)) & ~np.isposinf(error)
+        exact = np.isneginf(cotangent.norm) | np.logical_not(sloped)
+        exact = zero & exact & ~np.isposinf(error)
         error = np.where(exact, -np.inf, error)
         relative = np.where(zero, np.where(exact, -np.inf, np.inf), error - delta)
         unknown = _below(delta, error)
         here = Lost(unknown, unknown)
-        lost.append(here)
+        self.lost.append(here)
         for k, bias in enumerate(biases):
             gradient = report.norms[..., 2 + k]
             each = gradient if report.examples is None else report.examples[..., k]
             terms = each if report.of_gradients is None else report.of_gradients[..., k]
             terms = delta if bias else terms
-            of_sum = terms + np.maximum(relative, self.of_sum)
-            here.gradients.append(unknown | _below(gradient, of_sum))
-            here.examples.append(unknown | _below(each, of_sum))
-        error, parts = np.maximum(dx + relative, self.least), None
+            of_sum = terms + np.maximum(relative, self.block.of_sum)
+            vanished = np.isneginf(gradient) & ~zero & ~self.trusted
+            here.gradients.append(unknown | vanished | _below(gradient, of_sum))
+            here.examples.append(unknown | vanished | _below(each, of_sum))
+        error, parts = np.maximum(dx + relative, self.block.least), None
         if report.of_dx is None:
-            error = np.where(np.isneginf(dx) & (self.moderate | exact), -np.inf, error)
+            error = np.where(np.isneginf(dx) & (self.trusted | exact), -np.inf, error)
         elif report.of_dx.ndim == dx.ndim:
-            error = np.maximum(error, report.of_dx + self.eps)
+            error = np.maximum(error, report.of_dx + self.block.eps)
             error = np.where(np.isneginf(report.of_dx), -np.inf, error)
         else:
             # Of parts the norms are not known: no more than their terms and the whole.
             of_part = np.minimum(report.of_dx, dx[..., None]) + relative[..., None]
-            parts = np.maximum(np.maximum(of_part, report.of_dx + self.eps), self.least)
+            parts = np.maximum(of_part, report.of_dx + self.block.eps)
+            parts = np.maximum(parts, self.block.least)
             parts = np.where(np.isneginf(report.of_dx), -np.inf, parts)
             parts = np.where(unknown[..., None], np.inf, parts)
             error = parts.max(axis=-1)
         error = np.where(unknown, np.inf, error)
         here.dx = unknown | _below(dx, error)
-        return Cotangent(dx, error, parts=parts)
+        vanished = np.isneginf(dx) & here.dx  # as large as its error, for what is known
+        return Cotangent(np.where(vanished, error, dx), error, vanished, parts)
 
 
 def told_of(layer: Primitive) -> bool:

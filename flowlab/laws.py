@@ -314,7 +314,7 @@ def scaling(trial):
     """pullback(2^k dy) is 2^k pullback(dy), bit for bit, for all of the type's range."""
     for dtype in trial.dtypes:
         point, base = trial.point(dtype), trial.reference(dtype)
-        for k in _powers(dtype):
+        for k in _powers(dtype, point.dy):
             expected = Pass(
                 base.y,
                 np.ldexp(base.dx, k),
@@ -337,7 +337,8 @@ def homogeneous(trial):
     biases = [path for path in trial.differentiable if trial.declared[path].role == "bias"]
     for dtype in trial.dtypes:
         base = trial.reference(dtype)
-        for k in _powers(dtype):
+        scaled = [trial.point(dtype).x, *(trial.point(dtype).parameters[path] for path in biases)]
+        for k in _powers(dtype, *scaled):
             point = trial.point(dtype)
             for path in (None, *biases):
                 point = point.moved(path, lambda a, k=k: np.ldexp(a, k))
@@ -394,15 +395,20 @@ def scales(trial):
     """float32 agrees with float64 wherever in its range an input, parameter or cotangent lies.
 
     Each array by itself is multiplied by the ``SINGLE_POWERS`` of two. Numbers that float32 cannot
-    hold are left out, and inputs that the layer refuses.
+    hold are left out, and inputs that the layer refuses. A composite is not tried: numbers within
+    it may leave the range, and its parts are layers too.
     """
-    if not {np.float32, np.float64} <= set(trial.dtypes):
+    if not {np.float32, np.float64} <= set(trial.dtypes) or trial.layer.children:
         return
     base = trial.point(np.float32)
     for k in SINGLE_POWERS:
-        points = {"dy": replace(base, dy=np.ldexp(base.dy, k))}
+
+        def scaled(a, k=k):
+            return np.ldexp(a, min(k, SINGLE_POWERS[-1] - max(_exponent(a), 3) + 3))
+
+        points = {"dy": replace(base, dy=scaled(base.dy))}
         for path in (None, *trial.differentiable):
-            points[path or "x"] = base.moved(path, lambda a, k=k: np.ldexp(a, k))
+            points[path or "x"] = base.moved(path, scaled)
         for what, point in points.items():
             try:
                 single = trial.run(point)
@@ -445,10 +451,15 @@ def _check_kernels(trial: Trial) -> None:
         kernel.check([np.empty((trial.seeds, *known[name])) for name in names])
 
 
-def _powers(dtype) -> tuple[int, ...]:
-    """Powers of two over the type's range, 2^15 short of its ends."""
+def _powers(dtype, *arrays) -> tuple[int, ...]:
+    """Powers of two over the type's range, 2^15 short of its ends for arrays of about 1."""
     most = np.finfo(dtype).maxexp - 16
-    return (*POWERS_OF_TWO, -most, most)
+    return (*POWERS_OF_TWO, -most, most - max(3, *map(_exponent, arrays)) + 3)
+
+
+def _exponent(a: np.ndarray) -> int:
+    """The binary exponent of the largest element."""
+    return int(np.frexp(np.abs(a).max())[1])
 
 
 def _beyond(received: np.ndarray, expected: np.ndarray, tolerance: float) -> float:

@@ -63,7 +63,8 @@ def ledger(
     ``log10_gain`` is the operation's; those with ``counted`` add up, along the pass, to
     ``log10_cumulative`` and in the end to ``log10_end_to_end``, which :func:`measure` gave.
     An operation that meets an exact zero has gain -inf, those after it none (null), with status
-    ``zero``; ``nonfinite`` means what it does in :func:`measure`. ``replace`` names one operation,
+    ``zero``; ``nonfinite`` means what it does in :func:`measure`, ``lost`` that the gain of a
+    cotangent whose digits are lost is not known (null). ``replace`` names one operation,
     ``"3.relu"``, whose Jacobian is replaced by the identity; ``run`` then ends in ``-without-`` and
     that name. Raises InputError for settings or a name that break a rule.
     """
@@ -188,7 +189,7 @@ class _Books:
     """The accounts of all layers, filled by threads that each pass a part of the ensemble."""
 
     def __init__(self, settings: Settings, network: Network):
-        self.blocks = network.blocks
+        self.blocks, self.residual = network.blocks, network.residual
         self.dtype = np.dtype(settings.dtype)
         # For each block the events of each part, by its first seed.
         self.events: list[dict[int, list[_Event]]] = [{} for _ in network.blocks]
@@ -261,6 +262,35 @@ def _kind(layer: Layer) -> str:
     return "activation" if isinstance(layer, Activation) else layer.name
 
 
+def _unknown(table: pd.DataFrame, books: _Books, layers, counted) -> tuple[np.ndarray, np.ndarray]:
+    """Where entries (seeds, entries) left the float range, and where their cotangents are lost.
+
+    Within a layer operations may be lost beside the path that is counted. That is lost where the
+    cotangent is that enters or leaves the layer: the dX of its first operation, of a residual block
+    the delta of the layer before.
+    """
+    keys = ["seed", "layer"]
+    lost = table["status"] == "lost"
+    marked = table[keys].assign(
+        left=table["status"] == "nonfinite",
+        dX=lost & table["dX_log10_norm"].isna(),
+        delta=lost & table["delta_log10_norm"].isna(),
+    )
+
+    def by_layer(found: pd.DataFrame, column: str) -> np.ndarray:
+        return found.pivot(index="seed", columns="layer", values=column).to_numpy().copy()
+
+    left, some = (by_layer(marked.groupby(keys, as_index=False).any(), c) for c in ("left", "dX"))
+    leaving = by_layer(marked.drop_duplicates(keys), "dX")
+    before = by_layer(marked.drop_duplicates(keys, keep="last"), "delta")
+    residual = np.flatnonzero(books.residual)
+    leaving[:, residual] = before[:, residual - 1]
+    leaving = np.logical_or.accumulate(leaving[:, ::-1], axis=1)[:, ::-1]
+    entering = np.hstack([leaving[:, 1:], before[:, -1:] & leaving[:, -1:]])
+    place = np.asarray(layers) - 1
+    return left[:, place], np.where(counted, (leaving | entering)[:, place], some[:, place])
+
+
 def _tidy(settings: Settings, books: _Books, table: pd.DataFrame) -> pd.DataFrame:
     """All accounts as one frame, the output's layer first, seed by seed."""
     seeds = settings.seeds
@@ -273,10 +303,10 @@ def _tidy(settings: Settings, books: _Books, table: pd.DataFrame) -> pd.DataFram
     gains = np.stack([entry.gain for _, entry in accounts], axis=1) * LOG10_2
     layers = np.array([layer for layer, _ in accounts])
 
-    lost = (table["status"] == "nonfinite").groupby([table["seed"], table["layer"]]).any()
-    lost = lost.unstack("layer")[layers].to_numpy()
-    gains[lost & ~np.isfinite(gains)] = np.nan
-    status = np.where(lost, "nonfinite", np.where(np.isfinite(gains), "ok", "zero"))
+    left, lost = _unknown(table, books, layers, counted)
+    gains[lost | (left & ~np.isfinite(gains))] = np.nan
+    status = np.where(np.isfinite(gains), "ok", "zero")
+    status = np.select([left, lost], ["nonfinite", "lost"], status)
     cumulative = np.where(counted, np.cumsum(np.where(counted, gains, 0.0), axis=1), np.nan)
 
     first, last = table["layer"] == 1, table["layer"] == settings.depth

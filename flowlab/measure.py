@@ -65,7 +65,7 @@ _PART_ELEMENTS = 2**17
 # Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
 LOWEST = {"float32": -100.0, "float64": -960.0}
 # Zeros are exact where the standard deviations of weights are within these powers of two.
-_MODERATE = {"float32": 60.0, "float64": 480.0}
+_MODERATE = {"float32": 30.0, "float64": 240.0}
 _STATUS = np.array(["ok", "lost", "nonfinite"])
 # How large inputs may be in each type: what they become in a layer must fit, too.
 _LARGEST = {"float32": 1e37, "float64": 1e150}
@@ -618,7 +618,8 @@ class Ensemble:
         left, error = sticky
         found = _range_of(np.stack([passed, norms]).max(axis=0), -np.inf) == NONFINITE
         left = _accumulated(left, found)
-        error, lost = self._digits(run.start, passed, norms, reports, error)
+        known = status[:, :, -1] == OK  # as the forward pass left it
+        error, lost = self._digits(run.start, passed, norms, reports, error, known)
         for k, row in enumerate(self.rows[run.start]):
             cells, state = values[:, :, k], status[:, :, k]
             report, gone = reports[row.operation], lost[row.operation]
@@ -648,19 +649,19 @@ class Ensemble:
         values[left, :, DELTA:] = np.nan
         return left[:, -1], error[:, -1]
 
-    def _digits(self, index, passed, norms, reports, error):
+    def _digits(self, index, passed, norms, reports, error, known):
         """(relative errors (S, count + 1) along a run's cotangents, what is lost of operations)."""
         key = (self.network.blocks[index], self.shapes[index])
         if key not in self.followed:
             self.followed[key] = self._block(index)
         block = self.followed[key]
         least = np.full_like(passed, block.eps)
-        own, lost = block.follow(passed, least, reports)
+        own, lost = block.follow(passed, least, reports, known, self.moderate)
         with np.errstate(invalid="ignore"):
             own = np.fmax(own - norms, block.eps)
         errors = np.maximum.accumulate(np.hstack([error[:, None], own]), axis=1)
         if (errors[:, :-1] > least).any():
-            _, lost = block.follow(passed, errors[:, :-1], reports)
+            _, lost = block.follow(passed, errors[:, :-1], reports, known, self.moderate)
         return errors, lost
 
     def _block(self, index: int) -> Block:
@@ -673,7 +674,7 @@ class Ensemble:
             for number, column, _ in row.gradients:
                 of_operation[number] = column not in _OF_INPUT
         biases = [[own[k] for k in sorted(own)] for _, own in sorted(kinds.items())]
-        return Block(block, size // features, size, biases, self.dtype, self.moderate)
+        return Block(block, size // features, size, biases, self.dtype)
 
     def tell(self, index: int, exponent, input_exponent) -> Watch:
         """What passes a block's operations on to the caller's ``observe`` and ``watch``."""

@@ -300,9 +300,13 @@ def _rows(
     rows = table[[*keys, along]].assign(
         value=table[column].to_numpy(dtype=np.float64, na_value=np.nan)
     )
-    # A null is a quantity that does not exist, unless the status says that it left the range.
-    # Without a status every NaN counts as out of range.
-    exists = rows["value"].notna() | (table["status"] == "nonfinite" if "status" in table else True)
+    # A null is a quantity that does not exist, unless the status says that it is not known: of a
+    # lost row, if its operation has the quantity. Without a status every NaN is unknown.
+    known = rows["value"].notna()
+    exists = known | (table["status"] == "nonfinite" if "status" in table else True)
+    if "status" in table and (lost := table["status"] == "lost").any():
+        has = known.groupby(table["op"]).transform("any") if known.any() else True
+        exists |= lost & has
     inside = rows[along].between(-inf if first is None else first, inf if last is None else last)
     return rows[exists & inside].drop_duplicates([*keys, along], keep="last")
 

@@ -54,7 +54,7 @@ def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
     for status, count in troubled.items():
         meaning = {
             "zero": "hold a norm that is exactly zero",
-            "lost": "hold a norm below the rounding of what it is made from: it is not known",
+            "lost": "hold a norm below the rounding or the range of what it is made from: null",
             "nonfinite": "left the range of the type: their norms are not finite or not known",
         }[status]
         lines.append(f"{count} of {len(table)} rows {meaning} (status={status}).")

@@ -27,6 +27,7 @@ class ThroughTime(Ensemble):
         self.times = np.full((len(self.seeds), layers, self.shapes[0][1], len(STEPS)), np.nan)
         self.along = None  # exponents (seeds, steps) of what a recurrent layer passed on
         self.received: list[np.ndarray] = []  # exponents of each recurrent layer's input
+        self.inputs: dict[int, np.ndarray] = {}  # log2 norms (seeds, steps) of its steps
 
     def forward_step(self, index, carry, xs):
         layer, *norms = self.network.blocks[index].layers
@@ -101,7 +102,8 @@ class ThroughTime(Ensemble):
     def terms(self, index, tape, delta):
         """log2 norms (S, gradients) of a recurrent layer's terms, even over a step's examples."""
         examples = 0.5 * np.log2(tape["x"].shape[1])
-        inputs = _step_norms(tape["x"]) + (tape["x_exponents"] - self.received[index][:, None])
+        self.inputs[index] = _step_norms(tape["x"])
+        inputs = self.inputs[index] + (tape["x_exponents"] - self.received[index][:, None])
         states, deltas = tape["state_log2_norms"], tape["delta_log2_norms"]
         of_input = _together(inputs + deltas) - examples
         nothing = np.full((len(deltas), 1), -np.inf)
@@ -115,20 +117,30 @@ class ThroughTime(Ensemble):
 
     def found(self):
         """What is found of each step; norms that are not known become NaN."""
-        layers = [b.layers[0] for b in self.network.blocks if isinstance(b.layers[0], Recurrence)]
-        found = np.where(
-            (np.isnan(self.times) | np.isposinf(self.times)).any(axis=-1), NONFINITE, OK
-        )
-        for number, layer in enumerate(layers):
+        left = np.isnan(self.times) | np.isposinf(self.times)
+        found = np.where(left.any(axis=-1), NONFINITE, OK)
+        above = np.zeros(len(left), bool)  # is what comes from the layer above lost?
+        for number in reversed(range(self.times.shape[1])):
+            layer = self.network.blocks[number].layers[0]
             if layer.homogeneous:
                 continue
             times = self.times[:, number]
             size = 0.5 * np.log2(self.settings.batch_size * layer.features)
-            vanished = times[..., _STATE] - size < LOWEST[self.settings.dtype]
-            times[..., _STATE][vanished & ~np.isneginf(times[..., _STATE])] = np.nan
+            states = times[..., _STATE]
+            vanished = states - size < LOWEST[self.settings.dtype]
+            # A state is an exact zero where its step's input is, and the state before.
+            before = np.hstack([np.full((len(states), 1), -np.inf), states[:, :-1]])
+            exact = np.isneginf(states) & np.isneginf(self.inputs[number]) & np.isneginf(before)
+            times[..., _STATE][vanished & ~exact] = np.nan
             # The slope of saturated units can leave the float range: not an exact zero.
             saturated = np.isneginf(times[..., _DELTA]) & ~np.isneginf(times[..., _COTANGENT])
+            later = np.logical_or.accumulate(saturated[:, ::-1], axis=1)[:, ::-1]
+            later = np.hstack([later[:, 1:], np.zeros((len(above), 1), bool)]) | above[:, None]
+            for column in (_DELTA, _COTANGENT):
+                values = times[..., column]
+                values[later & np.isneginf(values)] = np.nan
             times[..., _DELTA][saturated] = np.nan
+            above = above | saturated.any(axis=1)
             gone = np.isnan(times).any(axis=-1) & (found[:, number] == OK)
             found[:, number][gone] = LOST
         return found

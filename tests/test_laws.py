@@ -127,12 +127,12 @@ class Huber(Primitive):
 
     def forward(self, x, parameters, workspace):
         y = workspace.take(x.shape, x.dtype)
-        y[...] = np.sqrt(1 + x * x) - 1
+        y[...] = x * (x / (1 + np.hypot(1, x)))
         return y, x
 
     def pullback(self, dy, tape, workspace, watch=None):
         dx = workspace.take(dy.shape, dy.dtype)
-        dx[...] = tape / np.sqrt(1 + tape * tape) * dy
+        dx[...] = tape / np.hypot(1, tape) * dy
         if watch is not None:
             watch(self, tape, dy, dx, {})
         return dx, {}

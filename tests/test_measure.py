@@ -162,7 +162,7 @@ def test_biases_are_scaled_along_with_activations():
 def test_status_tells_where_forward_values_left_the_range():
     axes = {"depth": 300, "width": 16, "batch_size": 4, "seeds": 2, **GAUSSIAN}
     vanished = table(init={"name": "normal", "sigma_w": 0.5}, activation="tanh", **axes)
-    lost = vanished["status"] == "nonfinite"
+    lost = vanished["status"] == "lost"
     assert lost.any() and not lost.all()
     assert vanished.loc[lost, "activation_log10_norm"].isna().all()
     assert not np.isneginf(vanished[list(NORMS)].to_numpy()).any()

@@ -94,13 +94,13 @@ class OnePartInAMillionOfOneWeight(Mutant):
         gradients["W"][:, 2, 0] *= 1 - 1e-6
 
 
-@rejected_by("adjoint")
+@rejected_by("scaling")
 class AbsoluteThreshold(Mutant):
     def after_pullback(self, dy, tape, dx, gradients):
         dx[np.abs(dx) < 1e-100] = 0
 
 
-@rejected_by("adjoint")
+@rejected_by("scaling")
 class CoarserThreshold(Mutant):
     def after_pullback(self, dy, tape, dx, gradients):
         gradients["W"][np.abs(gradients["W"]) < 1e-12] = 0
@@ -274,6 +274,40 @@ class SingleIsCoarse(Mutant):
     def after_pullback(self, dy, tape, dx, gradients):
         if dx.dtype == np.float32:
             dx *= np.float32(1.001)
+
+
+@rejected_by("scaling")
+class SubnormalFlush(Mutant):  # as some processors do, but a little early
+    def after_pullback(self, dy, tape, dx, gradients):
+        dx[np.abs(dx) < 2.0**15 * np.finfo(dx.dtype).tiny] = 0
+
+
+@rejected_by("scales")
+class SquaresInSingle(Mutant):  # right wherever squares are floats
+    homogeneous = False
+
+    def after_forward(self, x, parameters, y):
+        with np.errstate(over="ignore", invalid="ignore"):
+            y *= np.where(y * y == 0, 1, (y * y) / (y * y))
+
+
+@rejected_by("scales")
+class SumsOfSquaresInSingle(Mutant):
+    homogeneous = False
+
+    def after_pullback(self, dy, tape, dx, gradients):
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = np.sqrt(np.sum(tape["W"] ** 2, axis=(1, 2), keepdims=True))
+            gradients["W"] *= np.where(np.isfinite(size), 1, 0)
+
+
+@rejected_by("scales")
+class OtherPathForLargeInputs(Mutant):
+    homogeneous = False
+
+    def after_pullback(self, dy, tape, dx, gradients):
+        if dx.dtype == np.float32 and np.abs(tape["x"]).max() > 1e30:
+            gradients["b"] *= 2
 
 
 @rejected_by("watched")
