@@ -12,7 +12,7 @@ from pathlib import Path
 from experiments.benchmarks import batch_law, layers, probe, sweeps
 from experiments.command import guarded, options
 from flowlab import tables
-from flowlab.errors import unknown
+from flowlab.errors import check_count, unknown
 from flowlab.files import writable
 from flowlab.versions import versions
 
@@ -34,6 +34,10 @@ def main(arguments: list[str]) -> None:
     suite, folder = chosen["suite"], Path(chosen["results_dir"]) / "benchmark"
     if suite not in ("all", *SUITES):
         raise unknown("suite", suite, ("all", *SUITES))
+    for name, value in chosen.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and name != "compiled":  # which may be 0: not
+                check_count(name, number)
     writable(folder)
     named = {text.partition("=")[0] for text in arguments}
     for name in SUITES if suite == "all" else [suite]:

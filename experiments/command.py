@@ -63,6 +63,10 @@ def guarded(action: Callable[[], None]) -> int:
         reason = " ".join(str(error).split()) or "no more could be had"
         print(f"error: memory ran out ({reason}); smaller settings need less", file=sys.stderr)
         return 2
+    except OSError as error:  # of files and folders: what surrounds us, not a defect
+        reason = error.strerror or " ".join(str(error).split())
+        print(f"error: {error.filename or 'the system'}: {reason}", file=sys.stderr)
+        return 2
     except Exception as error:
         if _reader(error) in _READERS:
             print(f"error: {_explain(error)}", file=sys.stderr)

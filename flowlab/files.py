@@ -11,6 +11,9 @@ from typing import IO
 from flowlab.errors import InputError
 
 
+_NAME, _PATH = 255, 3900  # bytes: what file systems take, with room for the files' own names
+
+
 class StorageError(InputError):
     """The folder or the disk refuses: full, read-only, over a quota, not permitted."""
 
@@ -60,6 +63,12 @@ def write(content: str | bytes, path: str | Path) -> Path:
 def writable(folder: str | Path) -> None:
     """Raise InputError, before any work is done, where results could not be written."""
     folder = Path(folder).absolute()
+    longest = max(len(os.fsencode(part)) for part in folder.parts)
+    if longest > _NAME or len(os.fsencode(folder)) > _PATH:
+        raise InputError(
+            f"results_dir must have names of at most {_NAME} bytes, {_PATH} in all; got "
+            f"{longest} and {len(os.fsencode(folder))}"
+        )
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir():
         raise InputError(f"results_dir must be a folder; {existing} is a file")
