@@ -1,4 +1,4 @@
-"""The one exception that stands for bad input."""
+"""The one exception that stands for bad input, and the one warning that users should know of."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class InputError(ValueError):
     """Bad input, told in one line: the thing, the rule and what was received."""
+
+
+class Notice(UserWarning):
+    """What changes no number and costs something, such as time: one line."""
 
 
 def unknown(what: str, received: str, known: Iterable[str]) -> InputError:

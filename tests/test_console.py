@@ -1,0 +1,67 @@
+"""Terminals, pipes and displays of every sort: no command ends in a traceback over them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = "depth=3 width=8 batch_size=8 seeds=2"
+
+
+def shell(folder, command, **environment):
+    """Exit code, output and errors of a shell's command, in which ``run`` is experiments.run."""
+    text = command.replace("flow.", f"{sys.executable} -m experiments.")
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {text}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    "environment, bars, delta",
+    [
+        ({"PYTHONIOENCODING": "utf-8"}, "▁", "log10‖δ‖"),
+        ({"PYTHONIOENCODING": "latin-1"}, "1", "log10||delta||"),
+        ({"PYTHONIOENCODING": "ascii"}, "1", "log10||delta||"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "1", "log10||delta||"),
+    ],
+)
+def test_letters_that_the_terminal_lacks_are_replaced(tmp_path, environment, bars, delta):
+    done = shell(tmp_path, f"flow.run {SMALL} init.gain=0.1", **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    output = done.stdout.decode(environment.get("PYTHONIOENCODING", "ascii"))
+    assert delta in output and bars in output and "?" not in output
+
+
+@pytest.mark.parametrize("command", [f"run {SMALL}", "results", "plots", "report"])
+@pytest.mark.parametrize("reader", ["| true", "2>&1 | true", "| head -c1 >/dev/null", ">&- 2>&-"])
+def test_a_reader_who_leaves_ends_no_work(tmp_path, kept, command, reader):
+    done = shell(kept, f"flow.{command} {reader}")
+    assert done.returncode == 0 and not done.stderr.strip(b"-").startswith(b"Traceback")
+    assert all(line.startswith(b"note: ") for line in done.stderr.splitlines())
+
+
+@pytest.fixture
+def kept(tmp_path):
+    assert shell(tmp_path, f"flow.run {SMALL}").returncode == 0
+    return tmp_path
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_is_full_is_one_line(kept):
+    done = shell(kept, "flow.results >/dev/full")
+    assert done.returncode == 2
+    assert done.stderr == b"error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", ""])
+def test_figures_are_drawn_whatever_the_display(kept, backend):
+    done = shell(kept, "flow.plots", MPLBACKEND=backend)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (kept / "results/single/figures/profiles.svg").stat().st_size > 10_000
