@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.command import guarded, note
+from experiments.progress import Progress
 from flowlab import tables
 from flowlab.errors import InputError, unknown
 from flowlab.figures.files import save
@@ -58,17 +59,20 @@ def plots(results_dir: str, experiment: str = "") -> None:
         )
     if experiment and experiment not in found:
         raise unknown("experiment", experiment, found)
-    drawn = sum(map(_experiment, [found[experiment]] if experiment else found.values()))
+    with Progress() as progress:
+        chosen = [found[experiment]] if experiment else found.values()
+        drawn = sum(_experiment(folder, progress) for folder in chosen)
     if not drawn:
         raise InputError(
             f"results_dir must hold a table that can be drawn; got none in {results_dir}"
         )
 
 
-def _experiment(folder: Path) -> int:
+def _experiment(folder: Path, progress: Progress) -> int:
     """Draw one experiment's figures; how many were drawn."""
     kept = Experiment(folder)
     frames, problems, unreadable = [], [], set()
+    progress.at(f"reading {folder.name}")
     for part, least in (("runs", tables.REQUIRED), ("theory", tables.PREDICTED)):
         try:
             frame = kept.load(part=part)
@@ -82,19 +86,23 @@ def _experiment(folder: Path) -> int:
     silent = set(table["run"]) - set(prediction["run"])
     if silent and "theory" not in unreadable:
         problems.append(f"{folder / 'theory'} lacks {len(silent)} of {table['run'].nunique()} runs")
-    for problem in dict.fromkeys(problems):
-        note(problem)
+    with progress.aside():
+        for problem in dict.fromkeys(problems):
+            note(problem)
     if table.empty:
         return 0
     drawn = 0
     for drawing in drawings(folder.name):
+        progress.at(f"drawing {folder.name}/{drawing.name}")
         try:
             paths = draw(drawing, table, prediction, folder)
         except InputError as error:
-            note(f"{folder.name}/{drawing.name} is not drawn: {error}")
+            with progress.aside():
+                note(f"{folder.name}/{drawing.name} is not drawn: {error}")
         else:
             drawn += 1
-            print(paths[0])
+            with progress.aside():
+                print(paths[0])
     return drawn
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments.command import guarded, note, options
+from experiments.progress import Progress
 from flowlab.errors import InputError
 from flowlab.files import writable, write
 from flowlab.report import gather, html, markdown
@@ -25,11 +26,14 @@ def report(results_dir: str, title: str) -> None:
     root = Path(results_dir)
     if not title.strip():
         raise InputError("title must hold a word; got none")
-    document = gather(root, title)
-    writable(root)
-    for name, render in (("report.md", markdown.render), ("report.html", html.render)):
-        written = write(render(document), root / name)
-        print(f"{written}  ({written.stat().st_size / 1e6:.2f} MB)")
+    with Progress() as progress:
+        document = gather(root, title, progress)
+        writable(root)
+        progress.at("writing")
+        for name, render in (("report.md", markdown.render), ("report.html", html.render)):
+            written = write(render(document), root / name)
+            with progress.aside():
+                print(f"{written}  ({written.stat().st_size / 1e6:.2f} MB)")
     for line in document.missing:
         note(line)
 

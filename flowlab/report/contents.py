@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
@@ -77,11 +78,19 @@ class Experiment:
     ledgers: int = 0
 
 
+class Watch(Protocol):
+    """Follows what is read: ``at`` names an experiment, a call says how many of its runs."""
+
+    def at(self, what: str) -> None: ...
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+
 class _Reader:
     """Reads files under ``root`` and keeps account of versions and of what could not be read."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, watch: Watch | None):
+        self.root, self.watch = root, watch
         self.missing: list[str] = []
         self._noted: set[str] = set()
         self.versions: Counter = Counter()
@@ -108,10 +117,12 @@ class _Reader:
         self.versions.update((str(name), str(number)) for name, number in versions.items())
         return {**stored, "command": str(stored.get("command", ""))}
 
-    def run(self, kept: Store, name: str, predicted: set[str] | None) -> tuple[Run, str]:
+    def run(
+        self, kept: Store, name: str, told: dict, predicted: set[str] | None
+    ) -> tuple[Run, str]:
         """One run and its command; raises InputError for a table that cannot be judged."""
         path = kept.folder / "runs" / f"{name}.parquet"
-        stored, table = self.checked(path, kept.metadata(name)), kept.read(name)
+        stored, table = self.checked(path, told), kept.read(name)
         try:
             verdict = judge(table, self.prediction(kept, name, predicted))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -140,14 +151,14 @@ class _Reader:
         return pd.DataFrame({"layer": [], DELTA: []})
 
 
-def gather(root: str | Path, title: str = "Gradient flow") -> Document:
-    """The document of a results folder.
+def gather(root: str | Path, title: str = "Gradient flow", watch: Watch | None = None) -> Document:
+    """The document of a results folder; ``watch`` follows the reading.
 
     What is missing, damaged or foreign is named in the document and left out. Raises InputError
     where there is no such folder or nothing in it.
     """
     root = Path(root)
-    reader = _Reader(root)
+    reader = _Reader(root, watch)
     experiments = [_experiment(reader, folder) for folder in _experiments(reader)]
     claims, claims_command = _claims(reader, root / "claims" / "claims.parquet")
     benchmark, benchmark_commands = _benchmark(reader, root / "benchmark")
@@ -199,9 +210,11 @@ def _holds_something(folder: Path) -> bool:
 def _experiment(reader: _Reader, folder: Path) -> Experiment:
     found = Experiment(folder.name)
     kept, names = Store(folder), {}
+    if reader.watch:
+        reader.watch.at(f"reading {folder.name}")
     for part in ("runs", "theory"):
         try:
-            names[part] = kept.names(part)
+            names[part] = kept.told(part)
         except InputError as error:
             reader.lack(error)
         for problem in (
@@ -209,9 +222,12 @@ def _experiment(reader: _Reader, folder: Path) -> Experiment:
         ):  # a run's prediction is told with it
             reader.lack(problem)
     predicted = set(names["theory"]) if "theory" in names else None
-    for name in names.get("runs", ()):
+    own = names.get("runs", {})
+    for number, (name, told) in enumerate(own.items()):
+        if reader.watch:
+            reader.watch(number, len(own))
         try:
-            run, command = reader.run(kept, name, predicted)
+            run, command = reader.run(kept, name, told, predicted)
         except InputError as error:
             reader.lack(error)
             continue
