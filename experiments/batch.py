@@ -1,65 +1,122 @@
 """How dW and db grow with the batch, and do biases differ? ``python -m experiments.batch depth=6``.
 
 Settings are those of ``experiments.run`` (by default depth 6, width 64, 256 examples, sum). Prints
-the exact law of every layer, the estimators that people use beside it, and three sentences on
-weights and biases; writes the estimators' table and the figure that the sentences rest on.
+the exact law of every layer, the estimators that people use beside it, and sentences on weights and
+biases of that net; apart from these a demonstration on one linear layer, whatever the settings.
+Writes the estimators' table and a figure of each.
 """
 
 import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from experiments.command import main
 from experiments.plots import describe
 from flowlab import batch_demos, batch_examples, batch_law, tables
+from flowlab.errors import InputError
 from flowlab.files import writable
 from flowlab.measure import measure
 from flowlab.settings import Settings
+from flowlab.statistics import over_seeds
 from flowlab.versions import versions
 
 DEFAULTS = ("depth=6", "width=64", "batch_size=256", "reduction=sum", "experiment=batch_size")
+LEAST = 4  # examples of which two batches can be compared
 
 
 def batch(settings: Settings) -> None:
-    """The law, the estimators and the verdict for one configuration."""
+    """The law, the estimators and the sentences for one configuration, and the demonstration."""
     from flowlab.figures import save
-    from flowlab.figures.batch_size import weights_and_biases
+    from flowlab.figures.batch_size import demonstrations, weights_and_biases
 
+    n, seeds = settings.batch_size, settings.seeds
+    if n < LEAST:
+        raise InputError(
+            f"batch_size must be at least {LEAST}: a noise scale is what examples differ by, and "
+            f"its estimators compare a batch with half of it; got {n}"
+        )
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
     law = batch_law.law(measure(settings))
-    n = settings.batch_size
-    print(f"E‖g_B‖² = B²|G|² + B trΣ over all subsets of {n} examples; B_s = trΣ/|G|² is the noise")
-    print("scale, slope that of log‖g_B‖ at the full batch (medians over seeds):\n")
-    shown = law.groupby(["layer", "parameter"])[["noise_scale", "slope"]].median().unstack()
-    print(shown.to_string(float_format=lambda v: f"{v:.3g}"))
-
     one = batch_examples.estimators(settings, small=max(n // 16, 1), big=n // 2)
-    columns = [c for c in one.columns if c not in ("run", "seed", "layer", "op")]
-    means = one[columns].groupby(["parameter", "estimator", "draws"]).mean(numeric_only=True)
+    sentences = batch_demos.findings(settings, law)
+    constant = batch_demos.constant_upstream(seeds, settings.seed)
+    softmax = batch_demos.uniform_softmax(max(seeds, 64), settings.seed)
+
+    print(
+        f"{seeds} {settings.network.name} nets, activation={settings.activation} "
+        f"init={settings.init.name} depth={settings.depth} width={settings.width} "
+        f"skip={settings.skip} norm={settings.norm}, batch {n} of {settings.data.name}, "
+        f"upstream={settings.upstream}\n"
+    )
+    print(f"E‖g_B‖² = B²|G|² + B trΣ over all subsets of {n} examples; B_s = trΣ/|G|² is the noise")
+    print("scale, slope that of log‖g_B‖ at the full batch (means over seeds, 95 % intervals):\n")
+    print(_law(law).to_string())
     print("\nEstimators of the noise scale, means over seeds and layers (errors relative):\n")
-    print(means.to_string(float_format=lambda v: f"{v:.3g}"))
+    print(_means(one).to_string(float_format=lambda v: f"{v:.3g}"))
+    lacking = one.drop_duplicates(["seed", "layer", "op", "parameter"])
+    lacking, of = int((lacking["note"] != "").sum()), len(lacking)
+    if lacking:
+        print(f"\n{lacking} of {of} exact scales are null: {batch_law.NO_SIGNAL}.")
+    print("\n" + "\n".join(sentences))
+
     metadata = {
         "settings": settings.resolved(),
         "command": shlex.join(["python", "-m", "experiments.batch", *sys.argv[1:]]),
         "versions": versions(),
     }
     path = tables.write(one, folder / "estimators" / f"{settings.run()}.parquet", metadata)
+    print(f"\nTable:   {path}")
+    demonstration = batch_demos.demonstration(constant)
+    for name, title, figure, caption in (
+        ("weights_and_biases", "Weights and biases", weights_and_biases(law), " ".join(sentences)),
+        (
+            *("demonstrations", "Weights and biases of one linear layer"),
+            *(demonstrations(constant, softmax), f"Whatever the settings. {demonstration}"),
+        ),
+    ):
+        stem = folder / "figures" / name
+        drawn, _ = save(figure, stem)
+        description = {"title": title, "caption": caption, "experiment": settings.experiment}
+        describe(stem, {**description, "runs": []})
+        if name == "demonstrations":
+            print("\nApart from the settings, on one linear layer of gaussian inputs:")
+            print(demonstration)
+        print(f"Figure:  {drawn}")
 
-    seeds = settings.seeds
-    frames = (
-        batch_demos.constant_upstream(seeds),
-        batch_demos.uniform_softmax(max(seeds, 64)),
-        batch_demos.same_batch(seeds),
-    )
-    sentences = batch_demos.verdict(seeds)
-    stem = folder / "figures" / "weights_and_biases"
-    figure, _ = save(weights_and_biases(*frames), stem)
-    caption = " ".join(sentences)
-    description = {"title": "Weights and biases", "caption": caption}
-    describe(stem, {**description, "experiment": settings.experiment, "runs": []})
-    print("\n" + "\n".join(sentences))
-    print(f"\nTable:   {path}\nFigure:  {figure}\n")
+
+def _law(law: pd.DataFrame) -> pd.DataFrame:
+    """Noise scale and slope of each layer and parameter as text, with their intervals."""
+    keys = ["layer", "op", "parameter"]
+    scales = batch_law.noise_scales(law).set_index(keys)
+    slopes = over_seeds(law.set_index([*batch_law.KEYS, "seed"])["slope"]).set_index(keys)
+    shown = {"B_s": scales.apply(_scale, axis=1), "slope": slopes.apply(_slope, axis=1)}
+    return pd.DataFrame(shown).unstack()
+
+
+def _scale(row: pd.Series) -> str:
+    value, low, high = row[["noise_scale", "low", "high"]]
+    if np.isfinite(value):
+        upper = f"{high:.3g}" if np.isfinite(high) else "no bound"
+        return f"{value:.3g} [{low:.3g}, {upper}]" if np.isfinite(low) else f"{value:.3g}"
+    if np.isfinite(low):
+        return f"above {low:.3g}"
+    return "none: gradients cancel" if value == np.inf else "not known"
+
+
+def _slope(row: pd.Series) -> str:
+    interval = f" [{row['low']:.3f}, {row['high']:.3f}]" if np.isfinite(row["low"]) else ""
+    return f"{row['mean']:.3f}{interval}"
+
+
+def _means(one: pd.DataFrame) -> pd.DataFrame:
+    """What estimators cost and how far they are off; scales of their own are in the table."""
+    left_out = ("seed", "layer", "noise_scale", "low", "median", "high")
+    groups = one.groupby(["parameter", "estimator", "draws"])
+    return groups.mean(numeric_only=True).drop(columns=list(left_out))
 
 
 if __name__ == "__main__":

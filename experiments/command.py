@@ -50,8 +50,9 @@ def guarded(action: Callable[[], None]) -> int:
     """
     try:
         action()
+        sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_printable(error)}", file=sys.stderr)
         return 2
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {_explain(error)}", file=sys.stderr)
@@ -120,7 +121,12 @@ def _hydra(task, swept: bool) -> None:
 
 def note(line: object) -> None:
     """Tell, beside the results, what a user should know of."""
-    print(f"note: {line}", file=sys.stderr)
+    print(f"note: {_printable(line)}", file=sys.stderr)
+
+
+def _printable(line: object) -> str:
+    """A line as it can be printed: names of files may hold anything, ends of lines too."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(line))
 
 
 def options(arguments: list[str], defaults: dict) -> dict:

@@ -8,6 +8,7 @@ import sys
 
 from experiments.command import guarded, note, options
 from experiments.results import experiments, some
+from flowlab.errors import InputError
 from flowlab.store import Experiment
 
 DEFAULTS = {"experiment": "", "results_dir": "results"}
@@ -19,12 +20,20 @@ def main(arguments: list[str]) -> int:
 
 
 def compact(experiment: str, results_dir: str) -> None:
-    """Compact one experiment or all, and say what became of their files."""
-    for folder in experiments(results_dir, experiment):
+    """Compact one experiment or all, and say what became of their files.
+
+    Raises InputError, when all else is done, where one cannot be compacted.
+    """
+    problems, refused = [], []
+    for folder in experiments(results_dir, experiment, problems):
         kept = Experiment(folder)
         before = held(kept)
-        with _bar(folder.name) as bar:
-            kept.compact(lambda done, total, bar=bar: _step(bar, done, total))
+        try:
+            with _bar(folder.name) as bar:
+                kept.compact(lambda done, total, bar=bar: _step(bar, done, total))
+        except InputError as error:
+            refused.append(error)
+            continue
         after = held(kept)
         if after == before:
             print(f"{folder.name}: nothing to gather; {_told(*after)}")
@@ -32,6 +41,10 @@ def compact(experiment: str, results_dir: str) -> None:
             print(f"{folder.name}: {_told(*before)} became {_told(*after)}")
         for line in some(kept.problems):
             note(line)
+    for line in problems + refused[1:]:
+        note(line)
+    if refused:
+        raise refused[0]
 
 
 def held(kept: Experiment) -> tuple[int, int]:

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from experiments.command import guarded, note, options
+from experiments.progress import Progress
 from flowlab import tables
 from flowlab.errors import InputError, check_positive, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
 from flowlab.files import write
-from flowlab.store import Experiment
+from flowlab.store import Experiment, find
 from flowlab.theory.plane import phase_plane
 from flowlab.theory.rates import batch_norm_rates, border_rates
 from flowlab.verdicts import KEPT_WITHIN
@@ -39,49 +40,61 @@ def plots(results_dir: str, experiment: str = "", kept_within: float = KEPT_WITH
     Tables that cannot be used are told in one line each and left out. Raises InputError where there
     is no table at all, or none that can be drawn.
     """
-    root = Path(results_dir)
     check_positive("kept_within", kept_within)
-    if not root.is_dir():
-        raise InputError(f"results_dir must be a folder; got {root}, which is not there")
-    found = sorted({path.parent.parent.name for path in root.glob("*/runs/[!._]*.parquet")})
+    problems: list[str] = []
+    found = find(results_dir, ("runs", ".old-runs"), problems)
+    for problem in problems:
+        note(problem)
     if not found:
-        raise InputError(f"results_dir must hold <experiment>/runs/*.parquet; got none in {root}")
+        raise InputError(
+            f"results_dir must hold <experiment>/runs/*.parquet; got none in {results_dir}"
+        )
     if experiment and experiment not in found:
         raise unknown("experiment", experiment, found)
-    chosen = [experiment] if experiment else found
-    drawn = sum(_experiment(root / name, kept_within) for name in chosen)
+    with Progress() as progress:
+        chosen = [found[experiment]] if experiment else found.values()
+        drawn = sum(_experiment(folder, kept_within, progress) for folder in chosen)
     if not drawn:
-        raise InputError(f"results_dir must hold a table that can be drawn; got none in {root}")
+        raise InputError(
+            f"results_dir must hold a table that can be drawn; got none in {results_dir}"
+        )
 
 
-def _experiment(folder: Path, kept_within: float) -> int:
+def _experiment(folder: Path, kept_within: float, progress: Progress) -> int:
     """Draw one experiment's figures; how many were drawn."""
     kept = Experiment(folder)
-    frames = []
+    frames, problems, unreadable = [], [], set()
+    progress.at(f"reading {folder.name}")
     for part, least in (("runs", tables.REQUIRED), ("theory", tables.PREDICTED)):
         try:
             frame = kept.load(part=part)
         except InputError as error:
-            note(error)
+            problems.append(str(error))
+            unreadable.add(part)
             frame = pd.DataFrame()
         frames.append(frame if len(frame.columns) else pd.DataFrame(columns=least))
-        for problem in kept.problems:
-            note(problem)
+        problems += kept.problems
     table, prediction = frames
+    silent = set(table["run"]) - set(prediction["run"])
+    if silent and "theory" not in unreadable:
+        problems.append(f"{folder / 'theory'} lacks {len(silent)} of {table['run'].nunique()} runs")
+    with progress.aside():
+        for problem in dict.fromkeys(problems):
+            note(problem)
     if table.empty:
         return 0
-    silent = set(table["run"]) - set(prediction["run"])
-    if silent:
-        note(f"{folder / 'theory'} lacks {len(silent)} of {table['run'].nunique()} runs")
     drawn = 0
     for drawing in drawings(folder.name):
+        progress.at(f"drawing {folder.name}/{drawing.name}")
         try:
             paths = draw(drawing, table, prediction, folder, kept_within)
         except InputError as error:
-            note(f"{folder.name}/{drawing.name} is not drawn: {error}")
+            with progress.aside():
+                note(f"{folder.name}/{drawing.name} is not drawn: {error}")
         else:
             drawn += 1
-            print(paths[0])
+            with progress.aside():
+                print(paths[0])
     return drawn
 
 

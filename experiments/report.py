@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from experiments.command import guarded, note, options
+from experiments.progress import Progress
 from flowlab.errors import InputError, check_positive
 from flowlab.files import writable, write
 from flowlab.report import gather, html, markdown
@@ -27,11 +28,14 @@ def report(results_dir: str, title: str, kept_within: float = KEPT_WITHIN) -> No
     if not title.strip():
         raise InputError("title must hold a word; got none")
     check_positive("kept_within", kept_within)
-    document = gather(root, title, kept_within)
-    writable(root)
-    for name, render in (("report.md", markdown.render), ("report.html", html.render)):
-        written = write(render(document), root / name)
-        print(f"{written}  ({written.stat().st_size / 1e6:.2f} MB)")
+    with Progress() as progress:
+        document = gather(root, title, kept_within, progress)
+        writable(root)
+        progress.at("writing")
+        for name, render in (("report.md", markdown.render), ("report.html", html.render)):
+            written = write(render(document), root / name)
+            with progress.aside():
+                print(f"{written}  ({written.stat().st_size / 1e6:.2f} MB)")
     for line in document.missing:
         note(line)
 

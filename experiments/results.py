@@ -11,8 +11,9 @@ from pathlib import Path
 
 from experiments.command import guarded, note, options
 from flowlab.errors import InputError, unknown
+from flowlab.files import listed, reading
 from flowlab.settings import flat
-from flowlab.store import Experiment, Run, covered
+from flowlab.store import Experiment, Run, covered, find
 
 DEFAULTS = {"experiment": "", "results_dir": "results"}
 MOST = 5  # problems, axes' values and commands that are told in full
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
 def results(experiment: str, results_dir: str) -> None:
     """Print a line and a command for each experiment; more of one that is asked for."""
     rows, below, problems = [COLUMNS], [], []
-    for folder in experiments(results_dir, experiment):
+    for folder in experiments(results_dir, experiment, problems):
         kept = Experiment(folder)
         try:
             index = kept.index()
@@ -51,18 +52,12 @@ def results(experiment: str, results_dir: str) -> None:
         note(line)
 
 
-def experiments(results_dir: str, experiment: str = "") -> list[Path]:
+def experiments(results_dir: str, experiment: str, problems: list[str]) -> list[Path]:
     """The folders of experiments, or of one; raises InputError where there is none."""
-    root = Path(results_dir)
-    if not root.is_dir():
-        raise InputError(f"results_dir must be a folder; got {root}, which is not there")
     # An exchange of folders that was interrupted leaves .old-runs alone: it is repaired on reading.
-    made = {
-        path.parent for part in ("runs", ".old-runs", "sweeps") for path in root.glob(f"*/{part}")
-    }
-    found = {folder.name: folder for folder in sorted(made)}
+    found = find(results_dir, ("runs", ".old-runs", "sweeps"), problems)
     if not found:
-        raise InputError(f"results_dir must hold experiments; got none in {root}")
+        raise InputError(f"results_dir must hold experiments; got none in {results_dir}")
     if experiment and experiment not in found:
         raise unknown("experiment", experiment, found)
     return [found[experiment]] if experiment else list(found.values())
@@ -71,15 +66,22 @@ def experiments(results_dir: str, experiment: str = "") -> list[Path]:
 def sweeps(folder: Path) -> tuple[list[str], dict[str, Run], list[str]]:
     """Commands of sweeps, the runs they planned, and a line for each record that is unreadable."""
     commands, planned, problems = {}, {}, []
-    for path in sorted((folder / "sweeps").glob("[!.]*.json")):
+    try:
+        names = listed(folder / "sweeps")
+    except InputError as error:
+        return [], {}, [str(error)]
+    for path in (folder / "sweeps" / name for name in names if name.endswith(".json")):
+        if path.name.startswith("."):
+            continue
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            with reading(path):
+                told = json.loads(path.read_text(encoding="utf-8"))
             runs = {
                 run: Run(run, str(condition), int(seed), int(seeds), "")
                 for run, (condition, seed, seeds) in told["runs"].items()
             }
             commands[str(told["command"])] = None
-        except (OSError, AttributeError, LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             problems.append(f"{path} is not the record of a sweep")
             continue
         planned |= runs
@@ -102,7 +104,7 @@ def lacking(index: dict[str, Run], planned: dict[str, Run]) -> list[Run]:
 def detail(kept: Experiment, index: dict, planned: dict, missing: list[Run]) -> list[str]:
     """The axes along which conditions differ, and how much is missing."""
     values: dict[str, dict[str, None]] = defaultdict(dict)
-    for run, told in kept.told():
+    for run, told in kept.told().items():
         for name, value in flat(told["settings"]).items() if run in index else ():
             if name not in ("seed", "seeds"):
                 values[name][str(value)] = None
@@ -142,7 +144,7 @@ def _row(kept: Experiment, index: dict, planned: dict, missing: list) -> tuple[s
 
 def _commands(kept: Experiment) -> list[str]:
     """The most frequent commands of runs."""
-    counts = Counter(str(told["command"]) for _, told in kept.told() if told.get("command"))
+    counts = Counter(str(told["command"]) for told in kept.told().values() if told.get("command"))
     lines = [command for command, _ in counts.most_common(MOST)]
     rest = len(counts) - len(lines)
     return [*lines, *([f"and {rest:,} other commands"] if rest else [])]

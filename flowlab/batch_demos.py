@@ -1,19 +1,23 @@
 """Do biases depend on the batch size in a way that weights do not? Four small experiments.
 
+:func:`duplicated` and :func:`compared` ask it of the net that the settings describe;
+:func:`constant_upstream` and :func:`uniform_softmax` of one linear layer made for the purpose.
 A bias is the weight of a constant feature, so its gradient obeys the same law with the same sum
 over examples: K_ij = (x_i·x_j)(δ_i·δ_j) for W is δ_i·δ_j for b, that is x_i·x_j = 1. What may
 differ is the alignment of the examples' gradients, and with it the noise scale.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from flowlab import batch_law
+from flowlab.errors import InputError
 from flowlab.measure import Batches, measure
 from flowlab.settings import Settings, make
-from flowlab.statistics import mean_interval, over_seeds, slope_of
+from flowlab.statistics import over_seeds, slope_of
 
 BATCH_SIZES = tuple(2**k for k in range(11))
 _MEAN = 1.0  # of every input, where it is not zero
@@ -31,28 +35,34 @@ class _Changed(Batches):
         return self.change(*super().__call__(seeds))
 
 
-def duplicated(seeds: int = 16, seed: int = 0) -> pd.DataFrame:
-    """Every example twice: by what factor do the gradients grow, per layer?
+def duplicated(settings: Settings) -> pd.DataFrame:
+    """Every example twice: by what factor do the gradients of the settings' net grow, per layer?
 
-    One row per (reduction, layer, parameter): ``factor`` is the mean over seeds of ‖dW‖ (‖db‖)
-    of the doubled batch over that of the batch, ``worst`` its largest distance from 2 (``sum``)
-    or 1 (``mean``) over seeds.
+    The doubled batch has ``settings.batch_size`` examples, one less where that is odd. One row per
+    (reduction, layer, op, parameter): ``factor`` is the mean over seeds of ‖dW‖ (‖db‖) of the
+    doubled batch over that of its half, ``worst`` its largest distance from 2 (``sum``) or 1
+    (``mean``) over seeds whose gradient is not zero. Raises InputError for fewer than two examples,
+    and for ``upstream=gaussian``, which gives equal examples unlike cotangents.
     """
-    frames = []
+    if settings.batch_size < 2:
+        raise InputError(f"batch_size must be at least 2; got {settings.batch_size}")
+    if settings.upstream == "gaussian":
+        raise InputError("upstream must be loss or ones for equal examples to stay equal")
+    frames, half = [], settings.batch_size // 2
     for reduction, expected in (("sum", 2.0), ("mean", 1.0)):
-        axes = {"depth": 6, "width": _WIDTH, "reduction": reduction, "dtype": "float64"}
-        once, twice = (make(seeds=seeds, seed=seed, batch_size=b, **axes) for b in (64, 128))
+        once = replace(settings, batch_size=half, reduction=reduction)
         batches = Batches(once)
-        doubled = _Doubled(batches)
-        single, double = measure(once), measure(twice, batches=doubled)
+        single = measure(once, batches=batches)
+        double = measure(replace(once, batch_size=2 * half), batches=_Doubled(batches))
         for parameter in batch_law.PARAMETERS:
             name = f"d{parameter}_log10_norm"
-            factor = 10.0 ** (double[name] - single[name])
-            groups = factor.groupby(single["layer"])
-            rows = groups.mean().rename("factor").reset_index()
-            worst = groups.apply(lambda f, at=expected: (f - at).abs().max()).to_numpy()
-            frames.append(rows.assign(reduction=reduction, parameter=parameter, worst=worst))
-    columns = ["reduction", "layer", "parameter", "factor", "worst"]
+            has = np.isfinite(single[name]) & np.isfinite(double[name])
+            rows = single.loc[has, ["layer", "op"]]
+            rows = rows.assign(factor=10.0 ** (double[name] - single[name])[has])
+            rows = rows.assign(worst=(rows["factor"] - expected).abs())
+            rows = rows.groupby(["layer", "op"]).agg({"factor": "mean", "worst": "max"})
+            frames.append(rows.reset_index().assign(reduction=reduction, parameter=parameter))
+    columns = ["reduction", "layer", "op", "parameter", "factor", "worst"]
     return pd.concat(frames, ignore_index=True)[columns]
 
 
@@ -110,26 +120,17 @@ def uniform_softmax(
     return _over_seeds(frames, "labels")
 
 
-def same_batch(seeds: int = 16, seed: int = 0, batch_size: int = 256) -> pd.DataFrame:
-    """Weights and biases of one network at the same batch size: slopes beside noise scales.
+def compared(law: pd.DataFrame) -> pd.DataFrame:
+    """The alignments of the weights' and of the biases' gradients in one net, paired by seed.
 
-    One row per (layer, parameter), over seeds: ``slope`` with its interval at ``batch_size``, the
-    median ``noise_scale``, and the ``law`` ½(2B + B_s)/(B + B_s) at that median.
+    ``law`` is that of one run (:func:`flowlab.batch_law.law`). One row per (layer, op) with both
+    parameters: the mean over seeds of b's alignment minus W's, with its interval ``low``, ``high``.
+    The larger alignment is the smaller noise scale.
     """
-    settings = make(
-        depth=6, width=_WIDTH, batch_size=batch_size, seeds=seeds, seed=seed, reduction="sum"
-    )
-    rows = []
-    for (layer, parameter), group in batch_law.law(measure(settings)).groupby(
-        ["layer", "parameter"]
-    ):
-        slope, scale = mean_interval(group["slope"]), group["noise_scale"].median()
-        told = batch_law.slope(batch_size, 1 / (1 + scale))
-        line = {"layer": layer, "parameter": parameter, "slope": slope.mean}
-        rows.append(
-            line | {"low": slope.low, "high": slope.high, "noise_scale": scale, "law": told}
-        )
-    return pd.DataFrame(rows)
+    wide = law.pivot_table("alignment", ["layer", "op", "seed"], "parameter").dropna()
+    if not set(batch_law.PARAMETERS) <= set(wide.columns):
+        return pd.DataFrame(columns=["layer", "op", "mean", "low", "high"])
+    return over_seeds(wide["b"] - wide["W"])[["layer", "op", "mean", "low", "high"]]
 
 
 def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
@@ -144,23 +145,42 @@ def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     return pd.DataFrame(fitted)
 
 
-def verdict(seeds: int = 16, seed: int = 0) -> tuple[str, str, str]:
-    """Three sentences that settle whether biases depend on the batch in a way of their own."""
-    twice = duplicated(seeds, seed)
-    worst = twice["worst"].max()
-    fit = slopes(constant_upstream(seeds, seed), "inputs").set_index(["inputs", "parameter"])
-    fit = fit["slope"]
-    table = same_batch(seeds, seed).pivot(index="layer", columns="parameter", values="noise_scale")
-    smaller = int((table["b"] < table["W"]).sum())
+def findings(settings: Settings, law: pd.DataFrame) -> tuple[str, ...]:
+    """Sentences on the settings' own net, whose ``law`` is given."""
+    found = []
+    if settings.upstream == "gaussian":
+        found.append(
+            "What doubling the batch does is not asked: under upstream=gaussian equal examples "
+            "have unlike cotangents; upstream=loss or ones has an answer."
+        )
+    else:
+        twice = duplicated(settings)
+        factors = twice.groupby("reduction")["factor"].mean()
+        found.append(
+            "Both sum over examples: with every example twice each dW and each db is "
+            f"{factors['sum']:.3f} times as large under sum and {factors['mean']:.3f} times under "
+            f"mean, in every layer (to {twice['worst'].max():.0e})."
+        )
+    rows = compared(law)
+    smaller, larger = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
+    found.append(
+        f"One law with two noise scales: of {len(rows)} linear maps of this net (init="
+        f"{settings.init.name}, data={settings.data.name}) the bias has the smaller one, hence the "
+        f"steeper slope, in {smaller} and the larger one in {larger}; in "
+        f"{len(rows) - smaller - larger} the seeds do not decide (95 %)."
+    )
+    return tuple(found)
+
+
+def demonstration(constant: pd.DataFrame) -> str:
+    """What :func:`constant_upstream` shows, in a sentence."""
+    fit = slopes(constant, "inputs").set_index(["inputs", "parameter"])["slope"]
     return (
-        f"Both sum over examples: with every example twice each dW and each db is 2.000 times as "
-        f"large under sum and unchanged under mean, in every layer (to {worst:.0e}).",
-        f"They look different where the examples' gradients align differently: under a constant "
-        f"upstream gradient ‖db‖ grows with slope {fit['zero-mean', 'b']:.2f}, ‖dW‖ with "
-        f"{fit['zero-mean', 'W']:.2f} for zero-mean inputs but {fit['mean 1', 'W']:.2f} for inputs "
-        f"of mean 1, because x_i·x_j multiplies δ_i·δ_j for W and 1 does for b.",
-        f"So it is one law with two noise scales: in {smaller} of {len(table)} layers of a He net "
-        f"on digits the bias has the smaller one, hence the steeper slope at the same batch size.",
+        f"Weights and biases look different where the examples' gradients align differently: under "
+        f"a constant upstream gradient ‖db‖ of one linear layer grows with slope "
+        f"{fit['zero-mean', 'b']:.2f}, ‖dW‖ with {fit['zero-mean', 'W']:.2f} for zero-mean inputs "
+        f"but {fit['mean 1', 'W']:.2f} for inputs of mean 1, because x_i·x_j multiplies δ_i·δ_j "
+        "for W and 1 does for b."
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from flowlab.batch_law import PARAMETERS, check
+from flowlab.batch_law import NO_SIGNAL, PARAMETERS, ZERO, check
 from flowlab.errors import InputError
 from flowlab.layers import Linear
 from flowlab.measure import Operation, measure
@@ -166,6 +166,8 @@ def estimators(
     per weight and example, forward and backward), ``noise_scale`` exact, bias and spread (one
     standard deviation) of both estimates relative to the exact value, median and the 16 % and 84 %
     quantiles of the estimated B_s, and the share of repeats where it is ``undefined`` (|G|² ≤ 0).
+    Where the exact |G|² is not above 0, ``noise_scale`` and what is relative to it are null, and
+    ``note`` says so.
 
     Raises InputError unless 1 ≤ small < big ≤ n and draws and repeats are positive.
     """
@@ -319,13 +321,14 @@ def _quality(G, S, exact_G, exact_S, unit) -> dict[str, float]:
     quantiles = np.quantile(scale, (0.16, 0.5, 0.84), method="nearest")
     signal = exact_G if exact_G > 1e-12 * unit else np.nan
     return {
-        "noise_scale": exact_S / signal if signal > 0 else np.inf,
+        "noise_scale": exact_S / signal if signal > 0 else np.nan,
         "mean_square_bias": G.mean() / signal - 1,
         "mean_square_spread": G.std(ddof=1) / signal,
         "trace_bias": S.mean() / exact_S - 1 if exact_S > 0 else np.nan,
         "trace_spread": S.std(ddof=1) / exact_S if exact_S > 0 else np.nan,
         **dict(zip(("low", "median", "high"), quantiles, strict=True)),
         "undefined": 1 - defined.mean(),
+        "note": "" if signal > 0 else ZERO if exact_S == 0 else NO_SIGNAL,
     }
 
 

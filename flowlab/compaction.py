@@ -10,56 +10,80 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 from flowlab import tables
 from flowlab.errors import InputError
-from flowlab.files import storing, sync
-from flowlab.listing import MANIFEST, PARTS, Entry, Listing, files, line, schema_of, write_manifest
+from flowlab.files import reading, storing, sync
+from flowlab.listing import MANIFEST, PARTS, Entry, Listing, files, schema_of, write_manifest
 
 GROUP = 1 << 17  # rows of a row group, at least
 
 
 @contextmanager
-def lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold one of an experiment's locks: ``.lock`` for moments, ``.compact-lock`` around it."""
-    with open(folder / name, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock: an experiment's ``.lock`` for moments, ``.compact-lock`` around it.
+
+    Raises BlockingIOError where another holds it and this one does not ``wait``.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # made by another user: reading is enough
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+    finally:
+        os.close(handle)
 
 
 def steady(folder: Path, read: Callable):
     """What ``read`` gives while no folder is exchanged under it."""
     while True:
         _repair(folder)
-        before = _inodes(folder)
-        try:
-            found, error = read(), None
-        except InputError as raised:
-            found, error = None, raised
-        if _inodes(folder) == before:
-            if error:
-                raise error
-            return found
+        with _held(folder) as before:
+            try:
+                found, error = read(), None
+            except InputError as raised:
+                found, error = None, raised
+            with _held(folder) as after:
+                if before != after:
+                    continue
+        if error:
+            raise error
+        return found
 
 
 def undo(folder: Path) -> None:
     """Finish or undo an exchange that was interrupted; the caller holds ``.lock``."""
     for part in PARTS:
         old, place = folder / f".old-{part}", folder / part
-        if not old.exists():
+        if not os.path.lexists(old):
             continue
-        if (folder / ".compacting" / part).exists():  # the new one is not in place
-            if place.exists():  # somebody made it since
+        if os.path.islink(old) or not os.path.isdir(old):
+            raise InputError(f"{old} must be a folder or not there; something else is")
+        if os.path.lexists(folder / ".compacting" / part):  # the new one is not in place
+            if os.path.lexists(place):  # somebody made it since
                 for path in place.iterdir():
                     os.replace(path, old / path.name)
                 place.rmdir()
             os.rename(old, place)
         else:
             shutil.rmtree(old)
+
+
+def clear(folder: Path) -> None:
+    """Remove all that a compaction left which died; the caller holds ``.compact-lock``."""
+    with lock(folder / ".lock"):
+        undo(folder)
+        building = folder / ".compacting"
+        if os.path.isdir(building) and not os.path.islink(building):
+            shutil.rmtree(building)
+        else:
+            building.unlink(missing_ok=True)
 
 
 def rebuild(listing: Listing, drop: set[str], fold=False, landing=None, progress=None) -> None:
@@ -69,11 +93,21 @@ def rebuild(listing: Listing, drop: set[str], fold=False, landing=None, progress
     are built while runs may be saved; under ``.lock`` whatever else lies in the old ones is linked
     into the new, and these take their place.
     """
+    try:
+        _rebuild(listing, drop, fold, landing, progress)
+    except (Exception, KeyboardInterrupt):
+        with suppress(OSError):  # a full disk gets its space back
+            clear(listing.folder)
+        raise
+
+
+def _rebuild(listing: Listing, drop: set[str], fold: bool, landing, progress) -> None:
     folder, building = listing.folder, listing.folder / ".compacting"
+    for part in PARTS:
+        if os.path.islink(folder / part):
+            raise InputError(f"{folder / part} must be a folder to be compacted; it is a link")
     while True:
-        with lock(folder, ".lock"):
-            undo(folder)
-            shutil.rmtree(building, ignore_errors=True)
+        clear(folder)
         entries = {
             part: [e for e in listing.scan(part) if e.run not in drop and (fold or not e.stamp)]
             for part in PARTS
@@ -82,7 +116,7 @@ def rebuild(listing: Listing, drop: set[str], fold=False, landing=None, progress
         for part in PARTS:
             (building / part).mkdir(parents=True)
             entries[part] = _gather(listing, part, entries[part], told)
-        with lock(folder, ".lock"):
+        with lock(folder / ".lock"):
             if not all(_unchanged(folder / part, entries[part]) for part in PARTS):
                 continue  # a run was saved anew meanwhile
             for part in PARTS:
@@ -104,20 +138,29 @@ def rebuild(listing: Listing, drop: set[str], fold=False, landing=None, progress
 
 
 def _repair(folder: Path) -> None:
-    if any((folder / f".old-{part}").exists() for part in PARTS):
-        with storing(folder), lock(folder, ".lock"):
+    """Undo an exchange that was interrupted, and remove what a compaction left which died."""
+    if any(os.path.lexists(folder / f".old-{part}") for part in PARTS):
+        with storing(folder), lock(folder / ".lock"):
             undo(folder)
+    if os.path.lexists(folder / ".compacting"):
+        with suppress(OSError), lock(folder / ".compact-lock", wait=False):  # none that lives
+            clear(folder)
 
 
-def _inodes(folder: Path) -> list:
-    """Which folders stand in the experiment's."""
+@contextmanager
+def _held(folder: Path) -> Iterator[list]:
+    """Which folders stand in the experiment's, held open: else others may get their numbers."""
     found = []
-    for name in (*PARTS, *(f".old-{part}" for part in PARTS)):
-        try:
-            found.append(os.stat(folder / name).st_ino)
-        except OSError:
-            found.append(None)
-    return found
+    with ExitStack() as stack:
+        for name in (*PARTS, *(f".old-{part}" for part in PARTS)):
+            try:
+                handle = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                found.append(None)
+            else:
+                stack.callback(os.close, handle)
+                found.append(os.fstat(handle).st_ino)
+        yield found
 
 
 def _gather(listing: Listing, part: str, entries: list[Entry], told: Callable) -> list[Entry]:
@@ -163,10 +206,10 @@ def _rows(listing: Listing, part: str, schema, entry: Entry):
         return listing.rows(part, entry)
     path = listing.folder / part / entry.file
     try:
-        with pq.ParquetFile(path) as file:
+        with reading(path), pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)
-    except (OSError, ValueError) as error:
-        listing.problems.append(f"{path} is damaged: {line(error)}")
+    except InputError as error:
+        listing.problems.append(str(error))
         return None
     same = table.schema.equals(schema) and table.num_rows == entry.rows
     return table.replace_schema_metadata(schema.metadata) if same else None
@@ -198,8 +241,8 @@ def _carry(listing: Listing, part: str, entries: list[Entry], drop: set[str]) ->
         target = listing.folder / ".compacting" / part / path.name
         if path.name in gone:
             continue
-        if path.is_dir():
-            shutil.copytree(path, target, copy_function=_link)
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, target, symlinks=True, copy_function=_link)
         else:
             _link(path, target)
 
@@ -211,9 +254,9 @@ def _tell(progress: Callable | None, done: Iterator[int], total: int) -> None:
 
 def _link(source: str | Path, target: str | Path) -> None:
     try:
-        os.link(source, target)
+        os.link(source, target, follow_symlinks=False)
     except OSError:  # a file system without links
-        shutil.copy2(source, target)
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _sync(folder: Path) -> None:

@@ -8,17 +8,38 @@ edits of functions that are called from another file.
 
 import glob
 import os
+import tempfile
 import uuid
+import warnings
+from contextlib import suppress
+from functools import cache
+from stat import S_IMODE
 
 from filelock import FileLock
-from numba.core.caching import IndexDataCacheFile
+from numba.core import config
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
+
+from flowlab.errors import Notice
 
 
 class _CacheFile(IndexDataCacheFile):
-    """A name is never used twice, and enters the index once its file is there."""
+    """A name is never used twice, and enters the index once its file is there.
+
+    Compiled code that cannot be read or written is compiled again and works as well.
+    """
+
+    def load(self, key):
+        with suppress(OSError):
+            return super().load(key)
 
     def save(self, key, data):
+        try:
+            self._save(key, data)
+        except OSError as error:  # a full disk, a lock or a folder of another user's
+            _say_lost(self._cache_path, error.strerror)
+
+    def _save(self, key, data):
         stem = os.path.join(self._cache_path, self._index_name.removesuffix(".nbi"))
         with FileLock(os.path.join(self._cache_path, "flowlab.lock")):
             names = self._load_index()
@@ -31,13 +52,65 @@ class _CacheFile(IndexDataCacheFile):
 
 
 def keep(dispatcher: Dispatcher, file: str) -> Dispatcher:
-    """Keep what ``dispatcher`` compiles beside its source ``file``, if that exists; returns it."""
+    """Keep what ``dispatcher`` compiles, if its source ``file`` exists; returns it.
+
+    Beside the source, in the home folder or, where neither is writable, in one for temporary files.
+    """
     if os.path.exists(file):
-        dispatcher.enable_caching()
+        try:
+            dispatcher.enable_caching()
+        except RuntimeError:  # as Numba says that no folder is writable
+            if not _fall_back(os.path.dirname(file)):
+                return dispatcher
+            dispatcher.enable_caching()
         own = dispatcher._cache._cache_file
         own.__class__ = _CacheFile
         own._source_stamp = (own._source_stamp, *map(_state, sorted(_sources(dispatcher))))
     return dispatcher
+
+
+def ready() -> None:
+    """Settle where compiled code is kept for the processes that this one is about to start."""
+    try:
+        FunctionCache(keep)
+    except RuntimeError:
+        _fall_back(os.path.dirname(__file__))
+
+
+@cache
+def _fall_back(home: str) -> bool:
+    """Let compiled code go to a folder for temporary files, if there is one; says so, once.
+
+    Processes that this one starts follow.
+    """
+    folder = _temporary()
+    refused = f"neither {home} nor the home folder is writable"
+    if folder is None:
+        told = f"compiled code is not kept, so every command compiles anew: {refused}"
+    else:
+        os.environ["NUMBA_CACHE_DIR"] = config.CACHE_DIR = folder
+        told = f"compiled code is kept in {folder}: {refused}"
+    warnings.warn(told, Notice, stacklevel=2)
+    return folder is not None
+
+
+def _temporary() -> str | None:
+    """This user's own folder for temporary files: what lies there is run."""
+    with suppress(OSError):
+        folder = os.path.join(tempfile.gettempdir(), f"flowlab-{os.geteuid()}")
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        found = os.lstat(folder)
+        if found.st_uid == os.geteuid() and S_IMODE(found.st_mode) == 0o700:
+            return folder
+    with suppress(OSError):  # another user took the name
+        return tempfile.mkdtemp(prefix="flowlab-")
+
+
+@cache
+def _say_lost(folder: str, reason: str | None) -> None:
+    text = f"compiled code is not kept in {folder}: {reason or 'it refuses'}"
+    warnings.warn(text, Notice, stacklevel=2)
 
 
 def _sources(dispatcher: Dispatcher) -> set[str]:

@@ -1,4 +1,4 @@
-"""The one exception that stands for bad input."""
+"""The one exception that stands for bad input, and the one warning that users should know of."""
 
 import math
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ FINEST, LARGEST = 1e-150, 1e150  # of numbers whose squares are taken
 
 class InputError(ValueError):
     """Bad input, told in one line: the thing, the rule and what was received."""
+
+
+class Notice(UserWarning):
+    """What changes no number and costs something, such as time: one line."""
 
 
 def unknown(what: str, received: str, known: Iterable[str]) -> InputError:

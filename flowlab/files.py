@@ -1,6 +1,7 @@
-"""Files written whole or not at all, and folders that take them."""
+"""Files written whole or not at all, folders that take them, and whatever stands in their place."""
 
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -10,12 +11,59 @@ from typing import IO
 
 from flowlab.errors import InputError
 
-
 _NAME, _PATH = 255, 3900  # bytes: what file systems take, with room for the files' own names
 
 
 class StorageError(InputError):
     """The folder or the disk refuses: full, read-only, over a quota, not permitted."""
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Give what a file raises that cannot be read in one line, as InputError about ``path``.
+
+    Nothing is opened that is no file: a pipe would wait for ever.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{path} cannot be read: it is not a file")
+        yield
+    except InputError:
+        raise
+    except UnicodeEncodeError:
+        raise InputError(f"{path} cannot be read: its name is not UTF-8") from None
+    except OSError as error:
+        raise InputError(_unreadable(path, error)) from None
+    except (ValueError, LookupError, NotImplementedError) as error:  # as parsers raise
+        raise InputError(f"{path} is damaged: {line(error)}") from None
+
+
+def listed(folder: str | Path) -> list[str]:
+    """The names in a folder, sorted; none where nothing is there.
+
+    Raises InputError where the folder refuses, or something else stands in its place.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError as error:
+        if os.path.islink(folder):
+            raise InputError(_unreadable(folder, error)) from None
+        return []
+    except OSError as error:
+        raise InputError(_unreadable(folder, error)) from None
+
+
+def line(error: Exception) -> str:
+    """An error's first line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _unreadable(path: str | Path, error: OSError) -> str:
+    if error.errno is None:  # pyarrow's, of what it read
+        return f"{path} is damaged: {line(error)}"
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        return f"{path} cannot be read: it is a link to nothing"
+    return f"{path} cannot be read: {os.strerror(error.errno)}"
 
 
 @contextmanager
@@ -34,10 +82,10 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     Missing folders are made. Raises StorageError where the folder or the disk refuses.
     """
     path = Path(path)
+    make_folder(path.parent)
     # A name that begins with a dot: readers of the folder pass over it.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
                 yield file
@@ -45,6 +93,16 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it; raises StorageError where something else stands there."""
+    with storing(path):
+        try:
+            os.makedirs(path, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            taken = next(p for p in (Path(path), *Path(path).parents) if os.path.lexists(p))
+            raise StorageError(f"{taken} must be a folder; something else is there") from None
 
 
 def sync(file: IO[bytes]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from threading import Lock
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from flowlab import tables
 from flowlab.errors import InputError
-from flowlab.files import sync
+from flowlab.files import listed, reading, sync
 
 PARTS = ("runs", "theory")
 REQUIRED = {"runs": tables.REQUIRED, "theory": tables.PREDICTED}
@@ -94,12 +95,16 @@ class Listing:
         self._packs: dict[Path, Pack] = {}
 
     def scan(self, part: str) -> list[Entry]:
-        """Every readable table of a part, compacted ones first, then by file."""
+        """Every readable table of a part, compacted ones first, then by file.
+
+        Raises InputError where the folder or its manifest cannot be read.
+        """
         folder, problems, self.newer = self.folder / part, [], []
+        found = list(files(folder))
         packed, known = self.packed(part), self.journals[part].read()
         compacted = {entry.file for entry in packed.values()}
         singles, fresh = [], []
-        for name, stamp in files(folder):
+        for name, stamp in found:
             if name in compacted:
                 continue
             entry = known.get(name)
@@ -109,7 +114,7 @@ class Listing:
                 except InputError as error:
                     if isinstance(error, tables.NewerError):
                         self.newer.append(error)
-                    if (folder / name).exists():
+                    if os.path.lexists(folder / name):
                         problems.append(getattr(error, "note", str(error)))
                     continue
                 fresh.append(entry)
@@ -123,12 +128,12 @@ class Listing:
         return [*packed.values(), *singles]
 
     def packed(self, part: str) -> dict[str, Entry]:
-        """The compacted runs of a part."""
+        """The compacted runs of a part; raises InputError for a manifest that cannot be read."""
         path = self.folder / part / MANIFEST
-        try:
-            now = stamp(path)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return {}
+        with reading(path):
+            now = stamp(path)
         known, packed = self._manifests.get(part, (None, None))
         if now != known:
             packed = {entry.run: entry for entry in _read_manifest(path)}
@@ -139,12 +144,10 @@ class Listing:
     def rows(self, part: str, entry: Entry):
         """The rows of a compacted run, a pyarrow.Table; raises InputError for a damaged file."""
         path = self.folder / part / entry.file
-        try:
+        with reading(path):
             if path not in self._packs:
                 self._packs[path] = Pack(path)
             return self._packs[path].rows(entry.first, entry.rows)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {line(error)}") from None
 
 
 class Pack:
@@ -193,6 +196,8 @@ class Journal:
 
     def read(self) -> dict[str, Entry]:
         """What is told, by file."""
+        if not self._usable():
+            return {}
         with suppress(OSError), open(self._path, "rb") as file:
             told = os.fstat(file.fileno())
             if told.st_ino != self._inode or told.st_size < self._end:
@@ -206,6 +211,10 @@ class Journal:
                     self._take(json.loads(row))
         return self._entries
 
+    def _usable(self) -> bool:
+        """Whether a file stands there, or nothing: opening a pipe would wait for ever."""
+        return os.path.isfile(self._path) or not os.path.lexists(self._path)
+
     def _take(self, told: list | dict) -> None:
         if isinstance(told, dict):
             self._schemas |= {name: base64.b64decode(text) for name, text in told.items()}
@@ -215,7 +224,7 @@ class Journal:
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Tell of files, where the folder allows."""
-        if not entries:
+        if not entries or not self._usable():
             return
         with suppress(OSError), open(self._path, "ab", buffering=0) as file:
             inode, rows = os.fstat(file.fileno()).st_ino, [""]  # which ends a torn line
@@ -267,27 +276,30 @@ def _read_manifest(path: Path) -> list[Entry]:
     import pyarrow.parquet as pq
 
     tables.readable(path, tables.metadata(path))
-    try:
+    with reading(path):
         with pq.ParquetFile(path) as file:
             columns = file.read(columns=list(Entry._fields)).to_pydict()
         return list(map(Entry, *(columns[name] for name in Entry._fields)))
-    except (OSError, ValueError, LookupError) as error:
-        raise InputError(f"{path} is damaged: {line(error)}") from None
 
 
 def files(folder: Path) -> Iterator[tuple[str, str]]:
-    """The tables in a folder, each with its stamp."""
-    with suppress(FileNotFoundError), os.scandir(folder) as items:
-        for item in items:
-            if item.name.endswith(".parquet") and not item.name.startswith((".", "_")):
-                with suppress(FileNotFoundError):
-                    yield item.name, stamp(item)
+    """The tables in a folder, each with its stamp, "" for one that cannot be a table.
+
+    Raises InputError where the folder cannot be read.
+    """
+    for name in listed(folder):
+        if name.endswith(".parquet") and not name.startswith((".", "_")):
+            try:
+                yield name, stamp(os.path.join(folder, name))
+            except OSError:
+                yield name, ""
 
 
-def stamp(file: os.DirEntry | Path) -> str:
-    """What changes with a file: the clock alone may have jumped."""
-    told = file.stat()
-    return f"{told.st_size}-{told.st_mtime_ns}-{told.st_ino}"
+def stamp(path: str | Path) -> str:
+    """What changes with a file, since the clock alone may have jumped; "" for what is no file."""
+    found = os.stat(path)
+    regular = S_ISREG(found.st_mode)
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}" if regular else ""
 
 
 @lru_cache
@@ -296,11 +308,6 @@ def schema_of(text: bytes):
     import pyarrow as pa
 
     return pa.ipc.read_schema(pa.BufferReader(text))
-
-
-def line(error: Exception) -> str:
-    """An error's first line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _digest(text: bytes) -> str:

@@ -21,9 +21,9 @@ from pathlib import Path
 import pandas as pd
 
 from flowlab import tables
-from flowlab.compaction import lock, rebuild, steady, undo
+from flowlab.compaction import clear, lock, rebuild, steady, undo
 from flowlab.errors import InputError, unknown
-from flowlab.files import storing, sync
+from flowlab.files import line, listed, make_folder, reading, storing, sync
 from flowlab.listing import (
     PARTS,
     REQUIRED,
@@ -34,12 +34,34 @@ from flowlab.listing import (
     covered,
     describe,
     files,
-    line,
     missing_seeds,
     schema_of,
 )
 
-__all__ = ["Experiment", "Run", "condition_of", "covered", "load", "missing_seeds"]
+__all__ = ["Experiment", "Run", "condition_of", "covered", "find", "load", "missing_seeds"]
+
+
+def find(root: str | Path, holding: Iterable[str], problems: list[str]) -> dict[str, Path]:
+    """The experiments under ``root``, by name: folders with an entry that ``holding`` names.
+
+    Folders that cannot be read are left out, with a line each in ``problems``. Raises InputError
+    where ``root`` is no folder or cannot be read.
+    """
+    root, holding, found = Path(root), set(holding), {}
+    if not os.path.isdir(root):
+        raise InputError(f"results_dir must be a folder; got {root}, which is not there")
+    for name in listed(root):
+        if name.startswith(".") or os.path.isfile(root / name):
+            continue
+        try:
+            if holding & set(listed(root / name)):
+                name.encode()
+                found[name] = root / name
+        except InputError as error:
+            problems.append(str(error))
+        except UnicodeEncodeError:
+            problems.append(f"{root / name} cannot be read: its name is not UTF-8")
+    return found
 
 
 def load(folder: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -50,9 +72,9 @@ def load(folder: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
     """
     folder = Path(folder)
     part = "runs"
-    if folder.name in PARTS and not (folder / "runs").is_dir():
+    if folder.name in PARTS and not os.path.isdir(folder / "runs"):
         folder, part = folder.parent, folder.name
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"folder must be that of an experiment; got {folder}, which is not there")
     experiment = Experiment(folder)
     table = experiment.load(columns, part)
@@ -109,10 +131,10 @@ class Experiment:
         self._listing.problems = []
         return [entry.run for entry in self._entries(part)]
 
-    def told(self) -> Iterator[tuple[str, dict]]:
-        """Every run with the metadata saved beside it."""
-        for entry in self._entries():
-            yield entry.run, json.loads(entry.metadata)
+    def told(self, part: str = "runs") -> dict[str, dict]:
+        """The metadata saved beside each readable table, by run, in the order of :meth:`load`."""
+        self._listing.problems = []
+        return {entry.run: json.loads(entry.metadata) for entry in self._entries(part)}
 
     @property
     def rows(self) -> int:
@@ -122,12 +144,20 @@ class Experiment:
     @property
     def files(self) -> int:
         """Files that hold tables and predictions."""
-        return sum(1 for part in PARTS for _ in files(self.folder / part))
+        return len(self._stamps())
 
     @property
     def size(self) -> int:
         """Bytes of all tables and predictions."""
-        return sum(int(s.split("-")[0]) for p in PARTS for _, s in files(self.folder / p))
+        return sum(int(stamp.split("-")[0]) for stamp in self._stamps())
+
+    def _stamps(self) -> list[str]:
+        """The stamps of all tables and predictions; none of a part that cannot be read."""
+        found = []
+        for part in PARTS:
+            with suppress(InputError):
+                found += [stamp for _, stamp in files(self.folder / part) if stamp]
+        return found
 
     def has(self, run: str) -> bool:
         """Whether a run is kept."""
@@ -161,7 +191,7 @@ class Experiment:
 
     def _single(self, run: str, part: str) -> Path | None:
         path = self.folder / part / f"{run}.parquet"
-        return path if path.is_file() else None
+        return path if os.path.lexists(path) else None
 
     def _packed(self, run: str, part: str) -> Entry:
         """A compacted run; raises InputError where there is none."""
@@ -211,11 +241,11 @@ class Experiment:
             own = set(schema_of(entry.schema).names)
             try:
                 # Of a single file, reading ahead and threads cost more than the reading.
-                with pq.ParquetFile(path, pre_buffer=not single) as file:
+                with reading(path), pq.ParquetFile(path, pre_buffer=not single) as file:
                     names = [name for name in schema.names if name in own]
                     found.append(_conformed(file.read(names, use_threads=not single), schema))
-            except (OSError, ValueError) as error:
-                self.problems.append(f"{path} is damaged: {line(error)}")
+            except InputError as error:
+                self.problems.append(str(error))
         return found
 
     # Writing
@@ -235,18 +265,18 @@ class Experiment:
                 part: stack.enter_context(self._partial(run, part, frame, metadata))
                 for part, frame in (("theory", prediction), ("runs", table))
             }
-            with lock(self.folder, ".lock"):
+            with lock(self.folder / ".lock"):
                 undo(self.folder)
                 if not any(run in self._listing.packed(part) for part in PARTS):
                     self._land(run, landing)
                     return path
-            with lock(self.folder, ".compact-lock"):
+            with lock(self.folder / ".compact-lock"):
                 rebuild(self._listing, {run}, landing=landing)
         return path
 
     def _land(self, run: str, landing: dict[str, Path]) -> None:
         paths = {part: self.folder / part / f"{run}.parquet" for part in landing}
-        had = paths["runs"].exists()
+        had = os.path.lexists(paths["runs"])
         try:
             for part, temporary in landing.items():
                 os.replace(temporary, paths[part])
@@ -276,28 +306,27 @@ class Experiment:
             path = self.folder / ".partial" / f"{name}-{uuid.uuid4().hex}"
             with open(path, "xb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                if path.exists():
+                if os.path.lexists(path):
                     yield path, file
                     return
 
     def _sweep(self) -> None:
         """Make the folders, and remove what dead processes left in ``.partial``."""
         for name in (".partial", *PARTS):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder / name)
         for path in (self.folder / ".partial").iterdir():
-            with suppress(OSError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError), lock(path, wait=False):
                 path.unlink()
         self._swept = True
 
     def remove(self, runs: Iterable[str]) -> None:
         """Remove runs and their predictions; those that are not kept are passed over."""
         runs = set(runs)
-        with storing(self.folder), lock(self.folder, ".compact-lock"):
+        with storing(self.folder), lock(self.folder / ".compact-lock"):
             if any(runs & self._listing.packed(part).keys() for part in PARTS):
                 rebuild(self._listing, runs)
                 return
-            with lock(self.folder, ".lock"):
+            with lock(self.folder / ".lock"):
                 undo(self.folder)
                 for part in PARTS:
                     for run in runs:
@@ -309,11 +338,10 @@ class Experiment:
         Runs may be saved and read meanwhile. Damaged and foreign files stay as they are.
         """
         self._listing.problems = []
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):
             raise InputError(f"no experiment at {self.folder}")
-        with storing(self.folder), lock(self.folder, ".compact-lock"):
-            with lock(self.folder, ".lock"):
-                undo(self.folder)
+        with storing(self.folder), lock(self.folder / ".compact-lock"):
+            clear(self.folder)
             if any(entry.stamp for part in PARTS for entry in self._listing.scan(part)):
                 rebuild(self._listing, set(), fold=True, progress=progress)
 

@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
@@ -12,7 +13,7 @@ from typing import IO
 import pandas as pd
 
 from flowlab.errors import InputError
-from flowlab.files import replacing
+from flowlab.files import reading, replacing
 
 SCHEMA = 1
 NORMS = (
@@ -94,12 +95,13 @@ def write(table: pd.DataFrame, path: str | Path, metadata: dict) -> Path:
 def read(path: str | Path, required: Iterable[str] = REQUIRED) -> pd.DataFrame:
     """One run's table; raises InputError for a missing, damaged or foreign file."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"no table at {path}")
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    import pyarrow.parquet as pq
+
+    # pandas.read_parquet gives the same, and takes three times as long over a small file.
+    with reading(path), pq.ParquetFile(path) as file:
+        table = file.read(use_threads=False).to_pandas()
     complete(path, table.columns, required)
     return table
 
@@ -116,13 +118,11 @@ def footer(path: str | Path):
     """
     import pyarrow.parquet as pq
 
-    try:
+    with reading(path):
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         stored = (schema.metadata or {}).get(b"flowlab")
         told = None if stored is None else json.loads(stored)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(told, dict):
         raise InputError(f"{path} is not a table of this laboratory: no metadata")
     return schema, rows, told

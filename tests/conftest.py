@@ -34,6 +34,12 @@ def call(calling):
     return calling(lambda: command.main(run, swept=True))
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """A machine that is busy makes no command say how long it takes."""
+    monkeypatch.setattr("experiments.progress.PERIOD", 1e6)
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--kills", type=int, default=2, help="how many sweeps tests/test_crashes.py kills"

@@ -375,7 +375,8 @@ def test_subsets_are_uniform():
 
 
 def test_duplicated_examples_double_both_gradients():
-    found = batch_demos.duplicated(seeds=3)
+    axes = {"depth": 6, "batch_size": 33, "seeds": 3, "dtype": "float64"}
+    found = batch_demos.duplicated(settings(**axes))
     assert found["worst"].max() < 1e-12
     assert set(found["parameter"]) == {"W", "b"} and set(found["layer"]) == set(range(1, 7))
     assert found.groupby("reduction")["factor"].mean().to_dict() == pytest.approx(
@@ -409,18 +410,36 @@ def test_uniform_softmax_has_slope_one_half_unless_labels_balance():
     assert (found.loc[("balanced", "W"), "mean"] > 0).all()
 
 
-def test_the_bias_has_the_smaller_noise_scale_and_its_slope_follows():
-    found = batch_demos.same_batch(seeds=4, batch_size=128).set_index(["layer", "parameter"])
-    scale = found["noise_scale"].unstack()
-    assert (scale["b"] < scale["W"]).all()
-    slope = found["slope"].unstack()
-    assert (slope["b"] > slope["W"]).all()
-    assert ((found["law"] - found["slope"]).abs() < 0.05).all()
+def test_the_bias_has_the_smaller_noise_scale():
+    he = flowlab.make(depth=6, width=64, batch_size=128, seeds=4, reduction="sum")
+    law = batch_law.law(flowlab.measure(he))
+    rows = batch_demos.compared(law).set_index("layer")
+    means = law.groupby(["layer", "parameter"])["alignment"].mean().unstack()
+    assert rows["mean"].to_numpy() == pytest.approx((means["b"] - means["W"]).to_numpy())
+    assert (rows["mean"] > 0).all()
+    scales = batch_law.noise_scales(law).set_index(["layer", "parameter"])["noise_scale"].unstack()
+    assert (scales["b"] < scales["W"]).all()
 
 
-def test_three_sentences():
-    first, second, third = batch_demos.verdict(seeds=4)
-    assert "2.000" in first and "slope 1.00" in second and "6 of 6" in third
+def test_sentences_are_of_the_net_that_was_asked_for():
+    for axes in ({"init": "xavier", "data": "gaussian"}, {"activation": "tanh", "depth": 3}):
+        own = settings(**{"batch_size": 32, "seeds": 6, "depth": 4, **axes})
+        law = batch_law.law(flowlab.measure(own))
+        first, second = batch_demos.findings(own, law)
+        assert "2.000 times" in first and "1.000 times" in first
+        rows = batch_demos.compared(law)
+        assert f"of {own.depth} linear maps" in second
+        assert f"init={own.init.name}, data={own.data.name}" in second
+        assert (
+            f"in {(rows['low'] > 0).sum()} and the larger one in {(rows['high'] < 0).sum()};"
+            in (second)
+        )
+    gaussian = settings(batch_size=32, seeds=6, upstream="gaussian")
+    law = batch_law.law(flowlab.measure(gaussian))
+    assert "upstream=gaussian equal examples have unlike" in batch_demos.findings(gaussian, law)[0]
+    with pytest.raises(InputError, match="upstream must be loss or ones"):
+        batch_demos.duplicated(gaussian)
+    assert "slope 1.00" in batch_demos.demonstration(batch_demos.constant_upstream(4))
 
 
 def _corrupt(name, factor):
@@ -540,9 +559,12 @@ def test_runs_over_the_law_and_their_figures():
     both = pd.concat([table, flowlab.measure(settings(seeds=40, data="gaussian"))])
     assert set(drawn.one_family(both)["run"]) == set(table["run"])
     assert set(drawn.largest_batch(both)["run"]) == set(runs[-1]["run"])
-    demos = batch_demos.constant_upstream(4, batch_sizes=(1, 8)), batch_demos.same_batch(2)
+    constant = batch_demos.constant_upstream(4, batch_sizes=(1, 8))
     softmax = batch_demos.uniform_softmax(4, batch_sizes=(2, 8, 32))
-    assert len(drawn.weights_and_biases(demos[0], softmax, demos[1]).axes) == 3
+    assert len(drawn.demonstrations(constant, softmax).axes) == 2
+    shown = drawn.weights_and_biases(law).axes[1].containers
+    slopes = law.groupby(["parameter", "layer"])["slope"].mean()
+    assert shown[0].lines[0].get_ydata() == pytest.approx(slopes["W"].to_numpy())
     with pytest.raises(InputError, match="one run for each batch size; got 2 of 4"):
         batch_law.against_runs(pd.concat([table, runs[1].assign(run="other")]))
     with pytest.raises(InputError, match="same seeds and layers"):

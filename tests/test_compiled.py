@@ -9,6 +9,7 @@ import pytest
 from numba.core.caching import IndexDataCacheFile
 
 from flowlab.compiled import _CacheFile
+from flowlab.errors import Notice
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,6 +48,69 @@ def test_an_edit_drops_the_old_code(cache, tmp_path):
     cache(stamp=1).save("int", "old code")
     cache(stamp=2).save("int", "new code")
     assert cache(stamp=2).load("int") == "new code" and len(list(tmp_path.glob("*.nbc"))) == 1
+
+
+KEEPER = """
+import sys, tempfile, warnings
+import numpy as np, user
+from flowlab.errors import Notice
+tempfile.tempdir = sys.argv[1]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always", Notice)
+    y = np.empty((1, 1))
+    user.doubled(np.ones((1, 1)), y)
+    user.tripled(y.copy(), y)
+print(y[0, 0], sum(user.doubled.compiled.stats.cache_hits.values()))
+for notice in caught:
+    print(notice.message)
+"""
+
+
+@pytest.mark.parametrize("temporary", ["writable", "taken", "refusing"])
+def test_a_project_and_a_home_that_refuse_cost_time_and_one_line(tmp_path, temporary):
+    (tmp_path / "user.py").write_text(
+        "from flowlab.kernel import kernel\n"
+        '@kernel("...->...")\ndef doubled(x):\n    return 2 * x\n'
+        '@kernel("...->...")\ndef tripled(x):\n    return 3 * x\n'
+    )
+    for name in ("__pycache__", "home", "refusing"):  # files, which refuse root as well
+        (tmp_path / name).touch()
+    (tmp_path / "writable").mkdir()
+    (tmp_path / "taken").mkdir()
+    own = f"flowlab-{os.geteuid()}"
+    (tmp_path / "taken" / own).mkdir(0o755)  # others may have put code there
+    environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "HOME": str(tmp_path / "home")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "NUMBA_CACHE_DIR": ""}
+
+    def told():
+        command = [sys.executable, "-c", KEEPER, str(tmp_path / temporary)]
+        done = subprocess.run(
+            command, env=os.environ | environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
+    result, notice = told()
+    assert result == "6.0 0"
+    refused = f"neither {tmp_path} nor the home folder is writable"
+    if temporary == "refusing":
+        assert notice == f"compiled code is not kept, so every command compiles anew: {refused}"
+        return
+    place = notice.removeprefix("compiled code is kept in ").removesuffix(f": {refused}")
+    assert Path(place).parent == tmp_path / temporary and list(Path(place).glob("*/*.nbc"))
+    assert (Path(place).name == own) == (temporary == "writable")
+    if temporary == "writable":
+        assert told() == ["6.0 1", notice]
+
+
+def test_a_disk_that_refuses_code_costs_time_and_one_line(cache, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_data", full)
+    with pytest.warns(Notice, match="compiled code is not kept in .*: No space left") as caught:
+        cache().save("int", "code")
+        cache().save("float", "code")
+    assert len(caught) == 1 and cache().load("int") is None
 
 
 def test_an_edit_of_a_called_function_is_seen(tmp_path):

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 
 from experiments.sweep.work import ATTEMPTS, Work
+from flowlab.compiled import ready
 
 _START = "forkserver"
 
@@ -25,6 +26,7 @@ def warm() -> None:
 
     It costs nothing to wait for, and seconds if begun when the first worker is wanted.
     """
+    ready()
     get_context(_START).set_forkserver_preload(["experiments.sweep.work"])
     with _out_of_reach():
         forkserver.ensure_running()

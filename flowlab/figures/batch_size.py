@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from flowlab import batch_law
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.statistics import slope_of
+from flowlab.statistics import over_seeds, slope_of
 
 SYMBOLS = {"W": "‖dW‖", "b": "‖db‖"}
 _GREY = "0.35"
@@ -169,32 +169,69 @@ def noise_by_layer_caption(table: pd.DataFrame, prediction: pd.DataFrame | None 
     )
 
 
-def weights_and_biases(constant: pd.DataFrame, softmax: pd.DataFrame, same: pd.DataFrame) -> Figure:
-    """Whether biases depend on the batch in a way that weights do not: three panels.
+def weights_and_biases(law: pd.DataFrame) -> Figure:
+    """Noise scales and slopes of W and b against layer in one run, with 95 % intervals over seeds.
 
-    The frames are those of ``constant_upstream``, ``uniform_softmax`` and ``same_batch`` in
+    ``law`` is that of the run. Intervals without an upper end, where |G|² may be 0, are arrows; a
+    scale that is not known to be finite is the arrow alone. Of several operations in a layer the
+    last is shown.
+    """
+    scales = _last(batch_law.noise_scales(law))
+    slopes = _last(over_seeds(law.set_index([*batch_law.KEYS, "seed"])["slope"]))
+    with style.context():
+        figure = Figure(figsize=(style.WIDTH, 3.1))
+        left, right = figure.subplots(1, 2)
+        for place, parameter in enumerate(batch_law.PARAMETERS):
+            look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "capsize": 2}
+            look |= {"markerfacecolor": "white" if place else style.COLORS[place]}
+            rows = scales[(scales["parameter"] == parameter) & np.isfinite(scales["low"])]
+            shown = rows["noise_scale"].where(np.isfinite(rows["noise_scale"]), rows["low"])
+            ends = rows["high"].where(np.isfinite(rows["high"]), shown)
+            left.errorbar(rows["layer"], shown, [shown - rows["low"], ends - shown], **look)
+            bare = ~np.isfinite(rows["high"])
+            left.errorbar(
+                *(rows["layer"][bare], shown[bare], shown[bare] / 2),
+                **{"lolims": True, "linestyle": "none", "color": style.COLORS[place]},
+            )
+            rows = slopes[slopes["parameter"] == parameter]
+            error = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
+            right.errorbar(
+                rows["layer"], rows["mean"], np.nan_to_num(error), label=parameter, **look
+            )
+        left.set_yscale("log")
+        left.set_title("noise scale $B_s$")
+        right.set_title(f"slope at batch size {int(law['examples'].max())}")
+        for ax in (left, right):
+            style.layers(ax, int(law["layer"].min()), int(law["layer"].max()))
+        figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+def demonstrations(constant: pd.DataFrame, softmax: pd.DataFrame) -> Figure:
+    """Where weights and biases of one linear layer must differ: two panels.
+
+    The frames are those of ``constant_upstream`` and ``uniform_softmax`` in
     :mod:`flowlab.batch_demos`. Norms are root mean squares over seeds.
     """
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 3.1))
-        left, middle, right = figure.subplots(1, 3)
+        left, right = figure.subplots(1, 2)
         _lines(left, constant, "inputs", "constant upstream")
         kept = softmax[(softmax["labels"] == "independent") | (softmax["parameter"] == "W")]
-        _lines(middle, kept, "labels", "uniform softmax")
+        _lines(right, kept, "labels", "uniform softmax")
         cancelled = softmax[(softmax["labels"] == "balanced") & (softmax["parameter"] == "b")]
         worst = cancelled["rms"].max()
-        middle.text(
+        right.text(
             *(0.97, 0.04, f"b, balanced: cancels\n(below {style.power_of_ten(np.ceil(worst))})"),
-            **{"transform": middle.transAxes, "ha": "right", "color": _GREY},
+            **{"transform": right.transAxes, "ha": "right", "color": _GREY},
         )
-        for place, (parameter, rows) in enumerate(same.groupby("parameter")):
-            error = np.abs(rows[["low", "high"]].to_numpy().T - rows["slope"].to_numpy())
-            look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "capsize": 2}
-            right.errorbar(rows["layer"], rows["slope"], error, label=parameter, **look)
-        right.set_title("slope at one batch size")
-        right.legend(loc="lower right")
-        style.layers(right, int(same["layer"].min()), int(same["layer"].max()))
     return figure
+
+
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each layer's last operation."""
+    last = rows.groupby(["layer", "parameter"])["op"].transform("last")
+    return rows[rows["op"] == last]
 
 
 def _lines(ax: Axes, rows: pd.DataFrame, axis: str, title: str) -> None:

@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from flowlab.figures import style
@@ -20,6 +21,7 @@ def save(figure: Figure, stem: str | os.PathLike) -> tuple[Path, Path]:
     """
     stem = Path(stem)
     paths = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
+    FigureCanvasAgg(figure)  # whatever backend is set
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # it moves a little at every draw, and the bytes with it
     settings = {"svg.fonttype": "none", "svg.hashsalt": "flowlab"}

@@ -1,20 +1,24 @@
 """What a results folder holds, told as a document: verdicts first, then figures and tables."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
 from flowlab import tables
 from flowlab.errors import InputError
+from flowlab.files import listed, reading
 from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
 from flowlab.settings import flat
 from flowlab.statistics import DELTA
 from flowlab.store import Experiment as Store
+from flowlab.store import find
 from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, TRENDS, Verdict, judge, tally
 
 MOST = 40  # rows of a table, lines of a list
@@ -75,17 +79,29 @@ class Experiment:
     ledgers: int = 0
 
 
+class Watch(Protocol):
+    """Follows what is read: ``at`` names an experiment, a call says how many of its runs."""
+
+    def at(self, what: str) -> None: ...
+
+    def __call__(self, done: int, total: int) -> None: ...
+
+
 class _Reader:
     """Reads files under ``root`` and keeps account of versions and of what could not be read."""
 
-    def __init__(self, root: Path, kept_within: float):
-        self.root, self.kept_within = root, kept_within
+    def __init__(self, root: Path, kept_within: float, watch: Watch | None):
+        self.root, self.kept_within, self.watch = root, kept_within, watch
         self.missing: list[str] = []
+        self._noted: set[str] = set()
         self.versions: Counter = Counter()
 
     def lack(self, line: object) -> None:
-        """Note a part that could not be had; paths are told from the results folder on."""
-        self.missing.append(str(line).replace(f"{self.root}/", ""))
+        """Note, once, a part that could not be had; paths begin in the results folder."""
+        line = str(line).replace(f"{self.root}/", "")
+        if line not in self._noted:
+            self._noted.add(line)
+            self.missing.append(line)
 
     def metadata(self, path: Path) -> dict:
         """A table's metadata; raises InputError where it is of another making."""
@@ -102,22 +118,29 @@ class _Reader:
         self.versions.update((str(name), str(number)) for name, number in versions.items())
         return {**stored, "command": str(stored.get("command", ""))}
 
-    def run(self, kept: Store, name: str, predicted: set[str]) -> tuple[Run, str]:
+    def run(
+        self, kept: Store, name: str, told: dict, predicted: set[str] | None
+    ) -> tuple[Run, str]:
         """One run and its command; raises InputError for a table that cannot be judged."""
         path = kept.folder / "runs" / f"{name}.parquet"
-        stored, table = self.checked(path, kept.metadata(name)), kept.read(name)
+        stored, table = self.checked(path, told), kept.read(name)
         try:
-            prediction = self.prediction(kept, name, name in predicted)
+            prediction = self.prediction(kept, name, predicted)
             verdict = judge(table, prediction, self.kept_within)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} cannot be judged: {error}") from None
         return Run(name, flat(stored.get("settings", {})), verdict), stored["command"]
 
-    def prediction(self, kept: Store, name: str, there: bool) -> pd.DataFrame:
-        """The prediction beside a run; an empty one, and a note, where there is none."""
+    def prediction(self, kept: Store, name: str, predicted: set[str] | None) -> pd.DataFrame:
+        """The prediction beside a run; an empty one, and a note, where there is none.
+
+        ``predicted`` names the readable ones; None: the folder cannot be read, which was noted.
+        """
         told = kept.folder / "theory" / f"{name}.parquet"
         try:
-            if there or told.is_file():
+            if predicted is None:
+                pass
+            elif name in predicted or os.path.lexists(told):
                 curve = kept.prediction(name)
                 needed = ("layer", DELTA, f"{DELTA}_sd", f"{DELTA}_infinite")
                 if all(column in curve for column in needed):
@@ -131,21 +154,25 @@ class _Reader:
 
 
 def gather(
-    root: str | Path, title: str = "Gradient flow", kept_within: float = KEPT_WITHIN
+    root: str | Path,
+    title: str = "Gradient flow",
+    kept_within: float = KEPT_WITHIN,
+    watch: Watch | None = None,
 ) -> Document:
     """The document of a results folder, verdicts by the threshold ``kept_within`` (decades).
+
+    ``watch`` follows the reading.
 
     What is missing, damaged or foreign is named in the document and left out. Raises InputError
     where there is no such folder or nothing in it.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"results_dir must be a folder; got {root}, which is not there")
-    reader = _Reader(root, kept_within)
-    experiments = [_experiment(reader, folder) for folder in _experiments(root)]
+    reader = _Reader(root, kept_within, watch)
+    experiments = [_experiment(reader, folder) for folder in _experiments(reader)]
     claims, claims_command = _claims(reader, root / "claims" / "claims.parquet")
     benchmark, benchmark_commands = _benchmark(reader, root / "benchmark")
-    if not (experiments or claims or benchmark or _parquet(root / "claims")):
+    unreadable = os.path.lexists(root / "claims" / "claims.parquet")
+    if not (experiments or claims or benchmark or unreadable):
         raise InputError(f"results_dir must hold results; got none in {root} (make run, first)")
 
     runs = [run for experiment in experiments for run in experiment.runs]
@@ -173,40 +200,49 @@ def gather(
 # Reading
 
 
-def _experiments(root: Path) -> list[Path]:
-    """The folders of experiments, by name."""
-    return sorted(
-        folder
-        for folder in root.iterdir()
-        if not folder.name.startswith(".")
-        and (
-            _parquet(folder / "runs") or _parquet(folder / "ledger") or _figures(folder / "figures")
-        )
-    )
+def _experiments(reader: _Reader) -> list[Path]:
+    """The folders of experiments, by name; empty ones are passed over."""
+    problems: list[str] = []
+    found = find(reader.root, ("runs", ".old-runs", "ledger", "figures"), problems)
+    for problem in problems:
+        reader.lack(problem)
+    return [folder for folder in found.values() if _holds_something(folder)]
+
+
+def _holds_something(folder: Path) -> bool:
+    try:
+        return any(listed(folder / part) for part in ("runs", ".old-runs", "ledger", "figures"))
+    except InputError:  # which reading it says
+        return True
 
 
 def _experiment(reader: _Reader, folder: Path) -> Experiment:
     found = Experiment(folder.name)
     kept, names = Store(folder), {}
+    if reader.watch:
+        reader.watch.at(f"reading {folder.name}")
     for part in ("runs", "theory"):
         try:
-            names[part] = kept.names(part)
+            names[part] = kept.told(part)
         except InputError as error:
             reader.lack(error)
         for problem in (
             kept.problems if part == "runs" else ()
         ):  # a run's prediction is told with it
             reader.lack(problem)
-    predicted = set(names.get("theory", ()))
-    for name in names.get("runs", ()):
+    predicted = set(names["theory"]) if "theory" in names else None
+    own = names.get("runs", {})
+    for number, (name, told) in enumerate(own.items()):
+        if reader.watch:
+            reader.watch(number, len(own))
         try:
-            run, command = reader.run(kept, name, predicted)
+            run, command = reader.run(kept, name, told, predicted)
         except InputError as error:
             reader.lack(error)
             continue
         found.runs.append(run)
         found.commands[command] += 1
-    for path in _parquet(folder / "ledger"):
+    for path in _files(reader, folder / "ledger", ".parquet") or ():
         try:
             found.commands[reader.metadata(path)["command"]] += 1
             found.ledgers += 1
@@ -214,26 +250,29 @@ def _experiment(reader: _Reader, folder: Path) -> Experiment:
             reader.lack(error)
     axes = _differing(found.runs)
     found.runs.sort(key=lambda run: [*(_rank(run.settings.get(a)) for a in axes), run.name])
-    for stem in _figures(folder / "figures"):
+    drawn = _files(reader, folder / "figures", ".png", ".json")
+    there = set(names["runs"]) if "runs" in names else None
+    for stem in dict.fromkeys(path.with_suffix("") for path in drawn or ()):
         try:
-            found.pictures.append(_picture(reader, stem, set(names.get("runs", ()))))
+            found.pictures.append(_picture(reader, stem, there))
         except InputError as error:
             reader.lack(error)
-    if not found.pictures:
+    if drawn == []:
         reader.lack(f"{folder.name} has no figures yet: make plots")
     return found
 
 
-def _picture(reader: _Reader, stem: Path, kept: set[str]) -> Picture:
+def _picture(reader: _Reader, stem: Path, kept: set[str] | None) -> Picture:
     """A figure with its description; raises InputError for one that no reader could see.
 
-    Descriptions name runs as ``runs/<run>.parquet``, compacted ones too; ``kept`` is those there.
+    Descriptions name runs as ``runs/<run>.parquet``, compacted ones too; ``kept`` is those there,
+    None where they cannot be read.
     """
     path, described = (stem.with_name(stem.name + suffix) for suffix in (".png", ".json"))
-    try:
+    if not os.path.lexists(path):
+        raise InputError(f"{path} is missing: make plots")
+    with reading(path):
         content = path.read_bytes()
-    except OSError:
-        raise InputError(f"{path} is missing: make plots") from None
     if not (content.startswith(b"\x89PNG\r\n\x1a\n") and content[-8:-4] == b"IEND"):
         raise InputError(f"{path} is damaged: make plots")
     place = path.relative_to(reader.root).as_posix()
@@ -242,10 +281,11 @@ def _picture(reader: _Reader, stem: Path, kept: set[str]) -> Picture:
         caption = f"Where the gradient is gained and lost, from {table}."
         return Picture(place, content, "Waterfall of gains, operation by operation", caption)
     try:
-        told = json.loads(described.read_text(encoding="utf-8"))
+        with reading(described):
+            told = json.loads(described.read_text(encoding="utf-8"))
         title, caption, runs = str(told["title"]), str(told["caption"]), list(told["runs"])
-        gone = sum(Path(str(run)).stem not in kept for run in runs)
-    except (OSError, LookupError, TypeError, ValueError):
+        gone = 0 if kept is None else sum(Path(str(run)).stem not in kept for run in runs)
+    except (LookupError, TypeError, ValueError):
         reader.lack(f"{described} is missing or damaged: make plots")
         return Picture(place, content, stem.name, "Its description is missing.")
     if gone:
@@ -256,20 +296,20 @@ def _picture(reader: _Reader, stem: Path, kept: set[str]) -> Picture:
 
 def _claims(reader: _Reader, path: Path) -> tuple[list[Block], Counter]:
     """The claims in groups, contradictions first, and the command."""
-    if not path.is_file():
-        reader.lack("no claims yet: make claims")
+    there = _files(reader, path.parent, ".parquet")
+    if there is None or path not in there:
+        if there is not None:
+            reader.lack("no claims yet: make claims")
         return [], Counter()
     try:
         command = reader.metadata(path)["command"]
-        table = pd.read_parquet(path)
+        with reading(path):
+            table = pd.read_parquet(path)
         absent = [name for name in CLAIM_COLUMNS if name not in table]
         if absent:
             raise InputError(f"{path} is not a table of claims: no column {absent[0]}")
     except InputError as error:
         reader.lack(error)
-        return [], Counter()
-    except (OSError, ValueError) as error:
-        reader.lack(f"{path} is damaged: {_first_line(error)}")
         return [], Counter()
     verdicts = table["verdict"].astype(str)
     order = [v for v in CLAIMS if (verdicts == v).any()] + sorted({*verdicts} - {*CLAIMS})
@@ -303,15 +343,14 @@ def _claims_table(caption: str, table: pd.DataFrame, expected: bool = False) -> 
 
 def _benchmark(reader: _Reader, folder: Path) -> tuple[list[Block], Counter]:
     blocks, commands = [], Counter()
-    for path in _parquet(folder):
+    there = _files(reader, folder, ".parquet")
+    for path in there or ():
         try:
             command = reader.metadata(path)["command"]
-            table = pd.read_parquet(path)
+            with reading(path):
+                table = pd.read_parquet(path)
         except InputError as error:
             reader.lack(error)
-            continue
-        except (OSError, ValueError) as error:
-            reader.lack(f"{path} is damaged: {_first_line(error)}")
             continue
         commands[f"python -m experiments.benchmark {command}".rstrip()] += 1
         shown = table.head(MOST).to_dict("records")
@@ -320,19 +359,19 @@ def _benchmark(reader: _Reader, folder: Path) -> tuple[list[Block], Counter]:
             blocks.append(Text(RATIOS[path.stem]))
         blocks.append(Table(path.stem, tuple(map(str, table.columns)), rows))
         blocks += _rest(len(table) - len(rows), "rows", f"benchmark/{path.name}")
-    if not blocks:
+    if there == []:
         reader.lack("no benchmark yet: make bench")
     return blocks, commands
 
 
-def _parquet(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-
-
-def _figures(folder: Path) -> list[Path]:
-    """Figures by path without suffix, whether drawn, described or both."""
-    paths = [*folder.glob("*.png"), *folder.glob("*.json")]
-    return sorted({path.with_suffix("") for path in paths if not path.name.startswith(".")})
+def _files(reader: _Reader, folder: Path, *suffixes: str) -> list[Path] | None:
+    """What a folder holds with these suffixes, by name; None, and a note, if it is unreadable."""
+    try:
+        names = listed(folder)
+    except InputError as error:
+        reader.lack(error)
+        return None
+    return [folder / n for n in names if n.endswith(suffixes) and not n.startswith(".")]
 
 
 # Telling
@@ -474,7 +513,3 @@ def _number(value: object, digits: int = 4) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,91 @@
+"""What every command needs of its surroundings, settled before anything else is imported."""
+
+import codecs
+import io
+import os
+import sys
+import warnings
+
+# Readable stand-ins where the terminal's encoding lacks a letter.
+_PLAIN = dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True))
+_PLAIN |= {"‖": "||", "–": "-", "−": "-", "×": "x", "±": "+-", "√": "sqrt ", "·": "*", "…": "..."}
+_PLAIN |= {"²": "^2", "½": "1/2", "¾": "3/4", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "←": "<-"}
+_PLAIN |= {"δ": "delta", "Δ": "Delta", "χ": "chi", "σ": "sigma", "Σ": "sum ", "κ": "kappa"}
+_PLAIN |= {"τ": "tau", "∂": "d", "ᵀ": "^T", "⟨": "<", "⟩": ">", "∞": "inf", "’": "'"}
+
+
+def settle() -> None:
+    """Let nothing about the terminal, the pipe or the display end a command in a traceback.
+
+    Letters that the encoding lacks are replaced; a reader who leaves, as ``head`` does, ends what
+    is printed and nothing else; figures are drawn for files, whatever MPLBACKEND says; notices and
+    Ctrl-C are lines.
+    """
+    sys.excepthook = _say_interrupted
+    codecs.register_error("flowlab.plain", _replaced)
+    sys.stdout, sys.stderr = (_sturdy(file) for file in (sys.stdout, sys.stderr))
+    os.environ["MPLBACKEND"] = "agg"
+    warnings.showwarning = _show
+
+
+class _Pipe(io.FileIO):
+    """A process's output, of which nothing more is written once its reader is gone."""
+
+    gone = False
+
+    def write(self, data) -> int:
+        if not self.gone:
+            try:
+                return super().write(data)
+            except BrokenPipeError:
+                self.gone = True
+            except OSError as error:
+                from flowlab.errors import InputError
+
+                self.gone = True
+                raise InputError(f"cannot write the output: {error.strerror}") from None
+        return len(data)
+
+
+def _sturdy(file):
+    """A process's own output made sturdy; a test's or a notebook's as it is."""
+    if file is None:  # closed by who started the process
+        return open(os.devnull, "w")
+    if file not in (sys.__stdout__, sys.__stderr__) or type(file) is not io.TextIOWrapper:
+        return file
+    file.flush()
+    raw = _Pipe(file.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=file.encoding,
+        errors="flowlab.plain",
+        line_buffering=file.line_buffering,
+    )
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    plain = "".join(_PLAIN.get(c, "?") for c in lost)
+    return plain.encode(error.encoding, "replace").decode(error.encoding), error.end
+
+
+_shown = warnings.showwarning
+
+
+def _show(message, category, *more) -> None:
+    from flowlab.errors import Notice
+
+    if issubclass(category, Notice):
+        print(f"note: {message}", file=sys.stderr)
+    else:
+        _shown(message, category, *more)
+
+
+def _say_interrupted(kind, error, trace) -> None:
+    """Ctrl-C while modules are being imported ends in one line, too."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
