@@ -37,7 +37,8 @@ def predict(settings: Settings) -> pd.DataFrame:
     outputs = batches.classes if settings.upstream == "loss" else None
     network = build(settings, outputs)
     run = Run(settings, network, layout(network, batches.shape), batches, outputs)
-    prediction = _family(settings)(run)
+    because = None if settings.network.name == "mlp" else run.out_of_range()
+    prediction = because or _family(settings)(run)
     return silent(run, prediction) if isinstance(prediction, str) else prediction
 
 
