@@ -158,4 +158,4 @@ def _plain(act: Activation, layers: list[Layer], inputs: np.ndarray):
     summed = np.cumsum(rates[::-1], axis=0)[::-1]
     back = np.append(logsumexp(summed, axis=1) - math.log(summed.shape[1]), 0.0)
     last = logsumexp(log_square[:, -1]) - math.log(len(log_square))
-    return math.exp(min(last, 600.0)), back, math.exp(min(np.mean(log_q[-1]), 600.0))
+    return math.exp(min(last, 600.0)), back, math.exp(np.clip(np.mean(log_q[-1]), -600.0, 600.0))
