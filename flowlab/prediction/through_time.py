@@ -102,13 +102,14 @@ def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
         spread = kappa(settings.activation, q, isometric) / 2
     else:
         act = get_activation(settings.activation) if network.name == "rnn" else None
-        flow = sampled_flow(
-            network.name,
-            layers,
-            inputs[:: max(1, len(inputs) // _SAMPLED)][:_SAMPLED],
-            act,
-            width * settings.batch_size,
-        )
+        spread_out = inputs[:: max(1, len(inputs) // _SAMPLED)][:_SAMPLED]
+        try:
+            with np.errstate(over="raise"):
+                flow = sampled_flow(
+                    network.name, layers, spread_out, act, width * settings.batch_size
+                )
+        except FloatingPointError:
+            return "sampled units leave the float range; init.gain=1 has a prediction"
         square, log_square = flow.square[-1], flow.log_square
         spread = 2.0 + 0.01 * width
     if last.identity:  # units that differ by so much are few: half of what their tail carries
