@@ -108,9 +108,9 @@ class _Read:
 class KernelFlow:
     """A batch's squared cotangents on their way back.
 
-    log_rate: (L - 1,) from z_{l+1} to z_l, -inf where a norm takes off all there is; share: (L - 1,), what part of a rate branches carry (1
-    in a plain net); log_top: what a norm and phi leave of a pooled cotangent of 1 at every position
-    (0 unless pooled).
+    log_rate: (L - 1,) from z_{l+1} to z_l, -inf where a norm takes off all there is; share:
+    (L - 1,), what part of a rate branches carry (1 in a plain net); log_top: what a norm and phi
+    leave of a pooled cotangent of 1 at every position (0 unless pooled).
     """
 
     log_rate: np.ndarray
