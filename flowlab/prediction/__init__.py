@@ -38,8 +38,9 @@ def predict(settings: Settings) -> pd.DataFrame:
     outputs = batches.classes if settings.upstream == "loss" else None
     network = build(settings, outputs)
     run = Run(settings, network, layout(network, batches.shape), batches, outputs)
+    because = None if settings.network.name == "mlp" else run.out_of_range()
     with blas().limit(limits=1):
-        prediction = _family(settings)(run)
+        prediction = because or _family(settings)(run)
     return silent(run, prediction) if isinstance(prediction, str) else prediction
 
 

@@ -72,8 +72,30 @@ class Run:
         of = {p.role: self.sigma2(replace(p, factor=1.0)) for p in own.values()}
         return of["weight"], of.get("bias", 0.0)
 
+    def out_of_range(self) -> str | None:
+        """A sentence where squares of the parameters or all inputs leave theory's range."""
+        blocks = (p for block in self.parameters for own in block for p in own.values())
+        try:
+            for p in blocks:
+                deviation = self.initializer.deviation(p)
+                low = 1e-60 if p.role == "weight" and p.factor > 0 else 0.0
+                if not low <= deviation <= 1e60:
+                    raise OverflowError
+        except OverflowError:
+            return (
+                "theory squares standard deviations of parameters, which must lie between 1e-60 "
+                "and 1e60; init.gain=1 has a prediction"
+            )
+        if not self.inputs().any():
+            return "all inputs are zero and fix no scale; data=gaussian has a prediction"
+        return None
+
     def inputs(self) -> np.ndarray:
         """Inputs of the first seeds, (seeds, *batch shape), in float64."""
+        return self._inputs
+
+    @cached_property
+    def _inputs(self) -> np.ndarray:
         first = self.settings.seed
         x, _ = self.batches(range(first, first + min(self.settings.seeds, MOST_BATCHES)))
         return x.astype(np.float64)

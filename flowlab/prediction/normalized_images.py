@@ -15,8 +15,8 @@ error of a log rate; a mean over channels that layer norm takes off gives a posi
 variance 1/c of the others', and what that would change is added. Under batch norm it is 2/nu of
 each norm's degrees of freedom and 2/c, both of the share that branches carry.
 
-Silent: identity weights; batch norm of fewer than 4 examples or of a channel whose values have
-fewer than 4 degrees of freedom, or of more positions than their covariances can be followed.
+Silent: identity weights; batch norm of a channel whose values have fewer than 3 degrees of freedom
+or whose windows cover everything, or of more positions than their covariances can be followed.
 """
 
 import numpy as np
@@ -27,6 +27,7 @@ from flowlab.prediction import images
 from flowlab.prediction.curve import IDENTITY, SHALLOW, by_operation, curve
 from flowlab.prediction.inputs import Run
 from flowlab.theory.convolution import FieldFlow
+from flowlab.theory.position_kernels import PositionKernels
 
 
 def predict(run: Run) -> pd.DataFrame | str:
@@ -42,14 +43,19 @@ def predict(run: Run) -> pd.DataFrame | str:
         found = images.kernels(run, x, "batch", EPS)
         if isinstance(found, str):
             return found
-        if len(found.freedoms) and found.freedoms.min() < 3:
+        level, *of_top, _, common = images.top(run, x, found)
+        flow = found.back(white=settings.upstream == "gaussian", pooled=pooled, common=common)
+        if _fewest(found, flow.share, pooled) < 3:
             return (
                 "the mean rate of batch norm is infinite where a channel's values over the batch "
                 "have but 2 degrees of freedom; batch_size=32 network.kernel_size=3 init=he has a "
                 "prediction"
             )
-        level, *of_top, _, common = images.top(run, x, found)
-        flow = found.back(white=settings.upstream == "gaussian", pooled=pooled, common=common)
+        if not np.isfinite([*flow.log_rate, flow.log_top]).all():
+            return (
+                "windows leave positions nothing but their mean, which batch norm takes off; "
+                "network.kernel_size=3 has a prediction"
+            )
         error = _batch_error(settings.width, flow.share, found.freedoms)
     else:
         found = images.kernels(run, x, "example", EPS) if pooled else None
@@ -61,6 +67,12 @@ def predict(run: Run) -> pd.DataFrame | str:
         log_rate = np.append(log_rate, images.pooled_rate(run, x, flow.log_top))
     table = curve(run, top=level, log_rate=log_rate, of_top=tuple(of_top), error=error)
     return by_operation(table, run)
+
+
+def _fewest(found: PositionKernels, share: np.ndarray, pooled: bool) -> float:
+    """The fewest degrees of freedom of a norm that carries anything."""
+    each = found.freedoms.reshape(len(share), -1)[share > 0] if len(share) else np.zeros(0)
+    return float(min([*each.ravel(), *([found.last.freedom] if pooled else [])], default=np.inf))
 
 
 def _batch_error(width: int, share: np.ndarray, freedoms: np.ndarray) -> float:

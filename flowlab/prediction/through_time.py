@@ -102,13 +102,14 @@ def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
         spread = kappa(settings.activation, q, isometric) / 2
     else:
         act = get_activation(settings.activation) if network.name == "rnn" else None
-        flow = sampled_flow(
-            network.name,
-            layers,
-            inputs[:: max(1, len(inputs) // _SAMPLED)][:_SAMPLED],
-            act,
-            width * settings.batch_size,
-        )
+        spread_out = inputs[:: max(1, len(inputs) // _SAMPLED)][:_SAMPLED]
+        try:
+            with np.errstate(over="raise"):
+                flow = sampled_flow(
+                    network.name, layers, spread_out, act, width * settings.batch_size
+                )
+        except FloatingPointError:
+            return "sampled units leave the float range; init.gain=1 has a prediction"
         square, log_square = flow.square[-1], flow.log_square
         spread = 2.0 + 0.01 * width
     if last.identity:  # units that differ by so much are few: half of what their tail carries
@@ -145,15 +146,17 @@ def _plain(act: Activation, layers: list[Layer], inputs: np.ndarray):
     is g2 E phi'(z_{t+1})^2: what z_t is correlated with does not matter.
     """
     moments = one_point(act)
-    square = np.einsum("ett->et", inputs)
-    for layer in layers:
-        own, before, log_q = layer.sigma2_in * square + layer.sigma2_b, 0.0, []
-        square = np.empty_like(own)
-        for t in range(own.shape[1]):
-            with np.errstate(divide="ignore"):
-                log_q.append(np.log(own[:, t] + layer.g2 * before))
-            square[:, t] = before = np.exp(moments(log_q[-1])[0])
+    with np.errstate(divide="ignore"):
+        log_square = np.log(np.einsum("ett->et", inputs))
+        for layer in layers:
+            log_in, log_g2, log_b = np.log([layer.sigma2_in, layer.g2, layer.sigma2_b])
+            own, before, log_q = np.logaddexp(log_in + log_square, log_b), -np.inf, []
+            log_square = np.empty_like(own)
+            for t in range(own.shape[1]):
+                log_q.append(np.logaddexp(own[:, t], log_g2 + before))
+                log_square[:, t] = before = moments(log_q[-1])[0]
     rates = math.log(layers[-1].g2) + moments(np.array(log_q[1:]))[1]  # (T - 1, examples)
     summed = np.cumsum(rates[::-1], axis=0)[::-1]
-    log_square = np.append(logsumexp(summed, axis=1) - math.log(summed.shape[1]), 0.0)
-    return square[:, -1].mean(), log_square, float(np.exp(np.mean(log_q[-1])))
+    back = np.append(logsumexp(summed, axis=1) - math.log(summed.shape[1]), 0.0)
+    last = logsumexp(log_square[:, -1]) - math.log(len(log_square))
+    return math.exp(min(last, 600.0)), back, math.exp(np.clip(np.mean(log_q[-1]), -600.0, 600.0))

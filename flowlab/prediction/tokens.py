@@ -1,7 +1,8 @@
 """Transformers: `flowlab.theory.attention.token_flow` from the embedded tokens on.
 
-Their square and their cosine come from the inputs' moments, the embedding's sigma_w2 and the
-positions' variance. Read-outs average the tokens: a cotangent's cosine is then 1 on top, and its
+Their squares and their cosine come from the inputs' moments, the embedding's sigma_w2 and the
+positions' variance. Where norms stand before the branches every token grows from a square of its
+own (`_each_token`). Read-outs average the tokens: a cotangent's cosine is then 1 on top, and its
 square a token's T-th. Theory's error of a block's log rate is 0.02 for norms before the branches,
 0.04 for others (`flowlab.theory.attention`), of the share of it that branches carry; that width and
 number of tokens fluctuate is in it, so that no spread is given.
@@ -17,7 +18,7 @@ import pandas as pd
 
 from flowlab.errors import InputError
 from flowlab.prediction.curve import IDENTITY, by_operation, curve
-from flowlab.prediction.inputs import Run, moments
+from flowlab.prediction.inputs import Run
 from flowlab.theory.attention import TokenFlow, token_flow
 
 _ERROR = {"pre": 0.02, "post": 0.04, "none": 0.04}
@@ -58,24 +59,28 @@ def predict(run: Run) -> pd.DataFrame | str:
     ):
         if fails:
             return because
+    squares, cosine = _embedded(run)
     try:
-        flow = _flow(run, place, skip, count, tokens)
+        flow = _flow(run, place, skip, count, tokens, float(squares.mean()), cosine)
     except InputError:
         return (
             "the logits come to vary by more than 400, where attention is an argmax; "
             "a smaller init.gain has a prediction"
         )
-    log_rate = np.log(flow.rate)
+    log_rate, log_read = np.log(flow.rate), 0.0
+    if place == "pre":
+        log_rate, log_read = _each_token(flow, squares, run.network.s**4 * skip, reads)
     log_logit = 0.0
     if reads:  # the mean over tokens, of a norm's output where one stands before it
         square, cosine = 1.0 if place == "pre" else flow.square[-1], flow.cosine[-1]
         log_logit = math.log(run.maps(-1)[0][0] * square * (1 + (tokens - 1) * cosine) / tokens)
     level, *of_top, _, _ = run.top(1 if reads else tokens, log_logit)
-    error = _ERROR[place] * float(np.mean(np.minimum(np.abs(np.expm1(log_rate)), 1.0)))
+    # What the skip alone keeps of a block's rate is exact; a norm behind it divides by 1 + a^2.
+    a2 = 0.0 if settings.skip == "rezero" else run.network.a**2
+    kept = skip * (run.network.s**4 / np.exp(log_rate) if place != "post" else (1 + a2) ** -2)
+    error = _ERROR[place] * float(np.mean(np.clip(1 - kept, 0.0, 1.0)))
     if reads:
-        sigma_w2 = run.maps(-1)[0][0]
-        read = flow.square[-1] if place == "pre" else 1.0
-        log_rate = np.append(log_rate, math.log(sigma_w2 / (tokens * read)))
+        log_rate = np.append(log_rate, math.log(run.maps(-1)[0][0] / tokens) + log_read)
     square = np.log(flow.square * settings.batch_size * tokens * settings.width)
     table = curve(
         run,
@@ -88,16 +93,43 @@ def predict(run: Run) -> pd.DataFrame | str:
     return by_operation(table, run)
 
 
-def _flow(run: Run, place: str, skip: bool, count: int, tokens: int) -> TokenFlow:
-    settings, network = run.settings, run.settings.network
+def _embedded(run: Run) -> tuple[np.ndarray, float]:
+    """Quantiles of the embedded tokens' mean squares, and the mean cosine of two of a sequence."""
     x = run.inputs()
-    members = x.reshape(-1, tokens, x.shape[-1])
-    q, _ = moments(members)
-    total = np.square(members.sum(axis=1)).sum() / (len(members) * x.shape[-1])
-    off = (total - tokens * q) / (tokens * (tokens - 1))
+    x = x.reshape(-1, *x.shape[2:])
     embedding, positions = (run.sigma2(p) for p in run.weights(0))
-    square = embedding * q + positions
-    cosine = max(embedding * off / square, 0.0)
+    square = embedding * np.square(x).mean(axis=2) + positions
+    unit = x / np.sqrt(np.maximum(square, 1e-300) * x.shape[2])[..., None]
+    total, own = np.square(unit.sum(axis=1)).sum(), np.square(unit).sum()
+    cosine = embedding * (total - own) / (len(x) * x.shape[1] * (x.shape[1] - 1))
+    each = np.quantile(square, (np.arange(32) + 0.5) / 32)
+    return each * (square.mean() / each.mean()), max(float(cosine), 0.0)
+
+
+def _each_token(flow: TokenFlow, squares: np.ndarray, keep: float, reads: bool):
+    """Log rates of tokens that start with different squares, and the log of 1/square on top.
+
+    A block adds as much to every token's square v and divides by its own: v' = keep v + g and a
+    rate of keep + c/v, with g and c those of the mean's trajectory.
+    """
+    added = flow.square[1:] - keep * flow.square[:-1]
+    pulled = (flow.rate - keep) * flow.square[:-1]
+    v, rates = squares, []
+    for g, c in zip(added, pulled, strict=True):
+        rates.append(keep + c / v)
+        v = keep * v + g
+    weight = 1 / v if reads else np.ones_like(v)
+    totals = [weight]
+    for rate in reversed(rates):
+        totals.append(totals[-1] * rate)
+    logs = np.log(np.mean(totals, axis=1))[::-1]
+    return -np.diff(logs), float(logs[-1])
+
+
+def _flow(
+    run: Run, place: str, skip: bool, count: int, tokens: int, square: float, cosine: float
+) -> TokenFlow:
+    settings, network = run.settings, run.settings.network
     queries, keys, values, output, wide, narrow = (w2 for w2, _ in run.maps(1))
     head = settings.width // network.heads
     scale = 1.0 if network.logit_scale == "inverse_sqrt" else 1 / head

@@ -112,6 +112,7 @@ class _Process:
         low[:, t, t] = np.sqrt(np.maximum(rest, np.maximum(1e-8 * own, 1e-180)))
         self.t += 1
         values = low[:, t, None, : t + 1] @ self.normals[:, : t + 1]
+        values *= (own > 0)[:, None, None]
         return values.reshape(len(row), *self.shape)
 
 

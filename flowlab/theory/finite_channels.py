@@ -212,7 +212,7 @@ def channel_steps(
         top = ((1 - x) + x * along) ** 2 * spectrum
         top = top + (mixed * (2 + 2 * straight) + square * noise) / channels
         bottom = 1 + (4 * mixed * straight + square * cross) / channels
-        spectrum = top / bottom
+        spectrum = top / np.maximum(bottom, 1e-12)
         spectrum /= np.maximum(spectrum.mean(axis=1, keepdims=True), 1.0)
     return Steps(*np.array(steps[::-1]).reshape(-1, 3).T)
 

@@ -108,9 +108,9 @@ class _Read:
 class KernelFlow:
     """A batch's squared cotangents on their way back.
 
-    log_rate: (L - 1,) from z_{l+1} to z_l; share: (L - 1,), what part of a rate branches carry (1
-    in a plain net); log_top: what a norm and phi leave of a pooled cotangent of 1 at every position
-    (0 unless pooled).
+    log_rate: (L - 1,) from z_{l+1} to z_l, -inf where a norm takes off all there is; share:
+    (L - 1,), what part of a rate branches carry (1 in a plain net); log_top: what a norm and phi
+    leave of a pooled cotangent of 1 at every position (0 unless pooled).
     """
 
     log_rate: np.ndarray
@@ -190,12 +190,15 @@ class PositionKernels:
             g = delta
             for read, log_w2 in reversed(mine):
                 g = self._pulled(read, _Scaled(g.log_scale + log_w2, self.windows(g.of)))
-            share = 1.0
+            branch, share = g.times(self.log_a2), 1.0
             if self.residual:
-                branch = g.times(self.log_a2)
-                total = delta.plus(branch)
-                share = np.exp(branch.log_mean - total.log_mean)
-                g = total.times(self.log_s2)
+                g = delta.plus(branch).times(self.log_s2)
+            if not np.isfinite(delta.log_mean + g.log_mean):  # nothing is left to go back
+                log_rate.append(-np.inf)
+                shares.append(share)
+                continue
+            if self.residual:
+                share = np.exp(branch.log_mean - g.log_mean + self.log_s2)
             log_rate.append(g.log_mean - delta.log_mean)
             shares.append(share)
             delta = _Scaled.at(0.0, g.of)
