@@ -221,7 +221,7 @@ def simulate(activation, batch, sigma_w2, sigma_b2, residual, scale, upstream):
 
 
 def rows(activation="relu", depth=DEPTH, width=WIDTH, sigma_w2=2.0, sigma_b2=0.0, **options):
-    settings = dict(batch_size=1, upstream="gaussian", input_q=1.0, input_c=0.0) | options
+    settings = dict(batch_size=1, upstream="gaussian", input_log_q=0.0, input_c=0.0) | options
     return theory.predict(
         fan_in=[width] * depth,
         fan_out=[width] * depth,
@@ -343,7 +343,7 @@ def test_loss_cotangent_at_uniform_softmax_and_at_large_logits():
         batch_size=32,
         upstream="loss",
         reduction="sum",
-        input_q=1.0,
+        input_log_q=0.0,
         input_c=0.0,
     )
     assert small.delta_log10_norm_infinite[0] == pytest.approx(np.log10(32 * 0.9) / 2, abs=1e-4)
@@ -369,7 +369,7 @@ def test_unequal_widths_use_the_fan_in_backward_and_the_fan_out_in_the_norm():
         activation="identity",
         batch_size=1,
         upstream="ones",
-        input_q=1.0,
+        input_log_q=0.0,
         input_c=0.0,
     )
     assert 2 * frame.delta_log10_norm_infinite[0] == pytest.approx(np.log10(3 * 400))

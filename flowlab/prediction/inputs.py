@@ -14,6 +14,7 @@ from flowlab.settings import Settings
 from flowlab.theory.predict import cotangent
 
 MOST_BATCHES = 16
+_MOST_PRODUCTS = 2**27
 TO_LOG10 = 0.5 / math.log(10)  # log of a squared norm to log10 of the norm
 
 
@@ -128,6 +129,37 @@ def moments(x: np.ndarray) -> tuple[float, float]:
     unit = x / np.sqrt(np.where(squares > 0, squares, 1.0))[:, :, None]
     total = np.square(unit.sum(axis=1)).sum(axis=1)
     return q, float(np.mean((total - n) / (n * (n - 1))))
+
+
+def log_squares(x: np.ndarray) -> np.ndarray:
+    """log(||x_b||^2/features) of x (batches, examples, features), -inf for zeros: any float."""
+    largest = np.abs(x).max(axis=2, keepdims=True)
+    _, exponent = np.frexp(largest)
+    mean = np.square(np.ldexp(x, -exponent)).mean(axis=2)
+    with np.errstate(divide="ignore"):
+        return np.log(mean) + 2 * math.log(2) * exponent[:, :, 0]
+
+
+def cosines(x: np.ndarray) -> tuple[float, float]:
+    """Mean and mean square of the cosine of two examples of one batch, (batches, examples, n).
+
+    Zeros are orthogonal to all. Of large batches the first few are read.
+    """
+    _, examples, features = x.shape
+    if examples == 1:
+        return 0.0, 0.0
+    work = examples * features * min(examples, features)
+    x = x[: max(1, _MOST_PRODUCTS // work)]
+    _, exponent = np.frexp(np.abs(x).max(axis=2, keepdims=True))
+    unit = np.ldexp(x, -exponent)
+    length = np.sqrt(np.square(unit).sum(axis=2, keepdims=True))
+    unit /= np.where(length > 0, length, 1.0)
+    alone = (length > 0).sum()
+    total = np.square(unit.sum(axis=1)).sum()
+    turned = unit.transpose(0, 2, 1)
+    gram = unit @ turned if examples < features else turned @ unit
+    pairs = len(x) * examples * (examples - 1)
+    return float((total - alone) / pairs), float(max(np.square(gram).sum() - alone, 0.0) / pairs)
 
 
 def _leaves(parameters):

@@ -1,15 +1,10 @@
 """Fully-connected nets without normalization, plain or residual: `flowlab.theory.predict`."""
 
-import math
-
 import pandas as pd
 
 from flowlab import theory
 from flowlab.prediction.curve import IDENTITY, by_operation
-from flowlab.prediction.inputs import Run, moments
-from flowlab.settings import Settings
-
-_BACKWARD = ("delta_log10_norm", "dX_log10_norm", "dW_log10_norm", "db_log10_norm")
+from flowlab.prediction.inputs import Run, cosines, log_squares
 
 
 def predict(run: Run) -> pd.DataFrame | str:
@@ -21,7 +16,7 @@ def predict(run: Run) -> pd.DataFrame | str:
     which = 0 if settings.skip == "rezero" else -1
     fans = [(block[which].fan_in, block[which].fan_out) for block in run.rows]
     x = run.inputs()
-    q, c = moments(x.reshape(len(x), settings.batch_size, -1))
+    c, c2 = cosines(x)
     curve = theory.predict(
         fan_in=[i for i, _ in fans],
         fan_out=[o for _, o in fans],
@@ -35,21 +30,11 @@ def predict(run: Run) -> pd.DataFrame | str:
         orthogonal=initializer.orthogonal,
         batch_size=settings.batch_size,
         upstream=settings.upstream,
+        loss=settings.loss,
         n_classes=outputs,
         reduction=settings.reduction,
-        input_q=q,
+        input_log_q=log_squares(x),
         input_c=c,
+        input_c2=c2,
     )
-    if settings.upstream == "loss" and settings.loss == "squared_error":
-        _shift_to_squared_error(curve, settings, outputs)
     return by_operation(curve.assign(slope_error=0.0), run)
-
-
-def _shift_to_squared_error(curve: pd.DataFrame, settings: Settings, outputs: int) -> None:
-    """Move the backward columns to E‖2(z - onehot)‖² = 4 B (K q_L + 1), z zero-mean."""
-    squared = 4.0 * settings.batch_size * (outputs * curve["q"].iloc[-1] + 1.0)
-    if settings.reduction == "mean":
-        squared /= (settings.batch_size * outputs) ** 2
-    moved = 0.5 * math.log10(squared) - curve["delta_log10_norm"].iloc[-1]
-    for name in (*_BACKWARD, "delta_log10_norm_infinite"):
-        curve[name] += moved

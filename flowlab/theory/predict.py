@@ -1,25 +1,38 @@
 """Predicted rows of the measurement table: every layer's norms, without drawing a network.
 
-All norms are over the whole batch. With x_l the deviation of log ||z_l||^2 from its infinite-width
-value, one layer maps x linearly (slope Lambda) and adds noise; the backward rate of the layer
-above z_l has slope S_l in x_l and its own noise (`finite_width`), correlated with the forward one
-because both read z_l. Then T_l = S_l + Lambda_l T_{l+1} is the whole sensitivity of ||delta_l||
-to x_l, and
+All norms are over the whole batch, and so means over its examples, whose norms differ. The law of
+one example is found at a few starting variances (*nodes*, `flowlab.theory.examples`) that stand
+for all of them; so is the covariance of two examples, at one node. With x_l the deviation of log
+||z_l||^2 from its mean over nets, one layer maps x linearly (slope Lambda) and adds noise; the
+backward rate of the layer above z_l has slope S_l in x_l and its own noise (`finite_width`),
+correlated with the forward one because both read z_l. Then T_l = S_l + Lambda_l T_{l+1} is the
+whole sensitivity of ||delta_l|| to x_l, and
 
     var log ||delta_l||^2 = T_l^2 var x_l + var top
         + sum_{k >= l} (backward_k + 2 T_{k+1} cross_k + T_{k+1}^2 forward_k).
 
-For homogeneous activations S = 0 and this is the exact random walk of Hanin & Nica (2018).
-Everything else is first order in 1/width, with the weights of the backward pass taken independent
-of the forward pass, and with all examples of the batch of equal norm and equal correlation. It
-fails where var x is not small: GELU near its unstable fixed point is off by half a decade in 30
-layers of width 64. ReLU's standard deviation across skips comes out up to a third too low.
+For homogeneous activations S = 0 and this is the exact random walk of Hanin & Nica (2018). For the
+others the mean over nets of log ||z_l||^2 obeys a recursion of its own: moments of the activation
+are averaged over the Gaussian law of x_l (statistical linearisation; to first order in var x the
+corrections of Roberts, Yaida & Hanin 2022, ch. 5), not taken at the infinite-width q_l.
+
+*Alignment.* The backward pass reads the weights of the forward one: W^T delta has the component
+<z - b, delta>/||h|| along h, not a fresh one. With a_l = n E cos^2(z_l, delta_l), w the share of the
+weights in q_{l+1}, zeta = E z^2 phi'^2/(q mu_1), eta = (E z phi phi')^2/(q mu_1 E phi^2) and
+x_1 = E phi^2 phi'^2/(E phi^2 mu_1), a step is multiplied by g = 1 + x_1 w (a_{l+1} - 1)/n, and
+
+    a_l = [eta w (a_{l+1} - 1) + zeta]/g.
+
+a = 1 for homogeneous activations; tanh has less, GELU more. Where eta w > 1 (softplus) the part
+along z outlives the rest, and with it a grows until a/n is of order 1; <z, delta> is Gaussian, so
+that a whole gain G = prod g > 1 adds E log(1 + (G - 1) xi^2) to the mean log. Across skips it is left out.
+Everything else is first order in 1/width. ReLU's standard deviation across skips comes out up to a
+third too low.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,19 +40,21 @@ from scipy.special import digamma, polygamma, softmax
 
 from flowlab.errors import InputError, unknown
 from flowlab.theory.activations import Activation, get_activation
+from flowlab.theory.chain import backward_law
+from flowlab.theory.examples import Nodes, nodes
 from flowlab.theory.finite_width import BackwardMap, batch_step, chi_square_step, exact_step
-from flowlab.theory.moments import ONE_POINT, Sites, log_phi2
+from flowlab.theory.moments import NO_SIGNAL, NODES, WEIGHTS, Moments, curves
 
 SKIPS = ("none", "identity", "scaled", "mix", "rezero", "fixup")
 UPSTREAMS = ("loss", "gaussian", "ones")
+LOSSES = ("cross_entropy", "squared_error")
 QUANTITIES = ("activation", "delta", "dX", "dW", "db")
 
 
 @dataclass(frozen=True)
 class _Map:
-    """One linear map after an activation, with the site (row of `Sites`) it reads from."""
+    """One linear map after an activation."""
 
-    site: int
     log_sigma_w2: float
     log_sigma_b2: float
     width_in: int
@@ -71,10 +86,12 @@ def predict(
     orthogonal: bool = False,
     batch_size: int,
     upstream: str,
+    loss: str = "cross_entropy",
     n_classes: int | None = None,
     reduction: str = "mean",
-    input_q: float,
+    input_log_q,
     input_c: float,
+    input_c2: float | None = None,
 ) -> pd.DataFrame:
     """Mean over seeds and one-seed standard deviation of every layer's log10 norms.
 
@@ -88,9 +105,12 @@ def predict(
     (s = 1/sqrt 2); ``rezero`` (a = 0); ``fixup`` (two maps: sigma_w2 of the first is divided by the
     number of blocks, the last map is zero). ``output_scale`` overrides s.
     batch_size: B. upstream: ``gaussian`` and ``ones`` are cotangents of unit entries at z_L;
-    ``loss`` is softmax cross-entropy over ``n_classes`` (default fan_out[-1]) with labels uniform
-    and independent of the Gaussian logits. reduction: ``mean`` divides the cotangent by B.
-    input_q: mean over examples of ||x||^2/fan_in; input_c: mean cosine of two examples.
+    ``loss`` is that of a loss over ``n_classes`` (default fan_out[-1]) with labels uniform and
+    independent of the Gaussian logits: softmax ``cross_entropy``, or ``squared_error``, whose
+    cotangent is 2 (z - onehot). reduction: ``mean`` divides the cotangent by B (by B K).
+    input_log_q: log(||x||^2/fan_in) of every example, (batches, B), one batch for a seed, -inf for
+    an example that is zero; a single number if they are equal. input_c, input_c2: mean and mean square of the cosine of two
+    examples of a batch (by default input_c^2).
 
     Returns one row per layer: ``layer`` and ``activation_log10_norm`` (of phi(z_l), of z_l in a
     skip net and in the last layer), ``delta_log10_norm``, ``dX_log10_norm`` (at the input of the
@@ -102,12 +122,13 @@ def predict(
     """
     act = get_activation(activation)
     columns = (fan_in, fan_out, sigma_w2, sigma_b2)
-    _check(columns, skip, branch_maps, readout, batch_size, upstream, reduction, input_q)
+    input_log_q = np.atleast_2d(np.asarray(input_log_q, dtype=float))
+    _check(columns, skip, branch_maps, readout, batch_size, upstream, loss, reduction, input_log_q)
     fan_in, fan_out, sigma_w2, sigma_b2 = (np.asarray(column) for column in columns)
     if skip == "fixup":
         branch_maps = 2
     depth, top = len(fan_in), int(fan_out[-1])
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):
         log_w2, log_b2 = (np.log(np.asarray(s, dtype=float)) for s in (sigma_w2, sigma_b2))
         suppressed = np.minimum(1.0, fan_in / fan_out) if orthogonal else np.zeros(depth)
         blocks = _blocks(
@@ -121,21 +142,19 @@ def predict(
             output_scale,
             readout,
         )
-        log_input = float(np.log(input_q))
-        flow = _Flow(act, blocks, fan_out, batch_size, orthogonal)
-        flow.forward(log_w2[0], log_b2[0], log_input, input_c, suppressed[0])
-        start = cotangent(
-            upstream, batch_size, top, n_classes or top, flow.log_q[-1], flow.c[-1], reduction
-        )
-        flow.backward(*start)
-        frame = flow.table(log_w2, fan_in, suppressed, log_input, input_c, upstream, skip)
-    return frame
+        examples = nodes(input_log_q, batch_size, few=act.homogeneous and not np.any(sigma_b2))
+        squared = input_c**2 if input_c2 is None else input_c2
+        flow = _Flow(act, blocks, fan_out, examples, skip == "none")
+        flow.forward(log_w2[0], log_b2[0], input_c, squared, suppressed[0])
+        flow.backward(_Top.of(flow, upstream, loss, top, n_classes or top, reduction))
+        return flow.table(log_w2, fan_in, suppressed, input_c, upstream, skip)
 
 
-def _check(columns, skip, branch_maps, readout, batch_size, upstream, reduction, input_q):
+def _check(columns, skip, branch_maps, readout, batch_size, upstream, loss, reduction, input_log_q):
     for what, received, known in (
         ("skip", skip, SKIPS),
         ("upstream", upstream, UPSTREAMS),
+        ("loss", loss, LOSSES),
         ("reduction", reduction, ("mean", "sum")),
     ):
         if received not in known:
@@ -152,19 +171,23 @@ def _check(columns, skip, branch_maps, readout, batch_size, upstream, reduction,
         raise InputError(f"branch_maps must be 1 or 2; got {branch_maps}")
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1; got {batch_size}")
-    if not input_q > 0:
-        raise InputError(f"input_q must be above 0; got {input_q}")
+    if not np.all(input_log_q < np.inf):
+        raise InputError(f"input_log_q must be below infinity; got {input_log_q.max()}")
+    if input_log_q.shape[1] not in (1, batch_size):
+        raise InputError(
+            f"input_log_q must be of {batch_size} examples; got {input_log_q.shape[1]}"
+        )
 
 
 def _blocks(
     log_w2, log_b2, fan_in, suppressed, skip, branch_scale, branch_maps, output_scale, readout
 ):
-    """The blocks that make z_2 .. z_L; sites are numbered in the order in which they are read."""
+    """The blocks that make z_2 .. z_L."""
     depth = len(fan_in)
     branch = {"scaled": branch_scale, "rezero": 0.0}.get(skip, 1.0)
     scale = output_scale or (np.sqrt(0.5) if skip == "mix" else 1.0)
     residual_layers = 0 if skip == "none" else depth - 1 - readout
-    blocks, site = [], 0
+    blocks = []
     for layer in range(1, depth):
         residual = layer <= residual_layers
         maps = []
@@ -173,8 +196,7 @@ def _blocks(
             if residual and skip == "fixup":
                 w2 = w2 - np.log(residual_layers) if index == 0 else -np.inf
                 b2 = b2 if index == 0 else -np.inf
-            maps.append(_Map(site, float(w2), float(b2), int(fan_in[layer]), suppressed[layer]))
-            site += 1
+            maps.append(_Map(float(w2), float(b2), int(fan_in[layer]), suppressed[layer]))
         scales = (2 * np.log(scale), 2 * np.log(branch)) if residual else (0.0, 0.0)
         blocks.append(_Block(maps, residual, *(float(s) for s in scales)))
     return blocks
@@ -214,19 +236,65 @@ def cotangent(upstream, batch, width, classes, log_q, c, reduction):
     return np.log(batch * mean_square) + shift, -variance / 2, variance, alpha, 0.0
 
 
+@dataclass(frozen=True)
+class _Top:
+    """The cotangent at z_L: log E ||delta_b||^2 at each node; its log's variance; alpha and r.
+
+    ``mean`` is that of one example's log about its level, ``own`` its variance, ``pair`` the
+    covariance of two examples.
+    """
+
+    level: np.ndarray
+    mean: float
+    own: float
+    pair: float
+    alpha: float
+    r: float
+
+    @classmethod
+    def of(cls, flow, upstream, loss, width, classes, reduction):
+        shape, batch = flow.log_q[-1], flow.examples.batch
+        shift = -2 * np.log(batch) if reduction == "mean" else 0.0
+        if upstream != "loss":
+            level, mean, own, alpha, r = cotangent(upstream, 1, width, classes, 0, 0, reduction)
+            return cls(np.full(len(shape), level + shift), mean, own, 0.0, alpha, r)
+        rep = flow.rep
+        c = flow.c[-1] if flow.c else 0.0
+        _, _, own, alpha, r = cotangent("loss", 1, width, classes, shape[rep], c, "sum")
+        both = cotangent("loss", 2, width, classes, shape[rep], c, "sum")[2]
+        pair = max(2 * both - own, 0.0)
+        if loss == "squared_error":
+            level = np.log(4.0) + np.logaddexp(np.log(classes) + shape, 0.0)
+            shift -= 2 * np.log(classes) if reduction == "mean" else 0.0
+        else:
+            level = _cross_entropy_level(shape, classes)
+        return cls(level + shift, -own / 2, own, pair, alpha, r)
+
+
+def _cross_entropy_level(log_q, classes):
+    """log E ||p - y||^2 at each logit variance, uniform labels: Monte Carlo on a grid of them."""
+    low, high = np.clip((log_q.min(), log_q.max()), -20.0, 20.0)
+    grid = np.linspace(low, high, 1 + int(np.ceil(high - low)))
+    z = np.random.default_rng(0).standard_normal((1024, classes))
+    level = [
+        np.log((softmax(np.exp(g / 2) * z, axis=1) ** 2).sum(1).mean() + 1 - 2 / classes)
+        for g in grid
+    ]
+    return np.interp(log_q, grid, level)
+
+
 def _rms(c, extra):
     return math.copysign(min(math.sqrt(c * c + extra), 1.0), c)
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Mean, variance and covariance over seeds of x and u (see `_Flow._fluctuations`)."""
+    """Variance and covariance over nets of x and u (see `_Flow`), and the mean of u."""
 
-    mean: float
-    u_mean: float
-    variance: float
-    covariance: float
-    u_variance: float
+    variance: np.ndarray
+    covariance: np.ndarray
+    u_variance: np.ndarray
+    u_mean: np.ndarray
 
     def spread(self, x, u):
         """Variance of the combination of slopes x and u."""
@@ -235,324 +303,402 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One block forward: x' = x x + u u + noise, u' = keep u + u_noise."""
+    """One block forward: x' = x x + u u + noise, u' = keep u + u_noise; share of its branch."""
 
-    x: float
-    u: float
-    keep: float
-    noise: float
-    u_noise: float
+    x: np.ndarray
+    u: np.ndarray
+    keep: np.ndarray
+    noise: np.ndarray
+    u_noise: np.ndarray
+    share: np.ndarray
 
-    def apply(self, state, mean, u_mean):
+    def apply(self, state, u_mean):
         return _State(
-            mean,
-            u_mean,
             state.spread(self.x, self.u) + self.noise,
             self.keep * (self.x * state.covariance + self.u * state.u_variance),
             self.keep**2 * state.u_variance + self.u_noise,
+            u_mean,
         )
 
 
-class _Back(NamedTuple):
-    """One block backward: rate, its log's mean and variance given (x, u), and slopes in those."""
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What a map reads: its input's moments, slopes in (x, u), variance, and the pair's moments.
 
-    log_rate: float
-    mean: float
-    variance: float
-    x: float
-    u: float
-    cross: float
-    alpha: float
-    r: float
+    weight: the share of the weights, not of the bias, in the map's output.
+    """
+
+    moments: Moments
+    x: np.ndarray
+    u: np.ndarray
+    weight: np.ndarray
+    infinite_log_mu1: np.ndarray
+    c: float
+    phi_c: float
+    pairs: tuple[float, ...]
 
 
-def _log_sum(a, b):
-    """log(e^a + e^b) of two numbers, either of which may be -inf."""
-    high, low = (a, b) if a > b else (b, a)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+_LOG_GAINS = np.arange(0.0, 60.0, 0.1)
+_TYPICAL = np.log1p(np.expm1(_LOG_GAINS)[:, None] * NODES**2) @ WEIGHTS
+
+
+def _typical(log_gain):
+    """E log(1 + (G - 1) xi^2), xi ~ N(0, 1): of a gain G > 1 that is due to one component."""
+    return np.where(log_gain > 0, np.interp(log_gain, _LOG_GAINS, _TYPICAL), log_gain)
+
+
+def _share(part, total):
+    """exp(part - total); 1 where both are zero."""
+    return np.where(total > -np.inf, np.exp(np.minimum(part - total, 0.0)), 1.0)
 
 
 class _Flow:
-    """The forward and backward recursions over the layers; index 0 is layer 1."""
+    """The forward and backward recursions over the layers; index 0 is layer 1.
 
-    def __init__(self, act, blocks, fan_out, batch, orthogonal):
-        self.act, self.blocks, self.batch, self.orthogonal = act, blocks, batch, orthogonal
+    Two deviations of z_l are followed: x, of log ||z_l||^2, and u, the mean over units of
+    z_l/sqrt(q_l). A block maps (x, u) linearly and adds noise to both. Across a skip u persists,
+    and with it the share of units on either side of a kink, which is why u is followed at all.
+
+    Arrays are (nodes,), each a single example, and where the batch has several examples one entry
+    more, last: the covariance of two of them at node ``rep``, of correlation c. A variance is the
+    covariance of an example with itself, c = 1, so that one formula serves both.
+    ``log_q`` are the infinite-width variances, ``log_z`` the means over nets of log ||z_l||^2/n.
+    """
+
+    def __init__(self, act, blocks, fan_out, examples: Nodes, plain: bool):
+        self.act, self.blocks, self.examples, self.plain = act, blocks, examples, plain
+        self.curves = curves(act)
         self.fan_out = [int(n) for n in fan_out]
+        self.rep, self.count = examples.median, len(examples.log_q)
+        self.paired = examples.batch > 1
+        self.members = self.count + self.paired
 
-    def averaged(self, c):
-        """Relative variance of a batch's summed square over an example's, at r.m.s. overlap c."""
-        return (1 + (self.batch - 1) * c * c) / self.batch
+    def joined(self, own):
+        """(members,): values of the nodes, the pair's those of its node."""
+        return np.append(own, own[self.rep]) if self.paired else own
 
-    def forward(self, log_w2, log_b2, log_input, input_c, suppressed):
-        self._variances(log_w2 + log_input, log_b2)
-        first = np.exp(log_w2 + log_input - self.log_q[0])
-        self._correlations(float(first * input_c + 1 - first), suppressed)
-        self._fluctuations(suppressed)
+    def overlap(self, value):
+        """1 for single examples and ``value`` for the pair."""
+        ones = np.ones(self.members)
+        if self.paired:
+            ones[-1] = value
+        return ones
 
-    def _variances(self, log_w, log_b2):
-        log_q = float(np.logaddexp(log_w, log_b2))
-        self.log_q, sites, weights, self.share = [log_q], [], [], []
-        memo: dict[int, tuple[float, float]] = {}
-        for block in self.blocks:
-            log_f = log_q
-            for index, map_ in enumerate(block.maps):
-                # A converged trajectory stays on one value, so that its moments are found once.
-                known, value = memo.get(index, (np.nan, np.nan))
-                if log_f == known or abs(log_f - known) < 1e-13:
-                    log_f = known
-                else:
-                    value = log_phi2(self.act, log_f)
-                    memo[index] = (log_f, value)
-                sites.append(log_f)
-                log_w, log_b = map_.log_sigma_w2 + value, map_.log_sigma_b2
-                log_f = _log_sum(log_w, log_b)
-                weights.append(math.exp(log_w - log_f) if log_f > -math.inf else 1.0)
-            log_branch = block.log_branch2 + log_f
-            total = _log_sum(log_q, log_branch) if block.identity else log_branch
-            self.share.append(math.exp(log_branch - total) if total > -np.inf else 1.0)
-            log_q = block.log_scale2 + total
+    def forward(self, log_w2, log_b2, input_c, input_c2, suppressed):
+        log_q = np.logaddexp(log_w2 + self.examples.log_q, log_b2)
+        log_q = np.maximum(log_q, NO_SIGNAL)
+        first = float(_share(log_w2 + self.examples.log_q[self.rep], log_q[self.rep]))
+        c = first * input_c + 1 - first
+        extra = first**2 * max(input_c2 - input_c**2, 0.0)
+        extra = min(extra + self._fresh(c, 0, suppressed), 1 - c * c)
+        mean, variance = chi_square_step(self.fan_out[0])
+        self.log_q = [log_q]
+        log_z = log_q + mean * (1 - suppressed)
+        state = _State(
+            variance * self.overlap(_rms(c, extra) ** 2) * (1 - suppressed),
+            np.zeros(self.members),
+            self.overlap(max(c, 0.0)) / self.fan_out[0],
+            np.zeros(self.members),
+        )
+        self.log_z, self.c, self.rms = [log_z], [c], [_rms(c, extra)]
+        self.states, self.steps, self.sites = [state], [], []
+        self.y_mean, self.y_infinite, self.y_variance = [], [], []
+        for index, block in enumerate(self.blocks):
+            log_q, log_z, state, c, extra = self._block(index, block, log_q, log_z, state, c, extra)
             self.log_q.append(log_q)
-        self.sites = Sites(self.act, np.array(sites))
-        self.weight = weights
-
-    def _correlations(self, c, suppressed):
-        """Correlations c_l, and their r.m.s. over seeds, which finite width keeps above zero.
-
-        One Gaussian map adds (1 - c^2)(1 + 2 c^2)/n to the mean square; the layers contract what
-        is there by the squared slope of the correlation map.
-        """
-
-        def spread(c, n, suppressed):
-            return (1 - suppressed) * (1 - c * c) * (1 + 2 * c * c) / n
-
-        sites = self.sites
-        extra = spread(c, self.fan_out[0], suppressed)
-        self.c, self.c_f, self.rms, self.rms_f = [c], [], [_rms(c, extra)], []
-        at_sites, self.phi_c = [], []
-        for index, (block, share) in enumerate(zip(self.blocks, self.share, strict=True)):
-            c_f, extra_f, slope = c, extra, 1.0
-            for map_ in block.maps:
-                site = map_.site
-                at_sites.append(_rms(c_f, extra_f))
-                overlap = sites.phi_correlation(site, c_f)
-                gap = 1e-3 if c_f < 0 else -1e-3
-                steepness = (sites.phi_correlation(site, c_f + gap) - overlap) / gap
-                self.phi_c.append(overlap)
-                w = self.weight[site]
-                c_f = w * overlap + 1 - w
-                slope *= w * steepness
-                extra_f = slope**2 * extra + spread(c_f, self.fan_out[index + 1], map_.orthogonal)
-            self.c_f.append(c_f)
-            self.rms_f.append(_rms(c_f, extra_f))
-            c = min(max((1 - share) * c + share * c_f, -1.0), 1.0)
-            fresh = extra_f - slope**2 * extra
-            extra = ((1 - share) + share * slope) ** 2 * extra + share * fresh
-            extra = min(extra, 1 - c * c)
+            self.log_z.append(log_z)
             self.c.append(c)
             self.rms.append(_rms(c, extra))
-        batch = self.batch
-        h, m, p2, cross = sites.pairs(np.array(at_sites))
-        self.c_sites, self.h, self.m = at_sites, h.tolist(), m.tolist()
-        self.f = ((sites.f1 + (batch - 1) * p2) / batch - 1).tolist()
-        self.x = ((sites.x1 + (batch - 1) * cross) / batch - 1).tolist()
-        self.log_mu1 = np.log(sites.mu1).tolist()
-        # Single numbers are read below, one layer after another: lists are faster than arrays.
-        for name in ONE_POINT:
-            setattr(sites, name, getattr(sites, name).tolist())
-
-    def _linear(self, c, n):
-        """Variance of the unit mean of z_l/sqrt(q_l), averaged over a batch of correlation c."""
-        return (1 + (self.batch - 1) * max(c, 0.0)) / (self.batch * n)
-
-    def _fluctuations(self, suppressed):
-        """Two deviations of z_l: x = log ||z_l||^2 - log(B n q_l) and u, the mean of z_l/sqrt(q_l).
-
-        A block maps (x, u) linearly and adds noise to both. Across a skip u persists, and with it
-        the share of units on either side of a kink, which is why u is followed at all.
-        """
-        sites = self.sites
-        mean, variance = chi_square_step(self.fan_out[0])
-        averaged = self.averaged(self.rms[0]) * (1 - suppressed)
-        state = _State(
-            mean * averaged, 0.0, variance * averaged, 0.0, self._linear(self.c[0], self.fan_out[0])
-        )
-        self.states, self.steps, self.chain = [state], [], []
-        self.y_mean, self.y_variance, self.y_log = [], [], []
-        for index, block in enumerate(self.blocks):
-            width_out, share = self.fan_out[index + 1], self.share[index]
-            step_mean, step_variance = chi_square_step(width_out)
-            f_mean, f_x, f_u, f_noise, chain = state.mean, 1.0, 0.0, 0.0, []
-            for position, map_ in enumerate(block.maps):
-                i, n = map_.site, map_.width_in
-                slope, curvature = sites.phi2_slope[i], sites.phi2_curvature[i]
-                rest_mean, rest_noise = self._rest(i, n)
-                spread = state.spread(f_x, f_u) + f_noise
-                chain.append((f_x, f_u, f_mean, spread))
-                y_mean = slope * f_mean + curvature * spread / 2 + rest_mean
-                y_x, y_u = slope * f_x, slope * f_u
-                if position == 0:
-                    tilt = sites.phi2_tilt[i]
-                    y_u += tilt
-                    y_mean += tilt * state.u_mean
-                    rest_noise -= tilt**2 * self._linear(self.c[index], n)
-                y_noise = slope**2 * f_noise + max(rest_noise, 0.0)
-                y_variance = state.spread(y_x, y_u) + y_noise
-                w = self.weight[i]
-                last = position == len(block.maps) - 1
-                c_next = self.rms_f[index] if last else self.c_sites[i + 1]
-                fresh = self.averaged(c_next) * (1 - map_.orthogonal)
-                f_mean = w * y_mean + w * (1 - w) * y_variance / 2 + step_mean * fresh
-                f_x, f_u = w * y_x, w * y_u
-                f_noise = w * w * y_noise + step_variance * fresh
-            self.y_mean.append(y_mean)
-            self.y_variance.append(y_variance)
-            self.y_log.append(sites.log_phi2[i])
-            self.chain.append(chain)
-
-            mixed = share * (1 - share)
-            # <z, f> has mean zero: its square's mean is q q_f / n, and f's noise is independent.
-            overlap = (1 + (self.batch - 1) * self.rms[index] * self.rms_f[index]) / self.batch
-            product = 4 * mixed * overlap / width_out
-            gap = state.spread(f_x - 1, f_u) + f_noise
-            step = _Step(
-                (1 - share) + share * f_x,
-                share * f_u,
-                math.sqrt(max(1 - share, 0.0)),
-                share**2 * f_noise + product,
-                share * self._linear(self.c_f[index], width_out),
-            )
-            # The branch grows with u and so dilutes it: a drift of second order.
-            drift = share * ((f_x - 1) * state.covariance + f_u * state.u_variance) / 2
-            mean = (1 - share) * state.mean + share * f_mean + (mixed * gap - product) / 2
-            state = step.apply(state, mean, step.keep * (state.u_mean - drift))
-            self.steps.append(step)
             self.states.append(state)
 
-    def _rest(self, site, n):
-        """Mean and variance of log of phi^2 averaged over n units, given the norm they read."""
-        single = self.sites.f1[site] - 1
-        if single <= 0:
-            return 0.0, 0.0
-        mean, variance = exact_step(self.act, n, single, False)
-        ratio = self.f[site] / single
-        averaged = self.averaged(self.c_sites[site])
-        norm_mean, norm_variance = chi_square_step(n)
-        slope, curvature = self.sites.phi2_slope[site], self.sites.phi2_curvature[site]
-        taken = (slope * norm_mean + curvature * norm_variance / 2) * averaged
-        return mean * ratio - taken, variance * ratio - slope**2 * norm_variance * averaged
+    def _fresh(self, c, layer, suppressed):
+        """Mean square over nets that one Gaussian map adds to a correlation."""
+        return (1 - suppressed) * (1 - c * c) * (1 + 2 * c * c) / self.fan_out[layer]
 
-    def backward(self, log_level, mean, variance, alpha, r):
-        """log E ||delta_l||^2, mean and variance of its log about that, alpha_l, r_l, from z_L."""
-        total, t_x, t_u = variance, 0.0, 0.0
-        rows = [(np.nan, log_level, mean, variance, alpha, r, t_x)]
-        for index in reversed(range(len(self.blocks))):
-            back = self._backward_step(index, alpha, r)
-            step, state = self.steps[index], self.states[index]
-            total += back.variance + 2 * t_x * back.cross
-            total += t_x**2 * step.noise + t_u**2 * step.u_noise
-            t_x, t_u = back.x + step.x * t_x, back.u + step.u * t_x + step.keep * t_u
-            mean += back.mean
-            log_level += back.log_rate
-            alpha, r = back.alpha, back.r
-            spread = max(total, 0.0) + state.spread(t_x, t_u)
-            rows.append((back.log_rate, log_level, mean, spread, alpha, r, t_x))
-        (
-            self.log_chi,
-            self.log_delta,
-            self.delta_mean,
-            self.delta_variance,
-            self.alpha,
-            self.r,
-            self.sensitivity,
-        ) = np.array(rows[::-1]).T
-
-    def _backward_step(self, index, alpha, r):
-        block, sites = self.blocks[index], self.sites
-        log_branch = block.log_branch2 + sum(
-            m.log_sigma_w2 + self.log_mu1[m.site] for m in block.maps
-        )
-        total = _log_sum(0.0, log_branch) if block.identity else log_branch
-        share = math.exp(log_branch - total) if total > -np.inf else 1.0
-        maps = [
-            BackwardMap(self.h[m.site], self.m[m.site], sites.m1[m.site], m.orthogonal)
-            for m in reversed(block.maps)
-        ]
-        width = block.maps[0].width_in
-        relative, alpha = batch_step(maps, share, width, self.batch, alpha)
-        mean, variance = -relative / 2, relative
-        single = 3 * maps[0].m1 - 1 - 2 * maps[0].orthogonal
-        if not block.identity and single > 1e-12:
-            exact = exact_step(self.act, width, single, maps[0].orthogonal > 0)
-            mean, variance = (step * relative * width / single for step in exact)
-
-        norm_mean, norm_variance = chi_square_step(width)
-        s_x, s_u, cross = 0.0, 0.0, 0.0
-        chain = zip(self.chain[index], block.maps, strict=True)
-        for position, ((f_x, f_u, f_mean, spread), map_) in enumerate(chain):
-            i = map_.site
-            averaged = self.averaged(self.c_sites[i])
-            slope, curvature = sites.mu1_slope[i], sites.mu1_curvature[i]
-            taken = slope**2 * norm_variance * averaged
-            common = self.x[i] / width - slope * sites.phi2_slope[i] * norm_variance * averaged
-            mean += share * slope * (f_mean - norm_mean * averaged)
-            mean += share * curvature * (spread - norm_variance * averaged) / 2
-            s_x += share * slope * f_x
-            s_u += share * slope * f_u
+    def _block(self, index, block, log_q, log_z, state, c, extra):
+        width_out = self.fan_out[index + 1]
+        step_mean, step_variance = chi_square_step(width_out)
+        zero = np.zeros(self.members)
+        f_x, f_u, f_noise = zero + 1, zero, zero
+        log_f, mean_f = log_q, log_z
+        c_f, extra_f, slope_c, sites = c, extra, 1.0, []
+        for position, map_ in enumerate(block.maps):
+            spread = state.spread(f_x, f_u) + f_noise
+            own = spread[: self.count]
+            m = self._moments(mean_f, own)
+            site_c = _rms(c_f, extra_f)
+            phi_c, steepness, pairs = self._pair_moments(mean_f, own, c_f, site_c)
+            rest_mean, rest_noise = self._rest(m, map_.width_in, site_c, pairs)
+            y_mean = m.log_phi2[: self.count] + rest_mean
+            y_x, y_u = m.phi2_slope * f_x, m.phi2_slope * f_u
             if position == 0:
-                tilt, free = sites.mu1_tilt[i], self._linear(self.c[index], width)
-                s_u += share * tilt
-                mean += share * tilt * self.states[index].u_mean
-                taken += tilt**2 * free
-                common -= tilt * sites.phi2_tilt[i] * free
-            variance -= share**2 * taken
-            cross += share * self.share[index] * self.weight[i] * common
-        r *= (1 - share) + share * math.prod(map_.h for map_ in maps)
-        return _Back(block.log_scale2 + total, mean, variance, s_x, s_u, cross, alpha, r)
+                free = self.overlap(max(c, 0.0)) / map_.width_in
+                y_u = y_u + m.phi2_tilt
+                y_mean = y_mean + (m.phi2_tilt * state.u_mean)[: self.count]
+                rest_noise = rest_noise - m.phi2_tilt**2 * free
+            y_noise = m.phi2_slope**2 * f_noise + np.maximum(rest_noise, 0.0)
+            y_variance = state.spread(y_x, y_u) + y_noise
+            infinite = self.curves.logs(log_f)[0]
+            log_f = np.logaddexp(map_.log_sigma_w2 + infinite[0], map_.log_sigma_b2)
+            log_w = map_.log_sigma_w2 + y_mean
+            mean_f = np.logaddexp(log_w, map_.log_sigma_b2)
+            w = self.joined(_share(log_w, mean_f))
+            slope_c *= w[self.rep] * steepness
+            c_f = w[self.rep] * phi_c + 1 - w[self.rep]
+            fresh_c = self._fresh(c_f, index + 1, map_.orthogonal)
+            extra_f = slope_c**2 * extra + fresh_c
+            fresh = self.overlap(_rms(c_f, extra_f) ** 2) * (1 - map_.orthogonal)
+            mean_f = mean_f + (w * (1 - w) * y_variance / 2)[: self.count]
+            mean_f = mean_f + step_mean * (1 - map_.orthogonal)
+            sites.append(_Site(m, f_x, f_u, w, infinite[1], site_c, phi_c, pairs))
+            f_x, f_u = w * y_x, w * y_u
+            f_noise = w * w * y_noise + step_variance * fresh
+        self.sites.append(sites)
+        self.y_mean.append(y_mean)
+        self.y_infinite.append(infinite[0])
+        self.y_variance.append(y_variance)
 
-    def table(self, log_w2, fan_in, suppressed, log_input, input_c, upstream, skip):
-        depth, batch = len(self.log_q), self.batch
-        log_q = np.array(self.log_q)
-        alpha, r = self.alpha, self.r
-        log, var = {}, {}
-        log["activation"] = (
-            log_q
-            + np.log(batch * np.array(self.fan_out))
-            + np.array([state.mean for state in self.states])
+        shift = block.log_scale2
+        if not block.identity:
+            shift += block.log_branch2
+            self.steps.append(_Step(f_x, f_u, zero, f_noise, self._unit(c_f, width_out), zero + 1))
+            state = self.steps[-1].apply(state, zero)
+            return log_f + shift, mean_f + shift, state, c_f, min(extra_f, 1 - c_f * c_f)
+        branch = block.log_branch2 + mean_f
+        total = np.logaddexp(log_z, branch)
+        share = self.joined(_share(branch, total))
+        mixed = share * (1 - share)
+        # <z, f> has mean zero: its square's mean is q q_f / n, and f's noise is independent.
+        product = 4 * mixed * self.overlap(self.rms[-1] * _rms(c_f, extra_f)) / width_out
+        gap = state.spread(f_x - 1, f_u) + f_noise
+        keep = np.sqrt(np.maximum(1 - share, 0.0))
+        step = _Step(
+            (1 - share) + share * f_x,
+            share * f_u,
+            keep,
+            share**2 * f_noise + product,
+            share * self._unit(c_f, width_out),
+            share,
         )
-        var["activation"] = np.array([state.variance for state in self.states])
+        # The branch grows with u and so dilutes it: a drift of second order.
+        drift = share * ((f_x - 1) * state.covariance + f_u * state.u_variance) / 2
+        following = step.apply(state, keep * (state.u_mean - drift))
+        self.steps.append(step)
+        log_z = total + ((mixed * gap - product) / 2)[: self.count] + shift
+        log_q = np.logaddexp(log_q, block.log_branch2 + log_f) + shift
+        rep = share[self.rep]
+        fresh_c = extra_f - slope_c**2 * extra
+        extra = ((1 - rep) + rep * slope_c) ** 2 * extra + rep * fresh_c
+        c = min(max((1 - rep) * c + rep * c_f, -1.0), 1.0)
+        return log_q, log_z, following, c, min(extra, 1 - c * c)
+
+    def _unit(self, c, n):
+        """Variance of the unit mean of z_l/sqrt(q_l): of two examples, its covariance."""
+        return self.overlap(max(c, 0.0)) / n
+
+    def _moments(self, mean, variance) -> Moments:
+        m = self.curves.at(mean, variance)
+        return Moments(*map(self.joined, m.parts()))
+
+    def _pair_moments(self, mean, variance, c, site_c):
+        """E phi phi / E phi^2 at c and its slope there; `Curves.pairs` at the r.m.s. of c."""
+        if not self.paired:
+            return 1.0, 1.0, (1.0, 1.0, 1.0, 1.0)
+        log_q = float(mean[self.rep])
+        gap = 1e-3 if c < 0 else -1e-3
+        phi_c = self.curves.phi_correlation(log_q, c)
+        steepness = (self.curves.phi_correlation(log_q, c + gap) - phi_c) / gap
+        return phi_c, steepness, self.curves.pairs(log_q, site_c)
+
+    def _rest(self, m, n, c, pairs):
+        """Mean and variance of log of phi^2 averaged over n units, given the norm they read."""
+        single = m.f1 - 1
+        mean, variance = exact_step(self.act, n, single, False)
+        ratio = np.ones(self.members)
+        if self.paired:
+            ratio[-1] = (pairs[2] - 1) / single[-1] if single[-1] > 1e-12 else 0.0
+        averaged = self.overlap(c * c)
+        norm_mean, norm_variance = chi_square_step(n)
+        taken = m.phi2_slope * norm_mean + m.phi2_curvature * norm_variance / 2
+        noise = variance * ratio - m.phi2_slope**2 * norm_variance * averaged
+        return (mean - taken)[: self.count], noise
+
+    def backward(self, top: _Top):
+        """log E ||delta_l||^2 at infinite width, mean and covariance of the log, alpha and r."""
+        total = self.overlap(0.0) * top.own
+        if self.paired:
+            total[-1] = top.pair
+        infinite, mean = top.level, top.level + top.mean
+        gained = np.zeros(self.count)
+        t_x, t_u = np.zeros(self.members), np.zeros(self.members)
+        alpha, r, excess = top.alpha, top.r, np.zeros(self.count)
+        rows = [(infinite, mean, total, alpha, r, t_x, gained)]
+        for index in reversed(range(len(self.blocks))):
+            back = self._backward_step(index, alpha, r, excess)
+            log_rate, drift, variance, s_x, s_u, cross, alpha, r, gain, excess = back
+            step, state = self.steps[index], self.states[index]
+            total = total + variance + 2 * t_x * cross
+            total = total + t_x**2 * step.noise + t_u**2 * step.u_noise
+            t_x, t_u = s_x + step.x * t_x, s_u + step.u * t_x + step.keep * t_u
+            infinite, mean, gained = infinite + log_rate, mean + drift, gained + gain
+            spread = np.maximum(total, 0.0) + state.spread(t_x, t_u)
+            gain = _typical(gained)
+            rows.append((infinite, mean + gain, spread, alpha, r, t_x, gain))
+        columns = list(zip(*rows[::-1], strict=True))
+        self.delta_infinite, self.delta_mean, self.delta_variance = map(np.array, columns[:3])
+        if self.plain and not self.act.homogeneous and self.blocks:
+            self._by_chain(top, np.array(columns[6]))
+        self.alpha, self.r, self.sensitivity = map(np.array, columns[3:6])
+
+    def _by_chain(self, top, gains):
+        """Take single examples' laws from the chain of their variances, which may part company."""
+        log_z, own = np.array(self.log_z), slice(self.count)
+        reach = 4 * np.sqrt(np.array([state.variance[own] for state in self.states])) + 0.1
+        low, high = float((log_z - reach).min()), float((log_z + reach).max())
+        maps = [block.maps[0] for block in self.blocks]
+        maps = [(m.log_sigma_w2, m.log_sigma_b2, m.width_in, m.orthogonal) for m in maps]
+        law = backward_law(self.curves, maps, self.log_q[0], low, high)
+        self.delta_mean = top.level + top.mean + law.mean + gains
+        self.delta_variance[:, own] = top.own + 2 * (law.log_mean - law.mean)
+
+    def _backward_step(self, index, alpha, r, excess):
+        """Across a block: log rate at infinite width; its mean, variance and slopes; the rest."""
+        block, sites, own = self.blocks[index], self.sites[index], slice(self.count)
+        norm_mean, norm_variance = chi_square_step(block.maps[0].width_in)
+        width, state = block.maps[0].width_in, self.states[index]
+        log_branch = infinite = block.log_branch2
+        s_x, s_u, cross = (np.zeros(self.members) for _ in range(3))
+        taken, common_u = np.zeros(self.members), np.zeros(self.members)
+        for position, (site, map_) in enumerate(zip(sites, block.maps, strict=True)):
+            m, averaged = site.moments, self.overlap(site.c**2)
+            infinite = infinite + map_.log_sigma_w2 + site.infinite_log_mu1
+            # Given the norm of the sample the units are not free: what it took is in log_mu1.
+            log_branch = log_branch + map_.log_sigma_w2 + m.log_mu1[own]
+            free = m.mu1_slope * norm_mean + m.mu1_curvature * norm_variance / 2
+            log_branch = log_branch - free[own]
+            taken = taken + m.mu1_slope**2 * norm_variance * averaged
+            x1 = m.x1.copy()
+            x1 -= 1
+            if self.paired:
+                x1[-1] = site.pairs[3] - 1
+            common = x1 / width - m.mu1_slope * m.phi2_slope * norm_variance * averaged
+            s_x = s_x + m.mu1_slope * site.x
+            s_u = s_u + m.mu1_slope * site.u
+            if position == 0:
+                unit = self._unit(self.c[index], width)
+                s_u = s_u + m.mu1_tilt
+                log_branch = log_branch + (m.mu1_tilt * state.u_mean)[own]
+                taken = taken + m.mu1_tilt**2 * unit
+                common = common - m.mu1_tilt * m.phi2_tilt * unit
+            cross = cross + self.steps[index].share * site.weight * common
+        if block.identity:
+            infinite, total = np.logaddexp(0.0, infinite), np.logaddexp(0.0, log_branch)
+            share = self.joined(_share(log_branch, total))
+        else:
+            total, share = log_branch, np.ones(self.members)
+        variance, drift, alpha_below = self._noise(index, share, alpha)
+        mean, gain = total + drift, np.zeros(self.count)
+        if self.plain:
+            gain, excess = self._aligned(index, excess)
+        h = math.prod(site.pairs[0] for site in sites)
+        rep = share[self.rep]
+        return (
+            block.log_scale2 + infinite,
+            block.log_scale2 + mean,
+            variance - share**2 * taken,
+            share * s_x,
+            share * s_u,
+            share * cross,
+            alpha_below,
+            r * ((1 - rep) + rep * h),
+            gain,
+            excess,
+        )
+
+    def _noise(self, index, share, alpha):
+        """Variance of the log rate given the forward pass, its mean, and alpha below the block."""
+        block, sites = self.blocks[index], self.sites[index]
+        width, rep = block.maps[0].width_in, share[self.rep]
+        alone = sum(
+            3 * site.moments.m1 - 1 - 2 * map_.orthogonal
+            for site, map_ in zip(sites, block.maps, strict=True)
+        )
+        variance = (4 * share * (1 - share) + share**2 * alone) / width
+        if self.paired:
+            maps = [
+                BackwardMap(
+                    site.pairs[0], site.pairs[1], site.moments.m1[self.rep], map_.orthogonal
+                )
+                for site, map_ in zip(reversed(sites), reversed(block.maps), strict=True)
+            ]
+            variance[-1], alpha = batch_step(maps, rep, width, math.inf, alpha)
+        mean = -variance[: self.count] / 2
+        single = float(alone[0])
+        if not block.identity and self.act.homogeneous and single > 1e-12:
+            exact = exact_step(self.act, width, single, block.maps[0].orthogonal > 0)
+            scale = variance * width / single
+            mean, variance = exact[0] * scale[: self.count], exact[1] * scale
+        return variance, mean, alpha
+
+    def _aligned(self, index, excess):
+        """What a - 1 = ``excess`` of the layer above adds to a step's mean, and a - 1 below it."""
+        map_, site, own = self.blocks[index].maps[0], self.sites[index][0], slice(self.count)
+        m, above = site.moments, site.weight[own] * excess
+        gain = 1 + (m.x1[own] - map_.orthogonal) * above / map_.width_in
+        eta = m.phi2_slope[own] ** 2
+        eta = eta * np.exp(np.minimum(m.log_phi2 - m.log_mu1, 700.0)[own] - self.log_z[index])
+        eta = np.where(np.isfinite(eta), eta, 1.0)
+        below = (eta * above + 1 + 2 * m.mu1_slope[own]) / gain
+        return np.log(gain), below - 1
+
+    def table(self, log_w2, fan_in, suppressed, input_c, upstream, skip):
+        depth, batch = len(self.log_q), self.examples.batch
+        fan_out = np.array(self.fan_out)
+        variance = np.array([state.variance for state in self.states])
+        log, var = {}, {}
+        log_z = np.array(self.log_z)
+        log["activation"], var["activation"] = self._batched(log_z, variance)
+        log["activation"] += np.log(batch * fan_out)
 
         # The input of the last linear map of each layer: its log norm squared, law and overlap.
-        x_log = np.r_[log_input, self.y_log] + np.log(batch * np.asarray(fan_in))
-        x_log += np.r_[0.0, self.y_mean]
-        x_variance = np.r_[0.0, self.y_variance]
-        last = [block.maps[-1] for block in self.blocks]
-        x_c = np.r_[input_c, [self.phi_c[m.site] for m in last]]
+        first = np.maximum(self.examples.log_q, NO_SIGNAL)
+        x_mean = np.array([first, *self.y_mean])
+        x_variance = np.array([np.zeros(self.members), *self.y_variance])
+        last = [sites[-1] for sites in self.sites]
+        x_c = np.r_[input_c, [site.phi_c for site in last]]
         if skip == "none" and depth > 1:
-            log["activation"][:-1], var["activation"][:-1] = x_log[1:], x_variance[1:]
+            hidden = self._batched(x_mean[1:], x_variance[1:])
+            log["activation"][:-1] = hidden[0] + np.log(batch * fan_out[:-1])
+            var["activation"][:-1] = hidden[1]
+        log["activation"][log["activation"] <= NO_SIGNAL / 2] = -np.inf
 
-        infinite = self.log_delta
-        log["delta"] = infinite + self.delta_mean
-        var["delta"] = self.delta_variance
+        infinite = self.examples.log_mean(self.delta_infinite).mean(axis=1) + np.log(batch)
+        log["delta"], var["delta"] = self._batched(self.delta_mean, self.delta_variance)
+        log["delta"] += np.log(batch)
 
         # Cotangent at the output of that linear map: s a delta.
-        output = np.r_[0.0, [b.log_scale2 + b.log_branch2 for b in self.blocks]] + log["delta"]
+        scale = np.r_[0.0, [b.log_scale2 + b.log_branch2 for b in self.blocks]]
+        own = self.delta_mean + self.delta_variance[:, : self.count] / 2
+        counted = self.examples.effective(own)
         step = np.array([chi_square_step(int(n)) for n in fan_in])
-        averaged = (1 + (batch - 1) * alpha) / batch * (1 - suppressed)
-        last_w2 = np.r_[log_w2[0], [m.log_sigma_w2 for m in last]]
-        log["dX"] = output + last_w2 + step[:, 0] * averaged
+        averaged = (1 + (counted - 1) * self.alpha) / counted * (1 - suppressed)
+        last_w2 = np.r_[log_w2[0], [block.maps[-1].log_sigma_w2 for block in self.blocks]]
+        log["dX"] = scale + log["delta"] + last_w2 + step[:, 0] * averaged
         var["dX"] = var["delta"] + step[:, 1] * averaged
 
-        pull = (
-            self.sensitivity
-            * np.r_[0.0, [s * self.weight[m.site] for s, m in zip(self.share, last, strict=True)]]
-        )
-        for name, base, law, overlap in (
-            ("dW", x_log - np.log(batch), x_variance * (1 + 2 * pull), x_c),
-            ("db", 0.0, 0.0, np.ones(depth)),
-        ):
-            gain, mean, variance = _summed(batch, alpha, r, overlap)
-            log[name] = output + base + np.log(gain) + mean
-            var[name] = np.maximum(var["delta"] + law + variance, 0.0)
+        # ||h_b||^2 ||delta_b||^2: the two are correlated by what both know of x.
+        pull = np.zeros((depth, self.members))
+        for layer, (site, forth) in enumerate(zip(last, self.steps, strict=True), start=1):
+            pull[layer] = self.sensitivity[layer] * forth.share * site.weight
+        product = self.delta_variance + x_variance * (1 + 2 * pull)
+        log["db"], var["db"] = log["delta"].copy(), var["delta"]
+        log["dW"], var["dW"] = self._batched(x_mean + self.delta_mean, product)
+        log["dW"] += np.log(batch) + np.log(fan_in)
+        for name, overlap in (("dW", x_c), ("db", np.ones(depth))):
+            gain, mean, variance = _summed(counted, self.alpha, self.r, overlap)
+            log[name] = scale + log[name] + np.log(gain) + mean
+            log[name][log[name] <= NO_SIGNAL / 2] = -np.inf
+            var[name] = np.maximum(var[name] + variance, 0.0)
             if upstream == "loss":
                 log[name], var[name] = np.full(depth, np.nan), np.full(depth, np.nan)
 
@@ -562,10 +708,20 @@ class _Flow:
             columns[f"{name}_log10_norm"] = log[name] * to_log10
             # Linearisation can push a variance below zero where it fails (see above).
             columns[f"{name}_log10_norm_sd"] = np.sqrt(np.maximum(var[name], 0.0)) * to_log10
-        columns["q"] = np.exp(log_q)
-        columns["chi"] = np.exp(self.log_chi)
+        log_q = self.examples.log_mean(np.array(self.log_q))
+        columns["q"] = np.exp(log_q).mean(axis=1)
+        columns["chi"] = np.exp(np.append(-np.diff(infinite), np.nan))
         columns["delta_log10_norm_infinite"] = infinite * to_log10
         return pd.DataFrame(columns)
+
+    def _batched(self, mean, variance):
+        """`Nodes.batched` of logs of this mean (layers, nodes) and covariance (layers, members)."""
+        own, rho = variance[:, : self.count], np.ones(len(mean))
+        if self.paired:
+            alone = own[:, self.rep]
+            rho = np.divide(variance[:, -1], alone, out=np.zeros_like(alone), where=alone > 0)
+            rho = np.clip(rho, 0.0, 1.0)
+        return self.examples.batched(mean, own, rho)
 
 
 def _summed(batch, alpha, r, overlap):
