@@ -6,7 +6,7 @@ fail, one sentence that says which fails and which setting has a prediction.
 
 import pandas as pd
 
-from flowlab.measure import Batches, layout
+from flowlab.measure import Batches, blas, layout
 from flowlab.networks import build
 from flowlab.prediction import (
     images,
@@ -38,7 +38,8 @@ def predict(settings: Settings) -> pd.DataFrame:
     network = build(settings, outputs)
     run = Run(settings, network, layout(network, batches.shape), batches, outputs)
     because = None if settings.network.name == "mlp" else run.out_of_range()
-    prediction = because or _family(settings)(run)
+    with blas().limit(limits=1):
+        prediction = because or _family(settings)(run)
     return silent(run, prediction) if isinstance(prediction, str) else prediction
 
 

@@ -8,10 +8,10 @@ norm of layer l divides by, less what its projection takes.
 least 4, well below the width. Theory's error is 0.1 B/N of a log rate, 0.1 more below B = 6
 (`batch_norm_rate`). Biases drop out.
 
-*Layer and RMS norm*: one example's step is known with its spread. The mean log of a batch's norm
-lies between one example's, where all fluctuate together, and the log of its mean, where each
-fluctuates alone: the middle is predicted, half the distance is the error. Across skips what finite
-width adds is not derived; a branch that carries the share x of a rate adds at most about 4x/N.
+*Layer and RMS norm*: each example's rates are known, with eps, and its steps' spread; so is the
+covariance of two examples' steps, and the batch is their mean (`flowlab.theory.examples`). The
+error is of second order, 10/N^2 of a log rate. Across skips what finite width adds is not derived;
+a branch that carries the share x of a rate adds at most about 4x/N.
 
 Silent: identity weights; batch norm of fewer than 4 examples.
 """
@@ -21,16 +21,20 @@ import math
 import numpy as np
 import pandas as pd
 
+from flowlab.layers.normalization import EPS
 from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, SHALLOW, by_operation, curve
-from flowlab.prediction.inputs import Run, moments
+from flowlab.prediction.inputs import Run, cosines, log_squares, moments
 from flowlab.theory.activations import get_activation
+from flowlab.theory.examples import Nodes, nodes
+from flowlab.theory.finite_width import BackwardMap, batch_step
+from flowlab.theory.moments import NO_SIGNAL, curves
 from flowlab.theory.normalization import (
     batch_moments,
-    norm_branch,
     norm_step,
     pre_batch_norm,
-    pre_norm,
 )
+
+LOG_EPS = math.log(EPS)
 
 
 def predict(run: Run) -> pd.DataFrame | str:
@@ -52,8 +56,7 @@ def predict(run: Run) -> pd.DataFrame | str:
         if settings.skip != "none":
             error *= float(np.mean(1 - np.exp(-np.abs(log_rate))))
     else:
-        log_rate, share = _each_example(run, q)
-        drift, variance, error = _finite_width(run, len(log_rate), share)
+        log_rate, drift, variance, error = _layer_or_rms(run, x)
     table = curve(
         run,
         top=level,
@@ -101,48 +104,124 @@ def _batch_norm(run: Run, batch: int, spread: float, common: float) -> np.ndarra
     return np.array(rates)
 
 
-def _each_example(run: Run, q: float) -> tuple[np.ndarray, float]:
-    """log rates (L - 1,) under layer or RMS norm, and the mean share of branches in them."""
+def _each_example(run: Run, examples: Nodes) -> tuple[np.ndarray, np.ndarray]:
+    """Under layer or RMS norm at every node: log rates and branches' shares of them, (L - 1, nodes).
+
+    log v is the log variance of what a norm reads, whose output has variance v/(v + eps).
+    """
     settings, act = run.settings, get_activation(run.settings.activation)
-    square, slope = norm_branch(act, 1.0)
-    w2, b2 = run.maps(0)[0]
-    first = w2 * q + b2
-    if settings.skip == "none":
-        maps = np.array([run.maps(layer)[0] for layer in range(settings.depth)])
-        variance = np.append(first, maps[1:-1, 0] * square + maps[1:-1, 1])
-        return np.log(maps[1:, 0] * slope / variance), 1.0
+    known = curves(act)
+
+    def read(log_v):
+        """log E phi^2 and log E phi'^2 behind the norm, the latter of its input's square."""
+        log_k = log_v - np.logaddexp(log_v, LOG_EPS)
+        square, slope = known.logs(np.where(log_v <= NO_SIGNAL / 2, NO_SIGNAL, log_k))[0]
+        return square, slope - np.logaddexp(log_v, LOG_EPS)
+
+    maps = [_logs(*run.maps(layer)[0]) for layer in (range(settings.depth) if plain(run) else (0,))]
+    w2, b2 = maps[0]
+    log_v = np.maximum(np.logaddexp(w2 + examples.log_q, b2), NO_SIGNAL)
+    rates, shares = [], []
+    if plain(run):
+        for w2, b2 in maps[1:]:
+            square, slope = read(log_v)
+            rates.append(w2 + slope)
+            log_v = np.maximum(np.logaddexp(w2 + square, b2), NO_SIGNAL)
+        return np.array(rates), np.ones((len(rates), 1))
     count, reads = _blocks(run)
-    grown, rates, share = np.array([first]), [], 0.0
-    if count:
-        w2, b2 = _branch_w2(run), run.initializer.bias_variance(settings.width)
-        inner = slope / (square + b2 / w2) if settings.branch_maps == 2 else 1.0
-        flow = pre_norm(
-            w2 * square + b2,
-            w2 * slope * inner,
-            count,
-            start=first,
-            branch_scale=_scale(run),
-            output_scale=run.network.s,
-        )
-        grown, rates = flow.variance, list(np.log(flow.rate))
-        share = float(np.mean(1 - run.network.s**2 / flow.rate))
+    w2, b2 = _logs(_branch_w2(run), run.initializer.bias_variance(settings.width))
+    scale2, branch2 = _logs(run.network.s**2, _scale(run) ** 2)
+    for _ in range(count):
+        log_f, log_rate = log_v, branch2
+        for _ in range(settings.branch_maps):
+            square, slope = read(log_f)
+            log_f, log_rate = np.logaddexp(w2 + square, b2), log_rate + w2 + slope
+        rates.append(scale2 + np.logaddexp(0.0, log_rate))
+        shares.append(np.exp(log_rate - np.logaddexp(0.0, log_rate)))
+        log_v = np.maximum(scale2 + np.logaddexp(log_v, branch2 + log_f), NO_SIGNAL)
     if reads:
-        rates.append(math.log(run.maps(-1)[0][0] * slope / grown[-1]))
-    return np.array(rates), share
+        rates.append(_logs(run.maps(-1)[0][0])[0] + read(log_v)[1])
+        shares.append(np.zeros(len(log_v)))
+    return np.array(rates), np.array(shares)
 
 
-def _finite_width(run: Run, steps: int, share: float):
-    """Mean and variance of each step beyond its rate, and the error of the mean."""
+def _layer_or_rms(run: Run, x: np.ndarray):
+    """What `curve` needs: log rates, drifts and variances of the steps, and the error of a rate."""
     settings, batch = run.settings, run.settings.batch_size
+    examples = nodes(log_squares(x), batch)
+    rates, shares = _each_example(run, examples)
+    level = _down(rates)
+    log_rate = _steps(examples.log_mean(level).mean(axis=1))
+    if not plain(run):
+        return log_rate, None, None, 4 * float(shares.mean()) / settings.width
     norm = "layer_norm" if settings.norm == "layer" else "rms_norm"
     mean, variance = norm_step(settings.activation, norm, settings.width)
-    if settings.skip != "none":
-        return None, None, 4 * share / settings.width
-    alone = variance / 4 * (1 - 1 / batch)
     if run.initializer.orthogonal:
-        return None, None, abs(mean) + variance / 2
-    spread = np.full(steps, variance if batch == 1 else math.nan)
-    return np.full(steps, mean + alone), spread, alone
+        return log_rate, None, None, abs(mean) + variance / 2
+    of_layers = np.arange(len(rates), -1.0, -1.0)
+    pair = np.append(np.cumsum(_pair_steps(run, x)[::-1])[::-1], 0.0)
+    own = of_layers * variance
+    rho = np.divide(pair, own, out=np.zeros_like(own), where=own > 0)
+    spread = np.broadcast_to(own[:, None], level.shape)
+    typical, total = examples.batched(
+        level + of_layers[:, None] * mean, spread, np.clip(rho, 0.0, 1.0)
+    )
+    drift = _steps(typical) - log_rate
+    return log_rate, drift, _steps(total), 10 / settings.width**2
+
+
+def _pair_steps(run: Run, x: np.ndarray) -> np.ndarray:
+    """Covariance of two examples' log steps, (L - 1,): the variance of `norm_step` at c < 1.
+
+    With a = phi'^2/mu_1 and p = phi^2/E phi^2 at the two examples, of correlation c, alpha the mean
+    squared cosine of their cotangents (`flowlab.theory.finite_width`) and n the width, it is
+    [2 alpha E a a' + Cov(a - p, a' - p') + 2 c_h^2]/n, c_h the correlation behind the activation,
+    less the parts of a - p along z^2 (and under layer norm z), which the norm takes out.
+    """
+    settings, width = run.settings, run.settings.width
+    known = curves(get_activation(settings.activation))
+    at = known.at(np.zeros(1), np.zeros(1))
+    c, c2 = cosines(x)
+    along_square = 2 * float((at.mu1_slope - at.phi2_slope)[0]) ** 2
+    along = float((at.mu1_tilt - at.phi2_tilt)[0]) ** 2 * (settings.norm == "layer")
+    forward, extra = [], max(c2 - c * c, 0.0)
+    for layer in range(settings.depth - 1):
+        w2, b2 = run.maps(layer)[0]
+        if layer:
+            gap = 1e-3 if c < 0 else -1e-3
+            phi_c = known.phi_correlation(0.0, c)
+            slope = (known.phi_correlation(0.0, c + gap) - phi_c) / gap
+            square = w2 * math.exp(float(at.log_phi2[0]))
+            weight = square / (square + b2) if square + b2 > 0 else 1.0
+            c, extra = weight * phi_c + 1 - weight, (weight * slope) ** 2 * extra
+        extra = min(extra + (1 - c * c) * (1 + 2 * c * c) / width, 1 - c * c)
+        rms = math.copysign(min(math.sqrt(c * c + extra), 1.0), c)
+        forward.append((*known.pairs(0.0, rms), known.phi_correlation(0.0, rms), rms))
+    alpha, steps = run.top(1)[3], []
+    for h, m, p2, cross, c_h, rms in reversed(forward):
+        noise, alpha = batch_step([BackwardMap(h, m, 0.0)], 1.0, width, math.inf, alpha)
+        shared = p2 - 1 - 2 * (cross - 1) - along_square * rms**2 - along * rms + 2 * c_h**2
+        steps.append(noise + shared / width)
+    return np.array(steps[::-1])
+
+
+def _down(steps: np.ndarray) -> np.ndarray:
+    """Sums (L, ...) of the steps above each layer."""
+    return np.append(np.cumsum(steps[::-1], axis=0)[::-1], np.zeros((1, *steps.shape[1:])), axis=0)
+
+
+def _steps(level: np.ndarray) -> np.ndarray:
+    return level[:-1] - level[1:]
+
+
+def _logs(*values):
+    with np.errstate(divide="ignore"):
+        return np.log(np.array(values, dtype=float))
+
+
+def plain(run: Run) -> bool:
+    """Has the net no skip?"""
+    return run.settings.skip == "none"
 
 
 def _blocks(run: Run) -> tuple[int, bool]:

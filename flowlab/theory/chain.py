@@ -1,7 +1,7 @@
 """One example in a plain net of finite width: its preactivations' variance is a Markov chain.
 
-Given the layers below, z_{l+1} is N(0, Q_{l+1}) with Q_{l+1} = sigma_w^2 |phi(z_l)|^2/n + sigma_b^2,
-which depends on Q_l alone: to first order in 1/n, with the moments of `flowlab.theory.moments`,
+Given the layers below, z_{l+1} is N(0, Q') with Q' = sigma_w^2 |phi(z_l)|^2/n + sigma_b^2, whose
+law depends on Q_l alone: to first order in 1/n, with the moments of `flowlab.theory.moments`,
 
     log Q' = log q'(Q) - w^2 (f_1 - 1)/(2n),  variance w^2 (f_1 - 1)/n,  w = sigma_w^2 E phi^2/q',
     log of the backward step = log chi(Q) - kappa/(2n),  covariance with log Q': w (x_1 - 1)/n.

@@ -17,15 +17,17 @@ are averaged over the Gaussian law of x_l (statistical linearisation; to first o
 corrections of Roberts, Yaida & Hanin 2022, ch. 5), not taken at the infinite-width q_l.
 
 *Alignment.* The backward pass reads the weights of the forward one: W^T delta has the component
-<z - b, delta>/||h|| along h, not a fresh one. With a_l = n E cos^2(z_l, delta_l), w the share of the
-weights in q_{l+1}, zeta = E z^2 phi'^2/(q mu_1), eta = (E z phi phi')^2/(q mu_1 E phi^2) and
+<z - b, delta>/||h|| along h, not a fresh one. With a_l = n E cos^2(z_l, delta_l), w the share of
+the weights in q_{l+1}, zeta = E z^2 phi'^2/(q mu_1), eta = (E z phi phi')^2/(q mu_1 E phi^2) and
 x_1 = E phi^2 phi'^2/(E phi^2 mu_1), a step is multiplied by g = 1 + x_1 w (a_{l+1} - 1)/n, and
 
     a_l = [eta w (a_{l+1} - 1) + zeta]/g.
 
 a = 1 for homogeneous activations; tanh has less, GELU more. Where eta w > 1 (softplus) the part
 along z outlives the rest, and with it a grows until a/n is of order 1; <z, delta> is Gaussian, so
-that a whole gain G = prod g > 1 adds E log(1 + (G - 1) xi^2) to the mean log. Across skips it is left out.
+that a whole gain G = prod g > 1 adds E log(1 + (G - 1) xi^2) to the mean log. Across skips it is
+left out. In plain nets the law of one example is that of `flowlab.theory.chain`.
+
 Everything else is first order in 1/width. ReLU's standard deviation across skips comes out up to a
 third too low.
 """
@@ -109,8 +111,8 @@ def predict(
     independent of the Gaussian logits: softmax ``cross_entropy``, or ``squared_error``, whose
     cotangent is 2 (z - onehot). reduction: ``mean`` divides the cotangent by B (by B K).
     input_log_q: log(||x||^2/fan_in) of every example, (batches, B), one batch for a seed, -inf for
-    an example that is zero; a single number if they are equal. input_c, input_c2: mean and mean square of the cosine of two
-    examples of a batch (by default input_c^2).
+    an example that is zero; a single number if they are equal. input_c, input_c2: mean and mean
+    square of the cosine of two examples of a batch (by default input_c^2).
 
     Returns one row per layer: ``layer`` and ``activation_log10_norm`` (of phi(z_l), of z_l in a
     skip net and in the last layer), ``delta_log10_norm``, ``dX_log10_norm`` (at the input of the
@@ -276,10 +278,8 @@ def _cross_entropy_level(log_q, classes):
     low, high = np.clip((log_q.min(), log_q.max()), -20.0, 20.0)
     grid = np.linspace(low, high, 1 + int(np.ceil(high - low)))
     z = np.random.default_rng(0).standard_normal((1024, classes))
-    level = [
-        np.log((softmax(np.exp(g / 2) * z, axis=1) ** 2).sum(1).mean() + 1 - 2 / classes)
-        for g in grid
-    ]
+    chances = (softmax(np.exp(g / 2) * z, axis=1) for g in grid)
+    level = [np.log((p * p).sum(axis=1).mean() + 1 - 2 / classes) for p in chances]
     return np.interp(log_q, grid, level)
 
 
@@ -568,7 +568,7 @@ class _Flow:
         width, state = block.maps[0].width_in, self.states[index]
         log_branch = infinite = block.log_branch2
         s_x, s_u, cross = (np.zeros(self.members) for _ in range(3))
-        taken, common_u = np.zeros(self.members), np.zeros(self.members)
+        taken = np.zeros(self.members)
         for position, (site, map_) in enumerate(zip(sites, block.maps, strict=True)):
             m, averaged = site.moments, self.overlap(site.c**2)
             infinite = infinite + map_.log_sigma_w2 + site.infinite_log_mu1
