@@ -17,6 +17,7 @@ IDENTITY = (
     "theory averages over random weights and init=identity draws none; "
     "init=orthogonal has a prediction"
 )
+NARROW = "steps under layer and RMS norm are known from 4 units on; width=4 has a prediction"
 FEW_EXAMPLES = "batch norm's mean rate is infinite below 4 examples; batch_size=4 has a prediction"
 
 

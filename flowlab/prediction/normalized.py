@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from flowlab.layers.normalization import EPS
-from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, SHALLOW, by_operation, curve
+from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, NARROW, SHALLOW, by_operation, curve
 from flowlab.prediction.inputs import Run, cosines, log_squares, moments
 from flowlab.theory.activations import get_activation
 from flowlab.theory.examples import Nodes, nodes
@@ -46,6 +46,8 @@ def predict(run: Run) -> pd.DataFrame | str:
         return IDENTITY
     if settings.norm == "batch" and batch < 4:
         return FEW_EXAMPLES
+    if settings.norm != "batch" and settings.width < 4:
+        return NARROW
     x = run.inputs()
     q, c = moments(x)
     level, *of_top, _, common = run.top(1)
@@ -105,7 +107,7 @@ def _batch_norm(run: Run, batch: int, spread: float, common: float) -> np.ndarra
 
 
 def _each_example(run: Run, examples: Nodes) -> tuple[np.ndarray, np.ndarray]:
-    """Under layer or RMS norm at every node: log rates and branches' shares of them, (L - 1, nodes).
+    """Under layer or RMS norm: log rates and branches' shares of them, both (L - 1, nodes).
 
     log v is the log variance of what a norm reads, whose output has variance v/(v + eps).
     """

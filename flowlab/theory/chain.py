@@ -17,6 +17,9 @@ import numpy as np
 from flowlab.theory.moments import Curves
 
 MOST_POINTS = 200
+# Beyond this log Q activations are powers: nothing that leaves comes back, and no step depends on
+# where it is, but for those that saturate.
+LOWEST, HIGHEST = -40.0, 36.0
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Nodes:
     def log_mean(self, level: np.ndarray) -> np.ndarray:
         """log of each batch's mean of exp(level), (layers, batches), from (layers, nodes)."""
         peak, values = _scaled(level)
-        return peak + np.log(values @ self.share.T)
+        return peak + _log(values @ self.share.T)
 
     def batched(self, mean, variance, rho) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance over seeds of the log of the batch's mean square, (layers,).
@@ -59,7 +59,7 @@ class Nodes:
             total = values @ self.share.T
             inverse = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
             fresh = ((values**2 * own) @ self.share.T) * inverse**2 / self.batch
-            logs.append(peak + np.log(total) - fresh / 2)
+            logs.append(peak + _log(total) - fresh / 2)
             alone = alone + weight * fresh.mean(axis=1)
         logs = np.array(logs)  # (xi, layers, batches)
         weights = (_GAUSS if varies else _ONCE)[1]
@@ -79,6 +79,11 @@ class Nodes:
         total = (values @ self.share.T) ** 2
         ones = np.ones_like(total)
         return self.batch * np.divide(total, squares, out=ones, where=squares > 0).mean(axis=1)
+
+
+def _log(x):
+    with np.errstate(divide="ignore"):
+        return np.log(x)
 
 
 def _scaled(level):

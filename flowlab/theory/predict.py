@@ -42,7 +42,7 @@ from scipy.special import digamma, polygamma, softmax
 
 from flowlab.errors import InputError, unknown
 from flowlab.theory.activations import Activation, get_activation
-from flowlab.theory.chain import backward_law
+from flowlab.theory.chain import HIGHEST, LOWEST, backward_law
 from flowlab.theory.examples import Nodes, nodes
 from flowlab.theory.finite_width import BackwardMap, batch_step, chi_square_step, exact_step
 from flowlab.theory.moments import NO_SIGNAL, NODES, WEIGHTS, Moments, curves
@@ -552,13 +552,18 @@ class _Flow:
 
     def _by_chain(self, top, gains):
         """Take single examples' laws from the chain of their variances, which may part company."""
-        log_z, own = np.array(self.log_z), slice(self.count)
+        inside = (self.log_q[0] > LOWEST) & (self.log_q[0] < HIGHEST)
+        if not inside.any():
+            return
+        own = np.flatnonzero(inside)
+        log_z = np.array(self.log_z)[:, own]
         reach = 4 * np.sqrt(np.array([state.variance[own] for state in self.states])) + 0.1
         low, high = float((log_z - reach).min()), float((log_z + reach).max())
+        low, high = max(low, LOWEST), min(high, HIGHEST)
         maps = [block.maps[0] for block in self.blocks]
         maps = [(m.log_sigma_w2, m.log_sigma_b2, m.width_in, m.orthogonal) for m in maps]
-        law = backward_law(self.curves, maps, self.log_q[0], low, high)
-        self.delta_mean = top.level + top.mean + law.mean + gains
+        law = backward_law(self.curves, maps, self.log_q[0][own], low, high)
+        self.delta_mean[:, own] = (top.level + top.mean + gains)[:, own] + law.mean
         self.delta_variance[:, own] = top.own + 2 * (law.log_mean - law.mean)
 
     def _backward_step(self, index, alpha, r, excess):
