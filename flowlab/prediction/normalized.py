@@ -23,18 +23,26 @@ import pandas as pd
 
 from flowlab.layers.normalization import EPS
 from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, NARROW, SHALLOW, by_operation, curve
-from flowlab.prediction.inputs import Run, cosines, log_squares, moments
+from flowlab.prediction.inputs import Run, cosines, log_squares
+from flowlab.theory import gram
 from flowlab.theory.activations import get_activation
 from flowlab.theory.examples import Nodes, nodes
 from flowlab.theory.finite_width import BackwardMap, batch_step
 from flowlab.theory.moments import NO_SIGNAL, curves
 from flowlab.theory.normalization import (
     batch_moments,
+    batch_norm_error,
     norm_step,
     pre_batch_norm,
 )
 
+ALIKE = (
+    "batch norm divides by the spread of a batch and these inputs are all alike; "
+    "data=gaussian has a prediction"
+)
 LOG_EPS = math.log(EPS)
+# Of batches that are followed by their Gram matrices.
+MOST_EXAMPLES = 256
 
 
 def predict(run: Run) -> pd.DataFrame | str:
@@ -49,14 +57,16 @@ def predict(run: Run) -> pd.DataFrame | str:
     if settings.norm != "batch" and settings.width < 4:
         return NARROW
     x = run.inputs()
-    q, c = moments(x)
     level, *of_top, _, common = run.top(1)
     drift, variance = None, None
     if settings.norm == "batch":
-        log_rate = _batch_norm(run, batch, q * (1 - c), common)
-        error = 0.1 * batch / settings.width + 0.1 * (batch < 6)
+        if any(gram.directions(one @ one.T) == 0 for one in x):
+            return ALIKE
+        log_rate, error = _batch_norm(run, x, common)
+        finite = batch_norm_error(settings.activation, batch, settings.width)
         if settings.skip != "none":
-            error *= float(np.mean(1 - np.exp(-np.abs(log_rate))))
+            finite *= float(np.mean(1 - np.exp(-np.abs(log_rate))))
+        error += finite
     else:
         log_rate, drift, variance, error = _layer_or_rms(run, x)
     table = curve(
@@ -71,39 +81,87 @@ def predict(run: Run) -> pd.DataFrame | str:
     return by_operation(table, run)
 
 
-def _batch_norm(run: Run, batch: int, spread: float, common: float) -> np.ndarray:
-    """log rates (L - 1,) of a batch whose inputs vary by ``spread`` about its mean.
+def _batch_norm(run: Run, x: np.ndarray, common: float) -> tuple[np.ndarray, float]:
+    """log rates (L - 1,), means over batches, and what they leave open, in log rate per layer.
 
-    common: mean signed cosine of two examples' cotangents at the top.
+    common: mean signed cosine of two examples' cotangents at the top. The first layers follow the
+    batch's own Gram matrix, the others are exchangeable; where they have not come to be so, with
+    identity they never will, and of others the excess is halved.
     """
     settings, act = run.settings, get_activation(run.settings.activation)
+    batch, first = settings.batch_size, run.maps(0)[0][0]
+    # Of weights beyond eps the scale drops out: a unit keeps the squares in range.
+    unit = 1 / max(1.0, *(1e-100 * run.maps(layer)[0][0] for layer in range(settings.depth)))
+    branches = _branches(run, unit)
+    found, opens = [], []
+    for one in x[: max(1, MOST_EXAMPLES // batch)]:
+        start = first * unit * (one @ one.T) / one.shape[1]
+        through = gram.forward(act, start, branches, settings.width, EPS)
+        done = len(through.passed)
+        reached = gram.variance(through.last) / unit
+        rest, above = _exchangeable(run, reached, done, common)
+        rates, _ = gram.backward(through, branches[:done], above)
+        if done and len(rest) and not gram.isotropic(through.last, settings.width):
+            before = gram.variance(through.grams[-1]) / unit
+            known, _ = _exchangeable(run, before, done - 1, common)
+            excess = (rates[-1] - known[0]) * (1.0 if plain(run) else rest / known[0])
+            opens.append(0.0 if act.negative_slope == 1 else 0.5 * abs(float(np.mean(excess))))
+            rest = rest + excess * (1.0 if act.negative_slope == 1 else 0.5)
+        found.append(np.append(rates, rest))
+    return np.mean(found, axis=0), sum(opens) / len(found)
+
+
+def _branches(run: Run, unit: float) -> list[gram.Branch]:
+    """What stands between z_l and z_{l+1}, (L - 1,), all variances times ``unit``."""
+    settings = run.settings
+    if plain(run):
+        sigma_w2 = [run.maps(layer)[0][0] for layer in range(1, settings.depth)]
+        return [gram.Branch((unit * w2,)) for w2 in sigma_w2]
+    count, reads = _blocks(run)
+    maps = (unit * _branch_w2(run),) * settings.branch_maps
+    block = gram.Branch(maps, True, _scale(run), run.network.s)
+    return [block] * count + [gram.Branch((unit * run.maps(-1)[0][0],))] * reads
+
+
+def _exchangeable(run: Run, start: float, done: int, common: float):
+    """log rates of the layers above ``done``, and the cotangents' covariance (B, B) below them.
+
+    start: variance over the batch of what the first of them reads.
+    """
+    settings, act = run.settings, get_activation(run.settings.activation)
+    batch = settings.batch_size
     own, inverse = batch_moments(act, batch), batch / (batch - 3)
     along = (1 + (batch - 1) * common) / batch  # the share that is equal for all examples
     top = own.spread * (1 - along) + (batch - 1) * own.mean * along
-    first = run.maps(0)[0][0] * spread
-    if settings.skip == "none":
-        sigma_w2 = np.array([run.maps(layer)[0][0] for layer in range(settings.depth)])
-        variance = np.append(first, sigma_w2[1:-1] * own.centred)
-        pulled = np.append(np.full(settings.depth - 2, own.spread), top)
-        return np.log(sigma_w2[1:] * inverse * pulled / variance)
-    count, reads = _blocks(run)
-    grown, rates = np.array([first]), []
-    if count:
-        flow = pre_batch_norm(
-            act,
-            batch,
-            _branch_w2(run),
-            count,
-            start=first,
-            branch_scale=_scale(run),
-            output_scale=run.network.s,
-            common=0.0 if reads else along,
-            branch_maps=settings.branch_maps,
-        )
-        grown, rates = flow.variance, list(np.log(flow.rate))
-    if reads:
-        rates.append(math.log(run.maps(-1)[0][0] * inverse * top / grown[-1]))
-    return np.array(rates)
+    rates, steps = [], settings.depth - 1 - done
+    if plain(run):
+        sigma_w2 = np.array([run.maps(layer)[0][0] for layer in range(1 + done, settings.depth)])
+        if steps:
+            variance = np.append(start, sigma_w2[:-1] * own.centred)
+            pulled = np.append(np.full(steps - 1, own.spread), top)
+            rates, along = np.log(sigma_w2 * inverse * pulled / variance), 0.0
+    elif steps:
+        count, reads = _blocks(run)
+        grown = np.array([start])
+        along = 0.0 if reads else along
+        if count > done:
+            flow = pre_batch_norm(
+                act,
+                batch,
+                _branch_w2(run),
+                count - done,
+                start=start,
+                branch_scale=_scale(run),
+                output_scale=run.network.s,
+                common=along,
+                branch_maps=settings.branch_maps,
+            )
+            grown, rates, along = flow.variance, list(np.log(flow.rate)), flow.common
+        if reads:
+            rates.append(math.log(run.maps(-1)[0][0] * inverse * top / grown[-1]))
+    equal = np.full((batch, batch), 1 / batch)
+    covariance = (1 - along) * (np.eye(batch) - equal) / (batch - 1) + along * equal
+    return np.array(rates), covariance
 
 
 def _each_example(run: Run, examples: Nodes) -> tuple[np.ndarray, np.ndarray]:

@@ -37,4 +37,4 @@ def predict(run: Run) -> pd.DataFrame | str:
         input_c=c,
         input_c2=c2,
     )
-    return by_operation(curve.assign(slope_error=0.0), run)
+    return by_operation(curve, run)

@@ -33,11 +33,10 @@ class Nodes:
     share: np.ndarray
     batch: int
 
-    @property
-    def median(self) -> int:
-        """The node that half of all examples lie below."""
-        below = np.cumsum(self.share.mean(0))
-        return int(np.searchsorted(below, 0.5 * below[-1]))
+    def median(self, level: np.ndarray) -> int:
+        """The node that half of all exp(level) lies below, level (nodes,)."""
+        below = np.cumsum(self.share.mean(axis=0) * _scaled(level[None])[1][0])
+        return min(int(np.searchsorted(below, 0.5 * below[-1])), len(below) - 1)
 
     def log_mean(self, level: np.ndarray) -> np.ndarray:
         """log of each batch's mean of exp(level), (layers, batches), from (layers, nodes)."""
@@ -71,6 +70,13 @@ class Nodes:
             / logs.shape[2]
         )
         return expected, alone + spread
+
+    def average(self, level: np.ndarray, values: np.ndarray) -> float:
+        """Mean over batches of the mean of values (nodes,) weighted by exp(level)."""
+        weights = _scaled(level[None])[1][0]
+        total = self.share @ weights
+        sums = self.share @ (weights * values)
+        return float(np.divide(sums, total, out=np.zeros_like(total), where=total > 0).mean())
 
     def effective(self, level: np.ndarray) -> np.ndarray:
         """1 / sum_b w_b^2, the number of examples that count in the batch, (layers,)."""

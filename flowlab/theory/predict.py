@@ -118,7 +118,8 @@ def predict(
     skip net and in the last layer), ``delta_log10_norm``, ``dX_log10_norm`` (at the input of the
     layer's last linear map), ``dW_log10_norm``, ``db_log10_norm`` (of that map), each also with
     suffix ``_sd``; ``q`` = E z_l^2; ``chi``, the infinite-width ratio of ||delta_l||^2 to
-    ||delta_{l+1}||^2 (nan in the last row); ``delta_log10_norm_infinite``. Exact zeros are -inf;
+    ||delta_{l+1}||^2 (nan in the last row); ``delta_log10_norm_infinite``; ``slope_error``, how far
+    the mean may be off per layer, in decades (`_Flow._error` says why). Exact zeros are -inf;
     dW and db are nan for ``upstream=loss``, whose deltas correlate with the inputs.
     Raises `InputError` for bad arguments.
     """
@@ -332,7 +333,6 @@ class _Site:
     x: np.ndarray
     u: np.ndarray
     weight: np.ndarray
-    infinite_log_mu1: np.ndarray
     c: float
     phi_c: float
     pairs: tuple[float, ...]
@@ -369,7 +369,7 @@ class _Flow:
         self.act, self.blocks, self.examples, self.plain = act, blocks, examples, plain
         self.curves = curves(act)
         self.fan_out = [int(n) for n in fan_out]
-        self.rep, self.count = examples.median, len(examples.log_q)
+        self.count = len(examples.log_q)
         self.paired = examples.batch > 1
         self.members = self.count + self.paired
 
@@ -384,15 +384,35 @@ class _Flow:
             ones[-1] = value
         return ones
 
+    def infinite(self, log_w2, log_b2):
+        """Variances and log rates (blocks, nodes) at infinite width, and the node of the pair.
+
+        The pair stands where half of ||delta_1||^2 lies below.
+        """
+        log_q = np.maximum(np.logaddexp(log_w2 + self.examples.log_q, log_b2), NO_SIGNAL)
+        self.log_q, self.log_rate = [log_q], []
+        for block in self.blocks:
+            log_f, log_rate = log_q, block.log_branch2
+            for map_ in block.maps:
+                square, slope = self.curves.logs(log_f)[0]
+                log_f = np.logaddexp(map_.log_sigma_w2 + square, map_.log_sigma_b2)
+                log_rate = log_rate + map_.log_sigma_w2 + slope
+            log_f = block.log_branch2 + log_f
+            if block.identity:
+                log_f, log_rate = np.logaddexp(log_q, log_f), np.logaddexp(0.0, log_rate)
+            log_q = block.log_scale2 + log_f
+            self.log_q.append(log_q)
+            self.log_rate.append(block.log_scale2 + log_rate)
+        self.rep = self.examples.median(np.sum(self.log_rate, axis=0) if self.blocks else log_q * 0)
+
     def forward(self, log_w2, log_b2, input_c, input_c2, suppressed):
-        log_q = np.logaddexp(log_w2 + self.examples.log_q, log_b2)
-        log_q = np.maximum(log_q, NO_SIGNAL)
+        self.infinite(log_w2, log_b2)
+        log_q = self.log_q[0]
         first = float(_share(log_w2 + self.examples.log_q[self.rep], log_q[self.rep]))
         c = first * input_c + 1 - first
         extra = first**2 * max(input_c2 - input_c**2, 0.0)
         extra = min(extra + self._fresh(c, 0, suppressed), 1 - c * c)
         mean, variance = chi_square_step(self.fan_out[0])
-        self.log_q = [log_q]
         log_z = log_q + mean * (1 - suppressed)
         state = _State(
             variance * self.overlap(_rms(c, extra) ** 2) * (1 - suppressed),
@@ -402,10 +422,9 @@ class _Flow:
         )
         self.log_z, self.c, self.rms = [log_z], [c], [_rms(c, extra)]
         self.states, self.steps, self.sites = [state], [], []
-        self.y_mean, self.y_infinite, self.y_variance = [], [], []
+        self.y_mean, self.y_variance = [], []
         for index, block in enumerate(self.blocks):
-            log_q, log_z, state, c, extra = self._block(index, block, log_q, log_z, state, c, extra)
-            self.log_q.append(log_q)
+            log_z, state, c, extra = self._block(index, block, log_z, state, c, extra)
             self.log_z.append(log_z)
             self.c.append(c)
             self.rms.append(_rms(c, extra))
@@ -415,12 +434,12 @@ class _Flow:
         """Mean square over nets that one Gaussian map adds to a correlation."""
         return (1 - suppressed) * (1 - c * c) * (1 + 2 * c * c) / self.fan_out[layer]
 
-    def _block(self, index, block, log_q, log_z, state, c, extra):
+    def _block(self, index, block, log_z, state, c, extra):
         width_out = self.fan_out[index + 1]
         step_mean, step_variance = chi_square_step(width_out)
         zero = np.zeros(self.members)
         f_x, f_u, f_noise = zero + 1, zero, zero
-        log_f, mean_f = log_q, log_z
+        mean_f = log_z
         c_f, extra_f, slope_c, sites = c, extra, 1.0, []
         for position, map_ in enumerate(block.maps):
             spread = state.spread(f_x, f_u) + f_noise
@@ -438,8 +457,6 @@ class _Flow:
                 rest_noise = rest_noise - m.phi2_tilt**2 * free
             y_noise = m.phi2_slope**2 * f_noise + np.maximum(rest_noise, 0.0)
             y_variance = state.spread(y_x, y_u) + y_noise
-            infinite = self.curves.logs(log_f)[0]
-            log_f = np.logaddexp(map_.log_sigma_w2 + infinite[0], map_.log_sigma_b2)
             log_w = map_.log_sigma_w2 + y_mean
             mean_f = np.logaddexp(log_w, map_.log_sigma_b2)
             w = self.joined(_share(log_w, mean_f))
@@ -450,12 +467,11 @@ class _Flow:
             fresh = self.overlap(_rms(c_f, extra_f) ** 2) * (1 - map_.orthogonal)
             mean_f = mean_f + (w * (1 - w) * y_variance / 2)[: self.count]
             mean_f = mean_f + step_mean * (1 - map_.orthogonal)
-            sites.append(_Site(m, f_x, f_u, w, infinite[1], site_c, phi_c, pairs))
+            sites.append(_Site(m, f_x, f_u, w, site_c, phi_c, pairs))
             f_x, f_u = w * y_x, w * y_u
             f_noise = w * w * y_noise + step_variance * fresh
         self.sites.append(sites)
         self.y_mean.append(y_mean)
-        self.y_infinite.append(infinite[0])
         self.y_variance.append(y_variance)
 
         shift = block.log_scale2
@@ -463,7 +479,7 @@ class _Flow:
             shift += block.log_branch2
             self.steps.append(_Step(f_x, f_u, zero, f_noise, self._unit(c_f, width_out), zero + 1))
             state = self.steps[-1].apply(state, zero)
-            return log_f + shift, mean_f + shift, state, c_f, min(extra_f, 1 - c_f * c_f)
+            return mean_f + shift, state, c_f, min(extra_f, 1 - c_f * c_f)
         branch = block.log_branch2 + mean_f
         total = np.logaddexp(log_z, branch)
         share = self.joined(_share(branch, total))
@@ -485,12 +501,11 @@ class _Flow:
         following = step.apply(state, keep * (state.u_mean - drift))
         self.steps.append(step)
         log_z = total + ((mixed * gap - product) / 2)[: self.count] + shift
-        log_q = np.logaddexp(log_q, block.log_branch2 + log_f) + shift
         rep = share[self.rep]
         fresh_c = extra_f - slope_c**2 * extra
         extra = ((1 - rep) + rep * slope_c) ** 2 * extra + rep * fresh_c
         c = min(max((1 - rep) * c + rep * c_f, -1.0), 1.0)
-        return log_q, log_z, following, c, min(extra, 1 - c * c)
+        return log_z, following, c, min(extra, 1 - c * c)
 
     def _unit(self, c, n):
         """Variance of the unit mean of z_l/sqrt(q_l): of two examples, its covariance."""
@@ -532,15 +547,18 @@ class _Flow:
         gained = np.zeros(self.count)
         t_x, t_u = np.zeros(self.members), np.zeros(self.members)
         alpha, r, excess = top.alpha, top.r, np.zeros(self.count)
+        direct, own = total[: self.count], slice(self.count)
         rows = [(infinite, mean, total, alpha, r, t_x, gained)]
         for index in reversed(range(len(self.blocks))):
             back = self._backward_step(index, alpha, r, excess)
-            log_rate, drift, variance, s_x, s_u, cross, alpha, r, gain, excess = back
+            drift, variance, s_x, s_u, cross, alpha, r, gain, excess = back
             step, state = self.steps[index], self.states[index]
+            direct = direct + variance[own]
             total = total + variance + 2 * t_x * cross
             total = total + t_x**2 * step.noise + t_u**2 * step.u_noise
             t_x, t_u = s_x + step.x * t_x, s_u + step.u * t_x + step.keep * t_u
-            infinite, mean, gained = infinite + log_rate, mean + drift, gained + gain
+            infinite = infinite + self.log_rate[index]
+            mean, gained = mean + drift, gained + gain
             spread = np.maximum(total, 0.0) + state.spread(t_x, t_u)
             gain = _typical(gained)
             rows.append((infinite, mean + gain, spread, alpha, r, t_x, gain))
@@ -548,7 +566,32 @@ class _Flow:
         self.delta_infinite, self.delta_mean, self.delta_variance = map(np.array, columns[:3])
         if self.plain and not self.act.homogeneous and self.blocks:
             self._by_chain(top, np.array(columns[6]))
+        self.error = self._error(direct, gained) if self.blocks else 0.0
         self.alpha, self.r, self.sensitivity = map(np.array, columns[3:6])
+
+    def _error(self, direct, gained):
+        """How far the mean of log ||delta_1||^2 may be off.
+
+        Three things are left out, each estimated by what theory finds of the next lower order:
+        terms of second order in 1/n, by first-order ones times kappa/n (plain identity and ReLU
+        with Gaussian weights are exact); where variances part company, how much of the sensitivity
+        to x examples share, by half of what the rest of the variance adds to the batch's mean; and
+        half the distance between a gain of the radial part and its typical value.
+        """
+        own, n = slice(self.count), self.blocks[0].maps[0].width_in
+        mean, variance = self.delta_mean[0], self.delta_variance[0]
+        with np.errstate(invalid="ignore"):
+            first = np.abs(np.nan_to_num(mean - self.delta_infinite[0]))
+        kappa = max(float(3 * site.moments.m1[self.rep] - 1) for site, *_ in self.sites)
+        exact = self.plain and self.act.negative_slope in (0.0, 1.0)
+        exact = exact and not any(map_.orthogonal for block in self.blocks for map_ in block.maps)
+        error = 0.0 * first if exact else first * kappa / n
+        alone = variance[self.rep]
+        rho = np.clip(variance[-1] / alone, 0.0, 1.0) if self.paired and alone > 0 else 1.0
+        if not self.act.homogeneous:
+            error = error + (1 - rho) * np.maximum(variance[own] - direct, 0.0) / 2
+        error = error + np.abs(gained - _typical(gained)) / 2
+        return self.examples.average(mean + (1 - rho) * variance[own] / 2, error)
 
     def _by_chain(self, top, gains):
         """Take single examples' laws from the chain of their variances, which may part company."""
@@ -567,16 +610,15 @@ class _Flow:
         self.delta_variance[:, own] = top.own + 2 * (law.log_mean - law.mean)
 
     def _backward_step(self, index, alpha, r, excess):
-        """Across a block: log rate at infinite width; its mean, variance and slopes; the rest."""
+        """Across a block: the mean of its log rate, its variance, its slopes, and the rest."""
         block, sites, own = self.blocks[index], self.sites[index], slice(self.count)
         norm_mean, norm_variance = chi_square_step(block.maps[0].width_in)
         width, state = block.maps[0].width_in, self.states[index]
-        log_branch = infinite = block.log_branch2
+        log_branch = block.log_branch2
         s_x, s_u, cross = (np.zeros(self.members) for _ in range(3))
         taken = np.zeros(self.members)
         for position, (site, map_) in enumerate(zip(sites, block.maps, strict=True)):
             m, averaged = site.moments, self.overlap(site.c**2)
-            infinite = infinite + map_.log_sigma_w2 + site.infinite_log_mu1
             # Given the norm of the sample the units are not free: what it took is in log_mu1.
             log_branch = log_branch + map_.log_sigma_w2 + m.log_mu1[own]
             free = m.mu1_slope * norm_mean + m.mu1_curvature * norm_variance / 2
@@ -597,7 +639,7 @@ class _Flow:
                 common = common - m.mu1_tilt * m.phi2_tilt * unit
             cross = cross + self.steps[index].share * site.weight * common
         if block.identity:
-            infinite, total = np.logaddexp(0.0, infinite), np.logaddexp(0.0, log_branch)
+            total = np.logaddexp(0.0, log_branch)
             share = self.joined(_share(log_branch, total))
         else:
             total, share = log_branch, np.ones(self.members)
@@ -608,7 +650,6 @@ class _Flow:
         h = math.prod(site.pairs[0] for site in sites)
         rep = share[self.rep]
         return (
-            block.log_scale2 + infinite,
             block.log_scale2 + mean,
             variance - share**2 * taken,
             share * s_x,
@@ -717,6 +758,7 @@ class _Flow:
         columns["q"] = np.exp(log_q).mean(axis=1)
         columns["chi"] = np.exp(np.append(-np.diff(infinite), np.nan))
         columns["delta_log10_norm_infinite"] = infinite * to_log10
+        columns["slope_error"] = self.error * to_log10 / max(depth - 1, 1)
         return pd.DataFrame(columns)
 
     def _batched(self, mean, variance):
