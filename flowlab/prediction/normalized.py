@@ -100,14 +100,15 @@ def _batch_norm(run: Run, x: np.ndarray, common: float) -> tuple[np.ndarray, flo
         done = len(through.passed)
         reached = gram.variance(through.last) / unit
         rest, above = _exchangeable(run, reached, done, common)
-        rates, _ = gram.backward(through, branches[:done], above)
+        rates, lacks = gram.backward(through, branches[:done], above, settings.width)
         if done and len(rest) and not gram.isotropic(through.last, settings.width):
             before = gram.variance(through.grams[-1]) / unit
             known, _ = _exchangeable(run, before, done - 1, common)
             excess = (rates[-1] - known[0]) * (1.0 if plain(run) else rest / known[0])
             opens.append(0.0 if act.negative_slope == 1 else 0.5 * abs(float(np.mean(excess))))
             rest = rest + excess * (1.0 if act.negative_slope == 1 else 0.5)
-        found.append(np.append(rates, rest))
+        opens.append(-0.5 * float(lacks.sum()) / (settings.depth - 1))
+        found.append(np.append(rates + lacks, rest))
     return np.mean(found, axis=0), sum(opens) / len(found)
 
 

@@ -57,7 +57,7 @@ class Nodes:
             peak, values = _scaled(mean + own / 2 + xi * common)
             total = values @ self.share.T
             inverse = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
-            fresh = ((values**2 * own) @ self.share.T) * inverse**2 / self.batch
+            fresh = (values**2 * own) @ self.share.T * inverse * inverse / self.batch
             logs.append(peak + _log(total) - fresh / 2)
             alone = alone + weight * fresh.mean(axis=1)
         logs = np.array(logs)  # (xi, layers, batches)

@@ -102,12 +102,14 @@ def forward(
     return Forward(passed, grams, gram)
 
 
-def backward(through: Forward, branches: list[Branch], cotangent: np.ndarray):
-    """log rates (layers passed,) of the squared norm, and the cotangents' covariance D below.
+def backward(through: Forward, branches: list[Branch], cotangent: np.ndarray, width: int):
+    """log rates of the squared norm, and what ``width`` units lack of them, both (layers passed,).
 
-    cotangent: D (B, B) above the last branch passed.
+    cotangent: D (B, B) above the last branch passed. A mean over few units is typically below the
+    mean over all where their laws have long tails, as 1/sigma^2 has in batches of few directions:
+    the second is E log of a mean over ``width`` units less the log of the mean; of plain layers.
     """
-    rates = []
+    rates, lacks = [], []
     for layer in reversed(range(len(through.passed))):
         branch, inner = branches[layer], cotangent
         for index, (u, slope, inverse, scale2) in reversed(list(enumerate(through.passed[layer]))):
@@ -119,8 +121,17 @@ def backward(through: Forward, branches: list[Branch], cotangent: np.ndarray):
         if branch.skip:
             inner = branch.output**2 * (cotangent + branch.scale**2 * inner)
         rates.append(np.log(np.trace(inner) / np.trace(cotangent)))
+        lacks.append(0.0 if branch.skip else _lack(np.square(dz).sum(axis=0), width))
         cotangent = inner / np.trace(inner)
-    return np.array(rates[::-1]), cotangent
+    return np.array(rates[::-1]), np.array(lacks[::-1])
+
+
+def _lack(units, width):
+    groups = len(units) // width
+    if groups < 2 or not units.sum() > 0:
+        return 0.0
+    means = units[: groups * width].reshape(groups, width).mean(axis=1, dtype=float)
+    return float(np.log(means / means.mean()).mean()) if means.min() > 0 else 0.0
 
 
 def _centred(gram):

@@ -596,7 +596,8 @@ class _Flow:
     def _by_chain(self, top, gains):
         """Take single examples' laws from the chain of their variances, which may part company."""
         inside = (self.log_q[0] > LOWEST) & (self.log_q[0] < HIGHEST)
-        if not inside.any():
+        dead = any(block.maps[0].log_sigma_w2 == -np.inf for block in self.blocks)
+        if dead or not inside.any():
             return
         own = np.flatnonzero(inside)
         log_z = np.array(self.log_z)[:, own]
