@@ -39,7 +39,7 @@ def compared(case):
 
 @pytest.mark.parametrize("options, infinite", DIGITS)
 def test_examples_of_unlike_norm(options, infinite):
-    """Within 4 SE of 16 seeds, theory's error and 2 % of the slope (the fit's line is not exact)."""
+    """Within 4 SE of 16 seeds, theory's error and 2 % of the slope (profiles bend)."""
     slopes, predicted, error, prediction = compared(make(**GAUSSIAN, **options))
     se = slopes.std(ddof=1) / np.sqrt(len(slopes))
     assert abs(slopes.mean() - predicted) < 4 * se + error + 0.02 * abs(predicted)
