@@ -26,7 +26,7 @@ import pandas as pd
 
 from flowlab.layers.normalization import EPS
 from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, NARROW, SHALLOW, by_operation, curve
-from flowlab.prediction.inputs import Run, cosines, log_squares
+from flowlab.prediction.inputs import MOST_VALUES, Run, cosines, log_squares
 from flowlab.theory import gram
 from flowlab.theory.activations import get_activation
 from flowlab.theory.examples import Nodes, nodes
@@ -59,7 +59,7 @@ def predict(run: Run) -> pd.DataFrame | str:
         return FEW_EXAMPLES
     if settings.norm != "batch" and settings.width < 4:
         return NARROW
-    x = run.inputs()
+    x = run.inputs(MOST_VALUES)
     level, *of_top, _, common = run.top(1)
     drift, variance = None, None
     if settings.norm == "batch":
