@@ -14,6 +14,7 @@ from flowlab.settings import Settings
 from flowlab.theory.predict import cotangent
 
 MOST_BATCHES = 16
+MOST_VALUES = 2**21
 _MOST_PRODUCTS = 2**27
 TO_LOG10 = 0.5 / math.log(10)  # log of a squared norm to log10 of the norm
 
@@ -90,14 +91,23 @@ class Run:
             return "all inputs are zero and fix no scale; data=gaussian has a prediction"
         return None
 
-    def inputs(self) -> np.ndarray:
-        """Inputs of the first seeds, (seeds, *batch shape), in float64."""
-        return self._inputs
+    def inputs(self, values: int = 0) -> np.ndarray:
+        """Inputs of the first seeds, (seeds, *batch shape), in float64.
+
+        Of ``MOST_BATCHES`` seeds, or of as many more as together have that many values.
+        """
+        if values not in self._inputs:
+            self._inputs[values] = self._read(values)
+        return self._inputs[values]
 
     @cached_property
-    def _inputs(self) -> np.ndarray:
+    def _inputs(self) -> dict[int, np.ndarray]:
+        return {}
+
+    def _read(self, values: int) -> np.ndarray:
         first = self.settings.seed
-        x, _ = self.batches(range(first, first + min(self.settings.seeds, MOST_BATCHES)))
+        most = max(MOST_BATCHES, values // math.prod(self.batches.shape))
+        x, _ = self.batches(range(first, first + min(self.settings.seeds, most)))
         return x.astype(np.float64)
 
     def top(self, positions: int, log_q: float = 0.0, c: float = 0.0):

@@ -26,7 +26,7 @@ import pandas as pd
 
 from flowlab.layers.normalization import EPS
 from flowlab.prediction.curve import FEW_EXAMPLES, IDENTITY, NARROW, SHALLOW, by_operation, curve
-from flowlab.prediction.inputs import Run, cosines, log_squares
+from flowlab.prediction.inputs import MOST_VALUES, Run, cosines, log_squares
 from flowlab.theory import gram
 from flowlab.theory.activations import get_activation
 from flowlab.theory.examples import Nodes, nodes
@@ -59,7 +59,7 @@ def predict(run: Run) -> pd.DataFrame | str:
         return FEW_EXAMPLES
     if settings.norm != "batch" and settings.width < 4:
         return NARROW
-    x = run.inputs()
+    x = run.inputs(MOST_VALUES)
     level, *of_top, _, common = run.top(1)
     drift, variance = None, None
     if settings.norm == "batch":
@@ -88,8 +88,8 @@ def _batch_norm(run: Run, x: np.ndarray, common: float) -> tuple[np.ndarray, flo
     """log rates (L - 1,), means over batches, and what they leave open, in log rate per layer.
 
     common: mean signed cosine of two examples' cotangents at the top. The first layers follow the
-    batch's own Gram matrix, the others are exchangeable; where they have not come to be so, with
-    identity they never will, and of others the excess is halved.
+    batch's own Gram matrix, the others are exchangeable. Where they have not come to be so the
+    excess is kept by identity, which never will, and halved of others; half of it is left open.
     """
     settings, act = run.settings, get_activation(run.settings.activation)
     batch, first = settings.batch_size, run.maps(0)[0][0]
@@ -108,7 +108,7 @@ def _batch_norm(run: Run, x: np.ndarray, common: float) -> tuple[np.ndarray, flo
             before = gram.variance(through.grams[-1]) / unit
             known, _ = _exchangeable(run, before, done - 1, common)
             excess = (rates[-1] - known[0]) * (1.0 if plain(run) else rest / known[0])
-            opens.append(0.0 if act.negative_slope == 1 else 0.5 * abs(float(np.mean(excess))))
+            opens.append(0.5 * abs(float(np.mean(excess))) * len(rest) / (settings.depth - 1))
             rest = rest + excess * (1.0 if act.negative_slope == 1 else 0.5)
         opens.append(-0.5 * float(lacks.sum()) / (settings.depth - 1))
         found.append(np.append(rates + lacks, rest))

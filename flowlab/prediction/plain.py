@@ -4,7 +4,7 @@ import pandas as pd
 
 from flowlab import theory
 from flowlab.prediction.curve import IDENTITY, by_operation
-from flowlab.prediction.inputs import Run, cosines, log_squares
+from flowlab.prediction.inputs import MOST_VALUES, Run, cosines, log_squares
 
 
 def predict(run: Run) -> pd.DataFrame | str:
@@ -15,7 +15,7 @@ def predict(run: Run) -> pd.DataFrame | str:
     # The last row of a block with rezero is its scale: the map comes before.
     which = 0 if settings.skip == "rezero" else -1
     fans = [(block[which].fan_in, block[which].fan_out) for block in run.rows]
-    x = run.inputs()
+    x = run.inputs(MOST_VALUES)
     c, c2 = cosines(x)
     curve = theory.predict(
         fan_in=[i for i, _ in fans],

@@ -146,4 +146,5 @@ def batch_step(
     top = ((1 - share) + share * h) ** 2 * alpha
     top += (mixed * (2 + 2 * h * alpha) + square * spread) / width
     bottom = 1 + (4 * mixed * h * alpha + square * cross) / width
-    return variance / width, min(top / bottom, 1.0)
+    # Of one unit two examples may never both be alive, and have no cosine.
+    return variance / width, min(top / bottom, 1.0) if bottom > 0 else 0.0

@@ -34,7 +34,7 @@ _CHUNK = 128
 _GRID = 0.1
 # log q of what is exactly zero: finite, and below whatever a net of any depth brings about.
 NO_SIGNAL = -1e12
-_GAUSS_NODES, _GAUSS_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
+_GAUSS_NODES, _GAUSS_WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _GAUSS_WEIGHTS = _GAUSS_WEIGHTS / _GAUSS_WEIGHTS.sum()
 _RATIOS = ("phi2_tilt", "mu1_tilt", "f1", "m1", "x1")
 

@@ -581,19 +581,20 @@ class _Flow:
         """How far the mean of log ||delta_1||^2 may be off.
 
         Three things are left out, each estimated by what theory finds of the next lower order:
-        terms of second order in 1/n, by first-order ones times kappa/n (plain identity and ReLU
-        with Gaussian weights are exact); where variances part company, how much of the sensitivity
-        to x examples share, by half of what the rest of the variance adds to the batch's mean; and
-        half the distance between a gain of the radial part and its typical value.
+        terms of second order in 1/n, by each step's first-order ones times kappa/n (plain identity
+        and ReLU with Gaussian weights are exact); where variances part company, how much of the
+        sensitivity to x examples share, by half of what the rest of the variance adds to the
+        batch's mean; and half the distance between a gain of the radial part and its typical value.
         """
-        own, n = slice(self.count), self.blocks[0].maps[0].width_in
-        mean, variance = self.delta_mean[0], self.delta_variance[0]
-        with np.errstate(invalid="ignore"):
-            first = np.abs(np.nan_to_num(mean - self.delta_infinite[0]))
-        kappa = max(float(3 * site.moments.m1[self.rep] - 1) for site, *_ in self.sites)
+        own, mean, variance = slice(self.count), self.delta_mean[0], self.delta_variance[0]
         exact = self.plain and self.act.negative_slope in (0.0, 1.0)
-        exact = exact and not any(map_.orthogonal for block in self.blocks for map_ in block.maps)
-        error = 0.0 * first if exact else first * kappa / n
+        error = np.zeros(self.count)
+        if not exact or any(map_.orthogonal for block in self.blocks for map_ in block.maps):
+            drift = np.nan_to_num(self.delta_mean - self.delta_infinite)
+            for layer, (block, sites) in enumerate(zip(self.blocks, self.sites, strict=True)):
+                kappa = 3 * sites[0].moments.m1[own] - 1
+                order = np.minimum(kappa / block.maps[0].width_in, 1.0)
+                error = error + np.abs(drift[layer] - drift[layer + 1]) * order
         alone = variance[self.rep]
         rho = np.clip(variance[-1] / alone, 0.0, 1.0) if self.paired and alone > 0 else 1.0
         if not self.act.homogeneous:
