@@ -69,12 +69,12 @@ class Cotangent:
 
 @dataclass
 class Lost:
-    """Of one operation, where digits are lost: of its delta, dx and each gradient, by number."""
+    """Of one operation, where digits are lost: of its delta, dx, and gradients (..., gradients)."""
 
     delta: np.ndarray
     dx: np.ndarray
-    gradients: list[np.ndarray] = field(default_factory=list)
-    examples: list[np.ndarray] = field(default_factory=list)
+    gradients: np.ndarray | None = None
+    examples: np.ndarray | None = None
 
 
 class Block:
@@ -152,15 +152,16 @@ class _Walk:
         unknown = _below(delta, error)
         here = Lost(unknown, unknown)
         self.lost.append(here)
-        for k, bias in enumerate(biases):
-            gradient = report.norms[..., 2 + k]
-            each = gradient if report.examples is None else report.examples[..., k]
-            terms = each if report.of_gradients is None else report.of_gradients[..., k]
-            terms = delta if bias else terms
-            of_sum = terms + np.maximum(relative, self.block.of_sum)
-            vanished = np.isneginf(gradient) & ~zero & ~self.trusted
-            here.gradients.append(unknown | vanished | _below(gradient, of_sum))
-            here.examples.append(unknown | vanished | _below(each, of_sum))
+        if biases:
+            gradients = report.norms[..., 2:]
+            each = gradients if report.examples is None else report.examples
+            terms = each if report.of_gradients is None else report.of_gradients
+            terms = np.where(biases, delta[..., None], terms)
+            of_sum = terms + np.maximum(relative, self.block.of_sum)[..., None]
+            vanished = np.isneginf(gradients) & ~(zero | self.trusted)[..., None]
+            vanished |= unknown[..., None]
+            here.gradients = vanished | _below(gradients, of_sum)
+            here.examples = vanished | _below(each, of_sum)
         error, parts = np.maximum(dx + relative, self.block.least), None
         if report.of_dx is None:
             error = np.where(np.isneginf(dx) & (self.trusted | exact), -np.inf, error)

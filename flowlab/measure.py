@@ -636,10 +636,10 @@ class Ensemble:
             for number, column, of_examples in row.gradients:
                 input_exponent = run.exponents if column in _OF_INPUT else 0
                 gradient = measured[..., 2 + number] + input_exponent
-                put(column, gradient, gone.gradients[number])
+                put(column, gradient, gone.gradients[..., number])
                 if report.examples is not None and self.independent:
                     each = report.examples[..., number] + exponent + input_exponent
-                    put(of_examples, each, gone.examples[number])
+                    put(of_examples, each, gone.examples[..., number])
             for column, reading in zip(row.readings, report.readings or (), strict=True):
                 put(column, reading, gone.dx & (column == _OF_DX))
             found = left | (_range_of(report.norms.max(axis=-1), -np.inf) == NONFINITE)
@@ -660,7 +660,7 @@ class Ensemble:
         with np.errstate(invalid="ignore"):
             own = np.fmax(own - norms, block.eps)
         errors = np.maximum.accumulate(np.hstack([error[:, None], own]), axis=1)
-        if (errors[:, :-1] > least).any():
+        if (errors[:, :-1] > block.of_sum).any():  # less changes nothing
             _, lost = block.follow(passed, errors[:, :-1], reports, known, self.moderate)
         return errors, lost
 

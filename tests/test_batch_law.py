@@ -406,7 +406,7 @@ def test_uniform_softmax_has_slope_one_half_unless_labels_balance():
     ratio = 10 ** (2 * rows["rms"]) / (0.9 * rows["batch_size"])
     # ‖db‖² is at most a χ² with 9 degrees of freedom over 9: relative variance 2/9.
     assert ((ratio - 1).abs() < 4 * np.sqrt(2 / 9 / 200)).all()
-    assert (found.loc[("balanced", "b"), "mean"] < -12).all()
+    assert found.loc[("balanced", "b"), "mean"].isna().all()  # lost to rounding
     assert (found.loc[("balanced", "W"), "mean"] > 0).all()
 
 

@@ -63,16 +63,16 @@ def _residuals(z, label, exponent, factor, power, dz):
     """dz = (p - y) factor 2^-power."""
     for n in range(z.shape[0]):
         top = z[n].max()
-        partition = math.log(_partition(z[n], top, exponent))
-        others = 0.0
+        partition, others = _partition(z[n], top, exponent), 0.0
+        less = 0.0 if power == 0 else math.log(partition) + power * _LN2
+        scale = factor / partition if power == 0 else factor
         for k in range(z.shape[1]):
             if k != int(label[n]):
-                log_p = _below(z[n, k], top, exponent) - partition
-                p = exp(log_p - power * _LN2)
+                p = exp(_below(z[n, k], top, exponent) - less)
                 others += p
-                dz[n, k] = factor * p
+                dz[n, k] = scale * p
         # p - 1 as minus the other probabilities: no cancellation when the label is nearly sure.
-        dz[n, int(label[n])] = -factor * others
+        dz[n, int(label[n])] = -scale * others
 
 
 @kernel("(n,k),(n),(),()->(n,k)")
