@@ -157,7 +157,11 @@ def by_seed(
     -inf for an exact zero, NaN where the norm is not known. Raises as ``seed_slopes`` does.
     """
     rows = _rows(table, column, ["seed"], along, first, last)
-    return rows.pivot(index="seed", columns=along, values="value")
+    seeds, row = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    places, place = np.unique(rows[along].to_numpy(dtype=np.int64), return_inverse=True)
+    values = np.full((len(seeds), len(places)), nan)
+    values[row, place] = rows["value"].to_numpy()
+    return pd.DataFrame(values, pd.Index(seeds, name="seed"), pd.Index(places, name=along))
 
 
 # Over seeds
@@ -285,30 +289,45 @@ def _rows(
             raise unknown("column", name, table.columns)
     if first is not None and last is not None and first > last:
         raise InputError(f"first must be at most last; got first={first}, last={last}")
+    shown = np.ones(len(table), bool)
     if "time" in table:  # rows of single time steps stand beside those of whole layers
-        single = table["time"].notna()
+        single = table["time"].notna().to_numpy()
         if along == "time" or "time" in keys:
-            table = table[single]
+            shown = single
         elif not single.all():
-            table = table[~single]
+            shown = ~single
     for axis in ("run", "step", "time", "layer"):
-        if axis in table and axis != along and axis not in keys and table[axis].nunique() > 1:
-            raise InputError(
-                f"by must name {axis} when the table holds more than one; "
-                f"got {table[axis].nunique()} values of {axis}"
-            )
-    rows = table[[*keys, along]].assign(
-        value=table[column].to_numpy(dtype=np.float64, na_value=np.nan)
-    )
+        if axis in table and axis != along and axis not in keys:
+            count = _distinct(table[axis].to_numpy()[shown])
+            if count > 1:
+                raise InputError(
+                    f"by must name {axis} when the table holds more than one; "
+                    f"got {count} values of {axis}"
+                )
+    value = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    place = table[along].to_numpy(dtype=np.float64, na_value=np.nan)
+    shown = shown & (place >= (-inf if first is None else first))
+    shown &= place <= (inf if last is None else last)
     # A null is a quantity that does not exist, unless the status says that it is not known: of a
     # lost row, if its operation has the quantity. Without a status every NaN is unknown.
-    known = rows["value"].notna()
-    exists = known | (table["status"] == "nonfinite" if "status" in table else True)
-    if "status" in table and (lost := table["status"] == "lost").any():
-        has = known.groupby(table["op"]).transform("any") if known.any() else True
-        exists |= lost & has
-    inside = rows[along].between(-inf if first is None else first, inf if last is None else last)
-    return rows[exists & inside].drop_duplicates([*keys, along], keep="last")
+    known = ~np.isnan(value)
+    if "status" in table and not known.all():
+        status = table["status"].to_numpy()
+        exists = known | (status == "nonfinite")
+        lost = status == "lost"
+        if (lost & ~known).any():
+            having = set(table["op"].to_numpy()[known & shown])
+            exists |= lost & (table["op"].isin(having).to_numpy() if having else True)
+        shown &= exists
+    rows = table.loc[shown, [*keys, along]].assign(value=value[shown])
+    return rows.drop_duplicates([*keys, along], keep="last")
+
+
+def _distinct(values: np.ndarray) -> int:
+    """How many different values there are, nulls left out."""
+    if len(values) == 0 or (values == values[0]).all():
+        return min(len(values), 1)
+    return pd.Series(values).nunique()
 
 
 def _slopes(rows: pd.DataFrame, by: list[str], along: str) -> pd.Series:

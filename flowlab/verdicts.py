@@ -41,12 +41,12 @@ from flowlab.statistics import (
 
 KEPT_WITHIN = 1.0  # decades, end to end
 RELATIVE_MARGIN, LEAST_MARGIN = 0.1, 0.1  # of the predicted change; decades
-# What a finite width adds to the mean is known to first order: 0.3 of κL/N, of a drift of κL/(2N).
-DRIFT_ERROR = 0.6
 TRENDS = ("vanishing", "kept", "exploding", "undecided")
 AGREEMENTS = ("agrees", "differs", "undecided", "no theory")
 _LEAST_PLACES = 5  # for a shape
 _MOST_SEEDS = 100_000
+# The columns of a table that a verdict reads.
+_READ = ("run", "step", "seed", "layer", "time", "op", "status", "upstream", DELTA, COTANGENT)
 
 
 @dataclass(frozen=True)
@@ -174,15 +174,14 @@ def judge(
 ) -> Verdict:
     """The verdict on one run from its table and its prediction, by the rules of this module.
 
-    Theory's own error of the change is its ``slope_error`` times the places crossed, and 0.6 times
-    the drift that finite width adds (the predicted change minus that of infinite width). A
-    prediction of another run than the table's is none. Raises InputError for a table of several
-    runs, without δ, or a threshold that is not above 0.
+    Theory's own error of the change is its ``slope_error`` times the places crossed. A prediction
+    of another run than the table's is none. Raises InputError for a table of several runs, without
+    δ, or a threshold that is not above 0.
     """
     check_positive("kept_within", kept_within)
     if table.empty:
         raise InputError("table must hold at least one row; got none")
-    rows, column, along = view(table)
+    rows, column, along = view(table[[name for name in _READ if name in table]])
     words = {"quantity": "log10‖δ‖", "along": "layer"}
     if along == "time":
         words = {"quantity": "log10‖∂L/∂h_t‖", "along": "step"}
@@ -205,7 +204,7 @@ def judge(
         slope = mean_interval(_slopes(norms))
     zeros = int(np.isneginf(norms[first]).sum()) if len(places) > 1 else 0
     shape, exponent = _shape(norms, change, along)
-    told = {"readout": readout, "zeros": zeros, "shape": shape, "exponent": exponent, **words}
+    found = {"readout": readout, "zeros": zeros, "shape": shape, "exponent": exponent, **words}
     trend = _trend(change, kept_within)
     if change.n == 0 and zeros and zeros == len(norms):
         trend = "vanishing"
@@ -213,17 +212,17 @@ def judge(
     if len(places) < 2:
         because = change.note
     if len(curve) < 2:
-        return Verdict(trend, "no theory", *ends, because=because, **told)
+        return Verdict(trend, "no theory", *ends, because=because, **found)
     covered = int(curve.index[0]), int(curve.index[-1])
     predicted = _change(curve[column])
-    error = _theory_error(curve, column, covered)
+    error = _theory_error(curve) * (covered[1] - covered[0])
     spread = _spread(curve, column, *covered)
     difference = _over(_difference(norms, *covered) - predicted, spread)
     margin = max(LEAST_MARGIN, RELATIVE_MARGIN * abs(predicted))
     agreement = _agreement(difference, margin, error)
-    told |= {"predicted": predicted, "predicted_sd": spread}
-    told |= {"difference": difference, "covered": covered}
-    return Verdict(trend, agreement, *ends, margin=margin, theory_error=error, **told)
+    found |= {"predicted": predicted, "predicted_sd": spread}
+    found |= {"difference": difference, "covered": covered}
+    return Verdict(trend, agreement, *ends, margin=margin, theory_error=error, **found)
 
 
 def judge_all(
@@ -269,12 +268,20 @@ def _curve(rows, prediction, column, along, places) -> tuple[pd.DataFrame, str]:
         because = next(iter(prediction["silent_because"].dropna()), "")
     if column not in prediction:
         return nothing, because
-    curve = prediction.dropna(subset=[column])
-    if "time" in curve:
-        curve = curve[curve["time"].notna() == (along == "time")]
-    curve = curve.drop_duplicates(along, keep="last")
-    curve = curve.set_index(along).sort_index()
-    return curve[curve.index.isin(places)], because
+    values = prediction[column].to_numpy(dtype=np.float64, na_value=nan)
+    known = ~np.isnan(values)
+    if "time" in prediction:
+        known &= prediction["time"].notna().to_numpy() == (along == "time")
+    at = prediction[along].to_numpy(dtype=np.float64, na_value=nan)
+    known &= np.isin(at, places)
+    # Of several operations in a layer the last counts.
+    index, last = np.unique(at[known][::-1], return_index=True)
+    rows = np.flatnonzero(known)[::-1][last]
+    kept = {column: values[rows]}
+    for name in (f"{column}_sd", "slope_error"):
+        if name in prediction:
+            kept[name] = prediction[name].to_numpy(dtype=np.float64, na_value=nan)[rows]
+    return pd.DataFrame(kept, index.astype(np.int64)), because
 
 
 def _difference(norms: pd.DataFrame, first: int, last: int) -> np.ndarray:
@@ -378,15 +385,10 @@ def _spread(curve: pd.DataFrame, column: str, first: int, last: int) -> float:
     return sqrt(max(near**2 - far**2, 0.0)) if isfinite(near) and isfinite(far) else nan
 
 
-def _theory_error(curve: pd.DataFrame, column: str, covered: tuple[int, int]) -> float:
-    """Theory's own error of the change, in decades."""
+def _theory_error(curve: pd.DataFrame) -> float:
+    """Theory's own error of the slope, 0 where a prediction states none."""
     slope = float(curve["slope_error"].max()) if "slope_error" in curve else 0.0
-    error = (0.0 if isnan(slope) else slope) * (covered[1] - covered[0])
-    infinite = f"{column}_infinite"
-    if infinite in curve:
-        drift = _change(curve[column]) - _change(curve[infinite])
-        error += DRIFT_ERROR * abs(drift) if isfinite(drift) else 0.0
-    return error
+    return 0.0 if isnan(slope) else slope
 
 
 def _more_seeds(interval: Interval, gap: float, level: float) -> float:

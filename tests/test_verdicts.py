@@ -220,12 +220,6 @@ def test_theorys_own_error_never_makes_an_agreement():
     assert judge(table, predicted(line(0.4), slope_error=0.01)).agreement == "differs"
 
 
-def test_the_drift_of_finite_width_counts_as_error():
-    curve = predicted(line(-2.0))
-    curve[f"{DELTA}_infinite"] = line(-1.0)
-    assert judge(ensemble(line(-2.0), 0.01), curve).theory_error == pytest.approx(0.6)
-
-
 def test_more_seeds_that_would_show_agreement():
     found = judge(ensemble(line(0.05), 0.05, seeds=8), predicted(line(0.0)))
     assert found.agreement == "undecided"

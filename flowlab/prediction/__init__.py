@@ -28,9 +28,9 @@ def predict(settings: Settings) -> pd.DataFrame:
 
     One row per (layer, op) with the table's columns, of recurrent nets also one per step; each norm
     also with suffix ``_sd``, and ``delta_log10_norm_infinite``, the curve of infinite width.
-    ``slope_error`` is theory's own error of the slope, in decades per layer or step, beyond what
-    `flowlab.judge` grants. Where theory is silent: NaN, and ``silent_because`` says why in a
-    sentence; it is null where there is a prediction, be it for some rows alone.
+    ``slope_error`` is theory's own error of the slope, in decades per layer or step.
+    Where theory is silent: NaN, and ``silent_because`` says why in a sentence; it is null where
+    there is a prediction, be it for some rows alone.
     """
     settings.validate()
     batches = Batches(settings)
