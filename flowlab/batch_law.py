@@ -28,7 +28,7 @@ KEYS = ["run", "layer", "op", "parameter"]
 ONE_EXAMPLE = "one example has no covariance"
 NO_SIGNAL = "|G|² is not above 0 in this sample: its examples do not show a mean gradient"
 ZERO = "every example's gradient is zero"
-UNKNOWN = "the norms left the range of the type"
+UNKNOWN = "the norms are not known: below rounding, or out of the range of the type"
 
 
 def law(table: pd.DataFrame) -> pd.DataFrame:

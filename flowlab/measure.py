@@ -249,14 +249,27 @@ def measure(
     steps = _Steps(progress, 2 * settings.depth * len(parts))
 
     kept = local()  # each thread keeps its buffers and programs, from part to part
+    alone: set[Layer] = set()  # blocks that do more than a recording repeats
 
     def one(part):
         if not hasattr(kept, "workspace"):
             kept.workspace, kept.programs = Workspace(), {}
-        ensemble = kind(settings, network, shapes, rows, part, kept, observe, watch)
-        measured = ensemble.measure(*batches(part), steps)
-        kept.workspace.reset()
-        return measured
+        while True:
+            ensemble = kind(settings, network, shapes, rows, part, kept, alone, observe, watch)
+            passed = 0
+
+            def count(blocks):
+                nonlocal passed
+                passed += blocks
+                steps(blocks)
+
+            try:
+                return ensemble.measure(*batches(part), count)
+            except NotRepeated as found:
+                alone.add(found.block)
+                steps(-passed)
+            finally:
+                kept.workspace.reset()
 
     kind = Ensemble
     if network.steps:
@@ -270,6 +283,14 @@ def measure(
     if own:
         return table.assign(**_own(settings, network, len(table)))
     return table if rewritten is None else table.assign(run=rewritten)
+
+
+class NotRepeated(Exception):
+    """A block whose recorded kernel calls are not all that it does."""
+
+    def __init__(self, block: Layer):
+        super().__init__(block.name)
+        self.block = block
 
 
 class _Steps:
@@ -385,9 +406,12 @@ class Ensemble:
 
     scanned = True  # may runs of equal blocks be passed in compiled loops?
 
-    def __init__(self, settings, network, shapes, rows, seeds, kept, observe=None, watch=None):
+    def __init__(
+        self, settings, network, shapes, rows, seeds, kept, alone=(), observe=None, watch=None
+    ):
         self.settings, self.network, self.seeds = settings, network, seeds
         self.rows, self.workspace, self.programs = rows, kept.workspace, kept.programs
+        self.alone = alone
         self.observe, self.watch = observe, watch
         self.watched = observe is not None or watch is not None
         self.shapes = shapes  # of each block's input
@@ -472,21 +496,30 @@ class Ensemble:
             stop = start + 1
             while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start < _LONGEST_RUN:
                 stop += 1
-            if self.watched or not self.scanned or stop - start < _WORTH_COMPILING:
+            one_by_one = self.watched or not self.scanned or kinds[start][0] in self.alone
+            if one_by_one or stop - start < _WORTH_COMPILING:
                 yield from ((layer, 1) for layer in range(start, stop))
             else:
                 yield start, stop - start
             start = stop
 
     def pass_over(self, kind, step, block, carry, xs, count, keep, direction=1):
-        """A step over a run of layers: as it stands for one, else recorded once and scanned."""
+        """A step over a run of layers: as it stands for one, else recorded once and scanned.
+
+        Raises NotRepeated where the recording does not give what the step itself does.
+        """
         if count == 1:
             return single(step, carry, xs, keep)
         key = (kind, self.network.blocks[block], len(self.seeds), self.shapes[block])
         if key not in self.programs:
             first = count - 1 if direction < 0 else 0
-            example = map_leaves(lambda stack: stack.at(first), xs)
-            _, self.programs[key] = record(step, tuple(map(np.copy, carry)), example)
+            given = tuple(map(np.copy, carry)), map_leaves(lambda stack: stack.at(first), xs)
+            result, program = record(
+                step, tuple(map(np.copy, carry)), map_leaves(np.copy, given[1])
+            )
+            if not program.repeats(result, *given, keep, direction):
+                raise NotRepeated(self.network.blocks[block])
+            self.programs[key] = program
         return self.programs[key].scan(carry, xs, count, self.workspace.take, keep, direction)
 
     def forward_step(self, index, carry, xs):

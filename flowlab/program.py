@@ -116,6 +116,19 @@ class Program:
         }
         return carries, self._rebuild(stacks), spent
 
+    def repeats(self, result, carry, xs, keep: tuple[bool, ...], step: int) -> bool:
+        """Does a scan of the one layer that was recorded give ``result``, byte for byte?
+
+        Whatever the step did outside kernels is missing from the recording.
+        """
+        stacked = map_leaves(lambda array: Stack(array[:, None]), xs)
+        carries, ys, _ = self.scan(carry, stacked, 1, np.empty, keep, step)
+        scanned = [c.at(1) if isinstance(c, Stack) else c for c in carries]
+        pairs = list(zip(result[0], scanned, strict=True))
+        found = map_leaves(lambda stack: stack.at(0), ys)
+        pairs += [(a, b) for (_, a), (_, b) in zip(_arrays(result[1]), _arrays(found), strict=True)]
+        return all(np.array(a).tobytes() == np.array(b).tobytes() for a, b in pairs)
+
     def _function(self, index: list[str], firsts: int) -> Callable:
         key = tuple(index)
         if key not in self._functions:

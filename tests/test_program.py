@@ -3,11 +3,16 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import flowlab
 from flowlab.kernel import kernel
-from flowlab.program import Stack, record, single
+from flowlab.layer import Chain
+from flowlab.layers import Activation, Linear
+from flowlab.networks import Network, build
+from flowlab.program import Program, Stack, record, single
+from flowlab.statistics import DELTA
 
 
 @kernel("(n),()->(n),()")
@@ -83,3 +88,53 @@ def test_measurements_with_and_without_programs_are_the_same(axes, monkeypatch):
     monkeypatch.setattr(sys.modules["flowlab.measure"], "_WORTH_COMPILING", 24)
     monkeypatch.setattr(sys.modules["flowlab.measure"], "_LONGEST_RUN", 25)
     assert compiled.equals(flowlab.measure(settings))
+
+
+class Doubled(Activation):
+    """A layer that does by NumPy, beside its kernels, what a recording cannot repeat."""
+
+    def __init__(self, part):
+        super().__init__("identity")
+        self.part = part
+
+    def forward(self, x, parameters, workspace):
+        y, tape = super().forward(x, parameters, workspace)
+        if self.part == "forward":
+            y *= 2
+        return y, tape
+
+    def pullback(self, dy, tape, workspace, watch=None):
+        dx, gradients = super().pullback(dy, tape, workspace, watch)
+        if self.part == "pullback":
+            dx *= 2
+        return dx, gradients
+
+
+@pytest.mark.parametrize("part", ["forward", "pullback", "neither"])
+def test_what_a_layer_does_outside_kernels_is_not_lost(part, monkeypatch):
+    """Deep enough for a compiled loop the rows are those of layers passed one by one."""
+    settings = flowlab.make(
+        depth=40, width=8, batch_size=4, seeds=4, activation="identity", upstream="gaussian"
+    )
+    blocks = build(settings).blocks
+    block = Chain((Doubled(part), Linear(8)), "block")
+    network = Network((blocks[0], *[block] * 39), (False,) * 40)
+    scans = []
+    scan = Program.scan
+    monkeypatch.setattr(Program, "scan", lambda *given: scans.append(given[3]) or scan(*given))
+    done = []
+    table = flowlab.measure(settings, lambda *at: done.append(at), network=network)
+    if part == "forward":
+        assert max(scans) == 1  # the attempts to repeat one layer
+    if part == "neither":
+        assert max(scans) == 39
+    assert done[-1][0] == done[-1][1] == max(count for count, _ in done)
+    monkeypatch.setattr(sys.modules["flowlab.measure"], "_WORTH_COMPILING", 1000)
+    expected = flowlab.measure(settings, network=network)
+    pd.testing.assert_frame_equal(table, expected)
+    if part == "pullback":
+        plain = Network(
+            (blocks[0], *[Chain((Doubled(""), Linear(8)), "block")] * 39), (False,) * 40
+        )
+        more = table[DELTA] - flowlab.measure(settings, network=plain)[DELTA]
+        assert more.to_numpy() == pytest.approx(np.log10(2) * (40 - table["layer"]), abs=1e-6)
