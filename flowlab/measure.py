@@ -181,7 +181,8 @@ def needed(settings: Settings, batches: Batches) -> tuple[float, float]:
     shallow nets show what a layer adds.
     """
     outputs = batches.classes if settings.upstream == "loss" else None
-    shape, item = batches.shape, np.dtype(settings.dtype).itemsize
+    shape = (settings.batch_size, *batches.example)
+    item = np.dtype(settings.dtype).itemsize
     counts = []
     for more in (0, 1):
         depth = min(settings.depth, 4 + more)
