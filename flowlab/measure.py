@@ -12,16 +12,15 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from threading import Lock, local
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads can be limited
-from threadpoolctl import ThreadpoolController
 
 from flowlab import data, random
+from flowlab.blas import one_thread
 from flowlab.digits import LOST, MARGIN, NONFINITE, OK, Block, Report, told_of
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
@@ -277,7 +276,7 @@ def measure(
         from flowlab.through_time import ThroughTime as kind
 
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
-    with blas().limit(limits=1), ThreadPoolExecutor(_threads(settings)) as pool:
+    with one_thread(), ThreadPoolExecutor(_threads(settings)) as pool:
         measured = list(pool.map(one, parts))
     arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
     table = _tidy(settings, rows, seeds, *arrays)
@@ -306,12 +305,6 @@ class _Steps:
             with self.lock:
                 self.done += count
                 self.progress(self.done, self.total)
-
-
-@cache
-def blas() -> ThreadpoolController:
-    """BLAS and its threads: small products are faster, and neighbours freer, with one."""
-    return ThreadpoolController().select(user_api="blas")
 
 
 def _threads(settings: Settings) -> int:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Measurement, each part above what it may import.
 ORDER = ["kernel", "layer", "layers", "networks", "measure"]
-MEASUREMENT = ["kernel", "random", "scale", "elementary", "initializers", "tables", "data"]
+MEASUREMENT = ["blas", "kernel", "random", "scale", "elementary", "initializers", "tables", "data"]
 MEASUREMENT += [part for part in ORDER if part not in MEASUREMENT]
 ANALYSIS = {"theory", "statistics", "figures", "verdicts", "summary", "report", "prediction"}
 ANALYSIS |= {"batch_law", "batch_examples", "batch_demos"}
@@ -19,7 +19,7 @@ ANALYSIS |= {"batch_law", "batch_examples", "batch_demos"}
 APART = {
     "errors": set(),
     "files": {"errors"},
-    "theory": {"errors"},
+    "theory": {"errors", "blas"},
     "statistics": {"errors"},
     "verdicts": {"errors", "statistics"},
     "tables": {"errors", "files"},

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy.special import logsumexp
+from threadpoolctl import ThreadpoolController
 
 from flowlab import theory
 from flowlab.theory.examples import nodes
@@ -159,3 +160,14 @@ def test_theory_is_finite_or_an_exact_zero_at_any_scale():
             delta = frame["delta_log10_norm"]
             assert delta.notna().all() and (delta < np.inf).all(), trial
             assert frame["slope_error"].notna().all(), trial
+
+
+def test_what_theory_keeps_has_the_same_bits_whoever_asked_first():
+    """A prediction's tables do not depend on the threads that BLAS had when they were made."""
+    made = []
+    for threads in (1, 2):
+        curves.cache_clear()
+        with ThreadpoolController().limit(limits=threads, user_api="blas"):
+            made.append(curves(theory.get_activation("tanh")))
+    for name in ("_pieces", "_ratios", "_series"):
+        np.testing.assert_array_equal(*(getattr(one, name) for one in made))

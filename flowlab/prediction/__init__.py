@@ -6,7 +6,8 @@ fail, one sentence that says which fails and which setting has a prediction.
 
 import pandas as pd
 
-from flowlab.measure import Batches, affordable, blas, layout
+from flowlab.blas import one_thread
+from flowlab.measure import Batches, affordable, layout
 from flowlab.networks import build
 from flowlab.prediction import (
     images,
@@ -39,7 +40,7 @@ def predict(settings: Settings) -> pd.DataFrame:
     network = build(settings, outputs)
     run = Run(settings, network, layout(network, batches.shape), batches, outputs)
     because = None if settings.network.name == "mlp" else run.out_of_range()
-    with blas().limit(limits=1):
+    with one_thread():
         prediction = because or _family(settings)(run)
     return silent(run, prediction) if isinstance(prediction, str) else prediction
 

@@ -33,11 +33,11 @@ simulated mean log rate lies within 0.04 per block of `token_flow`, for pre-norm
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy.special import softmax
 
+from flowlab.blas import kept
 from flowlab.errors import InputError, unknown
 from flowlab.theory.activations import get_activation
 from flowlab.theory.moments import Sites
@@ -54,7 +54,7 @@ def _check(tokens, cosines):
             raise InputError(f"{name} must be between 0 and 1; got {value}")
 
 
-@lru_cache(maxsize=4096)
+@kept(maxsize=4096)
 def softmax_moments(variance: float, tokens: int) -> tuple[float, float]:
     """T E sum p^2 and T E ||diag p - pp'||_F^2 for T independent Gaussian logits.
 
@@ -82,14 +82,14 @@ def softmax_moments(variance: float, tokens: int) -> tuple[float, float]:
     return float(n * square), float(n * (square - 2 * cube + fourth))
 
 
-@lru_cache(maxsize=32)
+@kept(maxsize=32)
 def _logits(tokens):
     """A fixed sample of standard normals (3, rows, tokens): two rows' own part and the common."""
     rows = max(2**18 // tokens, 256)
     return np.random.default_rng(0).standard_normal((3, rows, tokens))
 
 
-@lru_cache(maxsize=4096)
+@kept(maxsize=4096)
 def _pairs_of_rows(variance: float, correlation: float, tokens: int) -> tuple[float, float]:
     """T E sum p_a p_b and T E tr J_a J_b of two rows whose logits have that correlation."""
     first, second, common = _logits(tokens)

@@ -28,23 +28,23 @@ from alpha. For a branch of two maps the rates multiply and the relative varianc
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
+from flowlab.blas import kept
 from flowlab.errors import InputError
 from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.moments import mean_derivative_power
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def chi_square_step(n: float) -> tuple[float, float]:
     """Mean and variance of log(chi^2_n / n), the step of a linear Gaussian map (any real n > 0)."""
     return float(digamma(n / 2) + np.log(2 / n)), float(polygamma(1, n / 2))
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def he_relu_step(n: int) -> tuple[float, float]:
     """Mean and variance of log(2 chi^2_K / n), K ~ Binomial(n, 1/2) given K > 0 (Hanin & Nica)."""
     k = np.arange(1, n + 1)
@@ -56,7 +56,7 @@ def he_relu_step(n: int) -> tuple[float, float]:
     return float(mean), float(weight @ ((step - mean) ** 2 + polygamma(1, k / 2)))
 
 
-@lru_cache(maxsize=1024)
+@kept(maxsize=1024)
 def orthogonal_relu_step(n: int) -> tuple[float, float]:
     """Mean and variance of log(2 b), b ~ Beta(K/2, (n - K)/2), K ~ Binomial(n, 1/2) given K > 0.
 

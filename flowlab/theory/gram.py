@@ -12,10 +12,10 @@ some layers only, and with identity never.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from flowlab.blas import kept
 from flowlab.theory.activations import Activation
 
 UNITS = 512
@@ -154,7 +154,7 @@ def _sample(covariance, *stream):
     return root.astype(np.float32) @ _normals(batch, *stream)
 
 
-@lru_cache(maxsize=16)
+@kept(maxsize=16)
 def _normals(batch, layer, index, way):
     rng = np.random.default_rng((batch, layer, index, way))
     return rng.standard_normal((batch, UNITS), np.float32)

@@ -11,10 +11,10 @@ expansion in Hermite polynomials (Mehler).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 import numpy as np
 
+from flowlab.blas import kept
 from flowlab.theory.activations import Activation
 
 _STEP = 0.15
@@ -256,7 +256,7 @@ class Curves:
         return self._series[interval] * (1 - s) + self._series[interval + 1] * s
 
 
-@lru_cache(maxsize=32)
+@kept(maxsize=32)
 def curves(activation: Activation) -> Curves:
     """The activation's `Curves`: about 20 ms the first time."""
     return Curves(activation)

@@ -27,11 +27,11 @@ g = dz_next W^T has no component along h. To first order in 1/d this gives `norm
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
+from flowlab.blas import kept
 from flowlab.errors import InputError, unknown
 from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.moments import NODES, WEIGHTS, kappa0, kappa1
@@ -56,7 +56,7 @@ def _check_batch(batch: int) -> None:
         raise InputError(f"batch must be at least 4 (the mean rate is infinite below); got {batch}")
 
 
-@lru_cache(maxsize=256)
+@kept(maxsize=256)
 def batch_moments(activation: Activation, batch: int) -> BatchMoments:
     """By quadrature in polar coordinates over the plane of two examples.
 

@@ -5,11 +5,10 @@ between quadratures (`moments`) at a step of 1/8 in log q are right to 1e-6, and
 activations have closed forms.
 """
 
-from functools import lru_cache
-
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from flowlab.blas import kept
 from flowlab.theory.activations import Activation
 from flowlab.theory.moments import Sites, clip_log_q
 
@@ -71,7 +70,7 @@ class OnePoint:
         return self._one(np.clip(log_q, *self._grid))[..., 2]
 
 
-@lru_cache(maxsize=32)
+@kept(maxsize=32)
 def one_point(activation: Activation) -> OnePoint:
     """The activation's `OnePoint`, its splines made once."""
     return OnePoint(activation)

@@ -347,7 +347,7 @@ class _Site:
 
 
 _LOG_GAINS = np.arange(0.0, 60.0, 0.1)
-_TYPICAL = np.log1p(np.expm1(_LOG_GAINS)[:, None] * NODES**2) @ WEIGHTS
+_TYPICAL = (np.log1p(np.expm1(_LOG_GAINS)[:, None] * NODES**2) * WEIGHTS).sum(axis=1)
 
 
 def _typical(log_gain):
