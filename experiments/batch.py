@@ -15,13 +15,15 @@ import pandas as pd
 
 from experiments.command import main
 from experiments.plots import describe
-from flowlab import batch_demos, batch_examples, batch_law, tables
+from flowlab.analysis import batch_law
+from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError
-from flowlab.files import writable
-from flowlab.measure import measure
+from flowlab.instruments import biases, subsets
+from flowlab.measurement.passes import measure
 from flowlab.settings import Settings
-from flowlab.statistics import over_seeds
-from flowlab.versions import versions
+from flowlab.storage import tables
+from flowlab.storage.files import writable
+from flowlab.storage.versions import versions
 
 DEFAULTS = ("depth=6", "width=64", "batch_size=256", "reduction=sum", "experiment=batch_size")
 LEAST = 4  # examples of which two batches can be compared
@@ -41,10 +43,10 @@ def batch(settings: Settings) -> None:
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
     law = batch_law.law(measure(settings))
-    one = batch_examples.estimators(settings, small=max(n // 16, 1), big=n // 2)
-    sentences = batch_demos.findings(settings, law)
-    constant = batch_demos.constant_upstream(seeds, settings.seed)
-    softmax = batch_demos.uniform_softmax(max(seeds, 64), settings.seed)
+    one = subsets.estimators(settings, small=max(n // 16, 1), big=n // 2)
+    sentences = biases.findings(settings, law)
+    constant = biases.constant_upstream(seeds, settings.seed)
+    softmax = biases.uniform_softmax(max(seeds, 64), settings.seed)
 
     print(
         f"{seeds} {settings.network.name} nets, activation={settings.activation} "
@@ -70,7 +72,7 @@ def batch(settings: Settings) -> None:
     }
     path = tables.write(one, folder / "estimators" / f"{settings.run()}.parquet", metadata)
     print(f"\nTable:   {path}")
-    demonstration = batch_demos.demonstration(constant)
+    demonstration = biases.demonstration(constant)
     for name, title, figure, caption in (
         ("weights_and_biases", "Weights and biases", weights_and_biases(law), " ".join(sentences)),
         (

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from experiments.benchmarks import batch_law, layers, probe, sweeps
 from experiments.command import guarded, options
-from flowlab import tables
 from flowlab.errors import check_count, unknown
-from flowlab.files import writable
-from flowlab.versions import versions
+from flowlab.storage import tables
+from flowlab.storage.files import writable
+from flowlab.storage.versions import versions
 
 SUITES = {
     "probe": (probe.probe, probe.report),

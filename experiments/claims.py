@@ -15,8 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.command import guarded, options
-from flowlab import claims, files, tables
-from flowlab.versions import versions
+from flowlab import claims
+from flowlab.storage import files, tables
+from flowlab.storage.versions import versions
 
 OPTIONS = {"seed": 0, "seeds": 64, "only": None, "results_dir": "results"}
 WIDTH = 120

@@ -9,7 +9,7 @@ import sys
 from experiments.command import guarded, note, options
 from experiments.results import experiments, some
 from flowlab.errors import InputError
-from flowlab.store import Experiment
+from flowlab.storage.experiment import Experiment
 
 DEFAULTS = {"experiment": "", "results_dir": "results"}
 

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from experiments.command import main
-from flowlab import tables
+from flowlab.analysis.statistics import mean_interval
 from flowlab.errors import InputError
-from flowlab.files import writable
-from flowlab.ledger import imbalance, ledger, operation
+from flowlab.instruments.ledger import imbalance, ledger, operation
 from flowlab.settings import Settings
-from flowlab.statistics import mean_interval
-from flowlab.versions import versions
+from flowlab.storage import tables
+from flowlab.storage.files import writable
+from flowlab.storage.versions import versions
 
 
 def run(settings: Settings, replace: str | None = None) -> None:

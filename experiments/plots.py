@@ -15,15 +15,15 @@ import pandas as pd
 
 from experiments.command import guarded, note, options
 from experiments.progress import Progress
-from flowlab import tables
+from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, check_positive, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
-from flowlab.files import write
-from flowlab.store import Experiment, find
+from flowlab.storage import tables
+from flowlab.storage.experiment import Experiment, find
+from flowlab.storage.files import write
 from flowlab.theory.plane import phase_plane
 from flowlab.theory.rates import batch_norm_rates, border_rates
-from flowlab.verdicts import KEPT_WITHIN
 
 DEFAULTS = {"results_dir": "results", "experiment": "", "kept_within": KEPT_WITHIN}
 POINTS = 41  # theory's phase plane, along each side

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from experiments.command import guarded, note, options
 from experiments.progress import Progress
+from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, check_positive
-from flowlab.files import writable, write
 from flowlab.report import gather, html, markdown
-from flowlab.verdicts import KEPT_WITHIN
+from flowlab.storage.files import writable, write
 
 DEFAULTS = {"results_dir": "results", "title": "Gradient flow", "kept_within": KEPT_WITHIN}
 

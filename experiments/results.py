@@ -11,9 +11,9 @@ from pathlib import Path
 
 from experiments.command import guarded, note, options
 from flowlab.errors import InputError, unknown
-from flowlab.files import listed, reading
 from flowlab.settings import flat
-from flowlab.store import Experiment, Run, covered, find
+from flowlab.storage.experiment import Experiment, Run, covered, find
+from flowlab.storage.files import listed, reading
 
 DEFAULTS = {"experiment": "", "results_dir": "results"}
 MOST = 5  # problems, axes' values and commands that are told in full

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from experiments.command import main
 from experiments.sweep.work import complete
-from flowlab.files import writable
+from flowlab.analysis.summary import summarise
 from flowlab.settings import Settings
-from flowlab.summary import summarise
+from flowlab.storage.files import writable
 
 
 def run(settings: Settings) -> None:

@@ -11,9 +11,9 @@ import sys
 import numpy as np
 
 from experiments.command import groups, guarded, keys, main
-from flowlab import shapes, shards
 from flowlab.errors import InputError, unknown
-from flowlab.measure import Batches, affordable
+from flowlab.lessons import shapes, sharding
+from flowlab.measurement.passes import Batches, affordable
 from flowlab.networks import build
 from flowlab.settings import Settings
 
@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
 
 
 def one_layer(arguments: list[str]) -> None:
-    """The linear layer of the given dimensions: example and derivation, or its shards."""
+    """The linear layer of the given dimensions: example and derivation, or its sharding."""
     given = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
@@ -90,7 +90,7 @@ def derivation(n: int, d1: int, d2: int) -> None:
 
 def sharded(count: int, n: int, d1: int, d2: int) -> None:
     """Print where a split layer must communicate, and what happens where it does not."""
-    table = shards.compare(n, d1, d2, count)
+    table = sharding.compare(n, d1, d2, count)
     print(f"Y = X W + b with X ({n}, {d1}) and W ({d1}, {d2}) over {count} devices.")
     print("Errors are relative to the whole layer's, with and without the pass's all-reduce.\n")
     lines = [("split", "pass", "all-reduced", "elements", "error", "without")]
@@ -103,7 +103,7 @@ def sharded(count: int, n: int, d1: int, d2: int) -> None:
         f"\nGathering Y of a split by columns, where it is needed whole, sends {n * d2:,} elements."
     )
     if n % count:
-        off = shards.mean_of_means(n, d1, d2, count)
+        off = sharding.mean_of_means(n, d1, d2, count)
         print(f"The parts of {n} examples are unequal: averaging their means is off by {off:.0e}.")
     worst = table["error"].max(skipna=False)
     if not worst < shapes.TOLERANCE:
@@ -135,8 +135,8 @@ def network(settings: Settings) -> None:
     print("\nparameters and kept are of one layer; a run takes seeds in parts of memory_gib.\n")
     _print_columns(lines)
     lines = [("split over devices", "collective", "forward", "backward")]
-    for layout in shards.LAYOUTS:
-        sums = shards.communication(net, shape, layout).groupby("collective", sort=False)
+    for layout in sharding.LAYOUTS:
+        sums = sharding.communication(net, shape, layout).groupby("collective", sort=False)
         for collective, rows in sums[["forward", "backward"]].sum().iterrows():
             lines.append((layout, collective, f"{rows['forward']:,}", f"{rows['backward']:,}"))
     print("\nElements that its linear layers send, each split in the same way:\n")

@@ -11,11 +11,11 @@
     sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
+from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
-from flowlab.measure import measure
+from flowlab.measurement.passes import measure
 from flowlab.prediction import predict
 from flowlab.settings import Settings, make
-from flowlab.store import load
-from flowlab.verdicts import judge
+from flowlab.storage.experiment import load
 
 __all__ = ["InputError", "Settings", "judge", "load", "make", "measure", "predict"]

@@ -1,6 +1,6 @@
 """Initial parameters: distributions, gains, fan modes, and streams that depend on little.
 
-The numbers of a parameter depend on (seed, layer, role) alone; see :mod:`flowlab.random`.
+The numbers of a parameter depend on (seed, layer, role) alone; see :mod:`flowlab.numerics.random`.
 """
 
 import math
@@ -9,10 +9,10 @@ from functools import cache
 
 import numpy as np
 
-from flowlab import random
 from flowlab.errors import InputError, check_scale, unknown
 from flowlab.kernel import kernel
 from flowlab.layer import Parameter
+from flowlab.numerics import random
 
 MODES = ("fan_in", "fan_out", "fan_avg")
 

@@ -24,7 +24,7 @@ from threading import local
 import numpy as np
 from numba import njit
 
-from flowlab.compiled import keep
+from flowlab.cache import keep
 from flowlab.errors import InputError
 
 

@@ -42,7 +42,10 @@ def unhurried(monkeypatch):
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--kills", type=int, default=2, help="how many sweeps tests/test_crashes.py kills"
+        "--kills",
+        type=int,
+        default=2,
+        help="how many sweeps tests/experiments/test_crashes.py kills",
     )
 
 

@@ -3,36 +3,41 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
-# Measurement, each part above what it may import.
-ORDER = ["kernel", "layer", "layers", "networks", "measure"]
-MEASUREMENT = ["blas", "kernel", "random", "scale", "elementary", "initializers", "tables", "data"]
-MEASUREMENT += [part for part in ORDER if part not in MEASUREMENT]
-ANALYSIS = {"theory", "statistics", "figures", "verdicts", "summary", "report", "prediction"}
-ANALYSIS |= {"batch_law", "batch_examples", "batch_demos"}
-# Parts that stand apart, with all of flowlab that they may import.
+# Every part of flowlab, each above all that it may import.
+ORDER = [
+    "errors",
+    "storage",
+    "cache",
+    "kernel",
+    "layer",
+    "numerics",
+    "initializers",
+    "laws",
+    "layers",
+]
+ORDER += ["data", "settings", "networks", "measurement", "instruments", "lessons"]
+ORDER += ["theory", "analysis", "prediction", "figures", "claims", "report"]
+# Parts that a subject must do without, although they lie beneath it.
 APART = {
-    "errors": set(),
-    "files": {"errors"},
-    "theory": {"errors", "blas"},
-    "statistics": {"errors"},
-    "verdicts": {"errors", "statistics"},
-    "tables": {"errors", "files"},
-    "batch_law": {"statistics", "errors", "tables"},
-    "figures": {"batch_law", "statistics", "verdicts", "errors", "files", "tables"},
+    "theory": {"layer", "layers", "networks", "measurement", "settings"},
+    "analysis": {"measurement", "theory", "networks", "layers"},
+    "figures": {"measurement", "theory", "prediction", "networks", "layers"},
+    "storage": {"measurement", "theory", "networks", "layers"},
 }
 
 
-def modules():
-    """Every module of flowlab by its dotted name."""
+def modules(package=PACKAGE):
+    """Every module of a package by its dotted name."""
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
@@ -47,6 +52,15 @@ def imports(path):
             assert node.level == 0, f"{path} imports relatively"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def graph(found):
+    """Each module with the modules that it imports; a package stands for its ``__init__``."""
+    edges = {}
+    for name, path in found.items():
+        named = {n if n in found else n.rpartition(".")[0] for n in imports(path)}
+        edges[name] = (named & found.keys()) - {name}
+    return edges
 
 
 MODULES = modules()
@@ -67,23 +81,31 @@ def importers(test):
     return {name for name, path in MODULES.items() if any(map(test, imports(path)))}
 
 
-def test_the_parts_named_here_exist():
-    assert set(ORDER) | set(APART) - {"figures"} | set(MEASUREMENT) <= PARTS
+def test_every_part_has_its_place_in_the_order():
+    assert sorted(ORDER) == sorted(PARTS)
 
 
-@pytest.mark.parametrize("position", range(len(ORDER)))
-def test_layers_build_on_kernels_and_never_the_reverse(position):
-    assert not parts_used(ORDER[position]) & set(ORDER[position + 1 :])
+@pytest.mark.parametrize("part", ORDER)
+def test_a_part_imports_only_what_stands_before_it(part):
+    assert parts_used(part) <= set(ORDER[: ORDER.index(part)])
 
 
-@pytest.mark.parametrize("part", MEASUREMENT)
-def test_measurement_never_imports_analysis(part):
-    assert not parts_used(part) & ANALYSIS
+def test_no_module_is_reached_from_itself():
+    sorted(TopologicalSorter(graph(MODULES)).static_order())
+
+
+def test_a_circle_would_be_found(tmp_path):
+    package = tmp_path / "ring"
+    package.mkdir()
+    for name, imported in (("a", "b"), ("b", "c"), ("c", "a")):
+        (package / f"{name}.py").write_text(f"def late():\n    from ring.{imported} import x\n")
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(graph(modules(package))).static_order())
 
 
 @pytest.mark.parametrize("part", APART)
-def test_what_stands_apart_imports_little(part):
-    assert parts_used(part) <= APART[part]
+def test_what_stands_apart_does_without(part):
+    assert not parts_used(part) & APART[part]
 
 
 def test_nothing_below_experiments_knows_hydra():
@@ -93,10 +115,10 @@ def test_nothing_below_experiments_knows_hydra():
 def test_kernels_are_compiled_in_one_way():
     users = importers(lambda n: n.split(".")[0] in ("numba", "llvmlite"))
     # Beside the decorator: the disk cache, 32-bit integers, functions by type, register tiles.
-    extensions = {"compiled", "random", "measure", "elementary", "layers.convolution"}
+    extensions = {"cache", "numerics.random", "numerics.elementary", "layers.convolution"}
     assert users <= {"flowlab.kernel", *(f"flowlab.{name}" for name in extensions)}
     jits = importers(lambda n: n.startswith("numba.") and n.endswith("jit"))
-    assert jits <= {"flowlab.kernel", "flowlab.elementary"}
+    assert jits <= {"flowlab.kernel", "flowlab.numerics.elementary"}
 
 
 def test_importing_flowlab_stays_light():

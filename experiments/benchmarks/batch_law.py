@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 import flowlab
-from flowlab.batch_law import law
+from flowlab.analysis.batch_law import law
 from flowlab.layers import Linear
-from flowlab.measure import Batches
+from flowlab.measurement.passes import Batches
 from flowlab.networks import build
 
 PLAIN, LAW, MATERIALISED = "plain measurement", "with the law", "torch.func.vmap(grad)"

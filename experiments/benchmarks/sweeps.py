@@ -19,11 +19,11 @@ import pandas as pd
 import experiments.run
 from experiments.command import main
 from experiments.sweep import work
-from flowlab.measure import measure
+from flowlab.measurement.passes import measure
 from flowlab.prediction import predict
 from flowlab.settings import make
-from flowlab.store import Experiment, load
-from flowlab.versions import versions
+from flowlab.storage.experiment import Experiment, load
+from flowlab.storage.versions import versions
 
 TINY = {"width": 8, "batch_size": 8, "seeds": 1, "data": "gaussian"}
 HYDRAS_JOBS = 50  # Hydra's default takes a hundred times as long for each

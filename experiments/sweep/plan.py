@@ -17,13 +17,13 @@ from experiments.command import note
 from experiments.sweep.conditions import Condition
 from experiments.sweep.progress import Progress
 from experiments.sweep.work import described, write_part
-from flowlab import tables
+from flowlab.analysis.verdicts import counted
 from flowlab.errors import InputError
-from flowlab.files import storing, writable, write
 from flowlab.settings import Settings
-from flowlab.store import Experiment, Run, condition_of, missing_seeds
-from flowlab.verdicts import counted
-from flowlab.versions import versions
+from flowlab.storage import tables
+from flowlab.storage.experiment import Experiment, Run, condition_of, missing_seeds
+from flowlab.storage.files import storing, writable, write
+from flowlab.storage.versions import versions
 
 _TOLD = 40  # conditions; a longer sweep does not tell each
 _LISTED = 10  # of what went wrong

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 
 from experiments.sweep.work import ATTEMPTS, Work
-from flowlab.compiled import ready
+from flowlab.cache import ready
 
 _START = "forkserver"
 

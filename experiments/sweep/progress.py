@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
-from flowlab.files import storing
+from flowlab.storage.files import storing
 
 _POLL = 0.2  # seconds between two looks at the files
 _TELL = 30.0  # seconds between two lines where there is no terminal

@@ -19,14 +19,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.sweep.progress import Journal
+from flowlab.analysis.verdicts import Verdict, judge
 from flowlab.errors import InputError
-from flowlab.files import StorageError, storing
-from flowlab.measure import Batches, Progress, measure, needed
+from flowlab.measurement.passes import Batches, Progress, measure, needed
 from flowlab.prediction import predict
 from flowlab.settings import Settings, from_plain
-from flowlab.store import Experiment
-from flowlab.verdicts import Verdict, judge
-from flowlab.versions import versions
+from flowlab.storage.experiment import Experiment
+from flowlab.storage.files import StorageError, storing
+from flowlab.storage.versions import versions
 
 ATTEMPTS = 3  # processes that may die over one condition
 

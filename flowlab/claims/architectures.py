@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from flowlab.analysis.verdicts import judge
 from flowlab.claims import chains, compare
 from flowlab.claims.claim import FAILS, claim
 from flowlab.claims.trial import inner, square
@@ -9,7 +10,6 @@ from flowlab.kernel import ShapeError
 from flowlab.layer import Chain, Layer, Workspace, leaves, map_leaves, primitives
 from flowlab.networks import build, example_shape, features
 from flowlab.settings import NETWORKS, Settings, make
-from flowlab.verdicts import judge
 
 SOURCE = "the text"
 STATEMENT = (

@@ -6,12 +6,12 @@ from math import comb
 import numpy as np
 import pandas as pd
 
-from flowlab import batch_law
+from flowlab.analysis import batch_law
+from flowlab.analysis.statistics import mean_interval
 from flowlab.claims import compare
 from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN, claim
 from flowlab.claims.trial import square
 from flowlab.layers import Activation, Linear, SoftmaxCrossEntropy
-from flowlab.statistics import mean_interval
 
 SIZES, LARGEST = (1, 4, 16, 64), 256
 NET = {"depth": 4, "width": 24, "activation": "relu", "init": "he", "upstream": "loss"}

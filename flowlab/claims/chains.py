@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from flowlab import scale
 from flowlab.claims import compare
 from flowlab.claims.claim import FAILS, OPEN, claim
 from flowlab.claims.trial import inner, log_growth, square
 from flowlab.layer import Workspace
 from flowlab.layers import Activation, Linear
+from flowlab.numerics import scale
 
 _WIDTHS = (7, 6, 4)
 

@@ -10,8 +10,8 @@ from math import exp, inf, isfinite, isnan, nan, sqrt
 
 import numpy as np
 
+from flowlab.analysis.statistics import mean_interval, variance_interval
 from flowlab.claims.claim import FAILS, HOLDS, OPEN, Finding
-from flowlab.statistics import mean_interval, variance_interval
 
 # Float64 sums of some hundred terms, relative to the norms of what is multiplied.
 ROUNDING = 1e-12

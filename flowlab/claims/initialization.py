@@ -5,12 +5,12 @@ from math import sqrt
 
 import numpy as np
 
+from flowlab.analysis.statistics import seed_slopes
 from flowlab.claims import compare
 from flowlab.claims.claim import FAILS, HOLDS, OPEN, claim
 from flowlab.claims.trial import log_growth, square
 from flowlab.layer import Chain
 from flowlab.layers import Activation, Linear
-from flowlab.statistics import seed_slopes
 from flowlab.theory.finite_width import he_relu_step
 
 FAN_IN, FAN_OUT = 96, 32

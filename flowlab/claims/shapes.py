@@ -4,11 +4,11 @@ from math import inf
 
 import numpy as np
 
-from flowlab import shapes, shards
 from flowlab.claims import compare
 from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, claim
 from flowlab.claims.trial import square
 from flowlab.layers import Linear
+from flowlab.lessons import shapes, sharding
 
 STATED = {"Y": (3, 2), "dW": (2, 2), "db": (2,), "dX": (3, 2)}
 DIFFERENT = [(3, 4, 5), (5, 3, 4), (4, 5, 3)]
@@ -100,14 +100,14 @@ def _distance(trial, n: int, d1: int, d2: int) -> float:
 )
 def split_layers(trial):
     """Unequal parts on 2 and 3 devices; every all-reduce is left out once."""
-    tables = [shards.compare(7, 5, 6, count, trial.seed) for count in (2, 3)]
+    tables = [sharding.compare(7, 5, 6, count, trial.seed) for count in (2, 3)]
     result = compare.identity("relative error of split layers", [t["error"] for t in tables])
     reduced = [t[t["elements"] > 0] for t in tables]
     placed = all(set(zip(r["split"], r["direction"], strict=True)) == ALL_REDUCED for r in reduced)
     least = min(r["without"].min(skipna=False) for r in reduced)
     verdict = result.verdict if placed and least > 0.01 else FAILS
     return result.finding(
-        f"Gradients summed over unequal shards, and layers split by columns and rows, equal the "
+        f"Gradients summed over unequal sharding, and layers split by columns and rows, equal the "
         f"whole to {result.measured:.0e}, with all-reduces where the transpose puts them; leaving "
         f"one out is wrong by {least:.0%} or more."
         if verdict == HOLDS

@@ -5,10 +5,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from flowlab.analysis.statistics import over_seeds, seed_slopes
 from flowlab.figures import style
 from flowlab.figures.by_layer import THEORY, legend
 from flowlab.figures.runs import whole_layers
-from flowlab.statistics import over_seeds, seed_slopes
 
 HEIGHT = 3.2  # inches
 

@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flowlab import batch_law
+from flowlab.analysis import batch_law
+from flowlab.analysis.statistics import over_seeds, slope_of
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.statistics import over_seeds, slope_of
 
 SYMBOLS = {"W": "‖dW‖", "b": "‖db‖"}
 _GREY = "0.35"
@@ -42,7 +42,7 @@ def norm_by_batch(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -
     ``table`` holds one run for each batch size (see ``one_family``). Lines are the exact law of the
     largest run, markers the runs, with 95 % intervals over seeds of their distance from the law;
     vertical lines stand at each noise scale B_s, where the slope is ¾. Theory has no say.
-    Raises InputError as :func:`flowlab.batch_law.against_runs` does.
+    Raises InputError as :func:`flowlab.analysis.batch_law.against_runs` does.
     """
     rows = batch_law.against_runs(table)
     law = _largest_law(table)
@@ -111,7 +111,8 @@ def noise_by_layer(table: pd.DataFrame, prediction: pd.DataFrame | None = None) 
     """B_s of W and of b against layer, a panel for each data set, a colour for each initializer.
 
     ``table`` holds runs at one batch size (see ``largest_batch``); bands are 95 % intervals over
-    seeds, open upward where |G|² may be 0. Raises InputError as :func:`flowlab.batch_law.law`.
+    seeds, open upward where |G|² may be 0. Raises InputError as
+    :func:`flowlab.analysis.batch_law.law`.
     """
     scales = _scales(table)
     data = sorted(scales["data"].unique())
@@ -211,7 +212,7 @@ def demonstrations(constant: pd.DataFrame, softmax: pd.DataFrame) -> Figure:
     """Where weights and biases of one linear layer must differ: two panels.
 
     The frames are those of ``constant_upstream`` and ``uniform_softmax`` in
-    :mod:`flowlab.batch_demos`. Norms are root mean squares over seeds.
+    :mod:`flowlab.instruments.biases`. Norms are root mean squares over seeds.
     """
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 3.1))

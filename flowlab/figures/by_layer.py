@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from flowlab.analysis.statistics import DELTA, profile
+from flowlab.analysis.verdicts import KEPT_WITHIN, judge
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
 from flowlab.figures.runs import Run, describe, whole_layers
-from flowlab.statistics import DELTA, profile
-from flowlab.verdicts import KEPT_WITHIN, judge
 
 SYMBOLS = {
     "activation_log10_norm": "‖h‖",

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from flowlab.figures import style
-from flowlab.files import write
+from flowlab.storage.files import write
 
 
 def save(figure: Figure, stem: str | os.PathLike) -> tuple[Path, Path]:

@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from flowlab.analysis.statistics import log_variance
 from flowlab.figures import style
 from flowlab.figures.by_layer import THEORY, legend
 from flowlab.figures.ratios import ratios
-from flowlab.statistics import log_variance
 
 SQUARED = (2 * log(10)) ** 2  # from decades of a norm to natural logs of its square
 HEIGHT = 4.2  # inches

@@ -5,9 +5,9 @@ import pandas as pd
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
+from flowlab.analysis.verdicts import KEPT_WITHIN, counted
 from flowlab.figures import style
 from flowlab.figures.ratios import SYMBOL, init_labels, ratios
-from flowlab.verdicts import KEPT_WITHIN, counted
 
 CELL = 0.3  # inches, the height of a row
 COLORS = "PuOr_r"  # orange to purple through white, apart under every colour blindness

@@ -5,10 +5,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from flowlab.analysis.verdicts import KEPT_WITHIN, counted
 from flowlab.figures import style
 from flowlab.figures.by_layer import THEORY, legend
 from flowlab.figures.ratios import ratios
-from flowlab.verdicts import KEPT_WITHIN, counted
 
 SCALES = (3, 10, 30)  # layers, the depth scales that are drawn
 LOOKS = {

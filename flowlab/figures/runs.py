@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
-from flowlab.tables import READINGS
+from flowlab.storage.tables import READINGS
 
 MOST = 8  # more curves than this cannot be told apart
 

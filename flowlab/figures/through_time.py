@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from flowlab.analysis.statistics import COTANGENT, profile
+from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, THEORY, key, legend, panel
 from flowlab.figures.runs import Run, describe, single_steps
-from flowlab.statistics import COTANGENT, profile
-from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 
 PANEL = 1.65  # inches, the height of a panel
 SYMBOL = "‖∂L/∂$h_t$‖"

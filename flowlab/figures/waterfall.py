@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
 from flowlab.figures.runs import describe
-from flowlab.statistics import over_seeds
-from flowlab.tables import KEYS
+from flowlab.storage.tables import KEYS
 
 MOST_LAYERS = 30  # more are drawn in bins
 BINS = 20

@@ -6,7 +6,10 @@ Transcendental functions are computed in the array's type, to a few units in the
 
 import math
 
-from flowlab.elementary import (
+from flowlab.errors import unknown
+from flowlab.kernel import Kernel, kernel
+from flowlab.layer import Declaration, Primitive
+from flowlab.numerics.elementary import (
     clipped,
     erfcx,
     exp,
@@ -21,9 +24,6 @@ from flowlab.elementary import (
     sigmoid_times,
     tanh,
 )
-from flowlab.errors import unknown
-from flowlab.kernel import Kernel, kernel
-from flowlab.layer import Declaration, Primitive
 
 LEAKY_SLOPE = 0.01
 # Klambauer et al. 2017, eq. 14: the fixed point (0, 1) of the mean and variance map.

@@ -15,13 +15,13 @@ import math
 
 import numpy as np
 
-from flowlab.elementary import exp
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Chain, Declaration, Parameter, Primitive
 from flowlab.layers.fork import Fork
 from flowlab.layers.linear import Linear
-from flowlab.scale import exponent
+from flowlab.numerics.elementary import exp
+from flowlab.numerics.scale import exponent
 
 
 @jit

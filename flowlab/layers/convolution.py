@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
-from flowlab.scale import exponent
+from flowlab.numerics.scale import exponent
 
 PADDING_MODES = ("zeros", "circular")
 # Of a tile: rows, columns in vectors, and a vector's bytes. Its twelve sums and their factors fill

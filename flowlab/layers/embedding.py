@@ -7,7 +7,7 @@ import numpy as np
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import WHOLE, Declaration, Parameter, Primitive
-from flowlab.scale import exponent
+from flowlab.numerics.scale import exponent
 
 KINDS = ("learned", "sinusoidal")
 

@@ -9,7 +9,6 @@ n's part the second is r times the first, which is ∂L/∂z.
 
 import numpy as np
 
-from flowlab.elementary import tanh_and_slope
 from flowlab.kernel import kernel
 from flowlab.layers.recurrent import (
     Recurrence,
@@ -25,6 +24,7 @@ from flowlab.layers.recurrent import (
     opened,
     shift,
 )
+from flowlab.numerics.elementary import tanh_and_slope
 
 
 @kernel("(n,t,i),(i,g),(h,g),(g),(g)->(n,t,h),(t),(t),(t),(u,n,h),(t,n,g),(t,n,h),(t,n,i),(n,g)")

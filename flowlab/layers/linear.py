@@ -7,7 +7,7 @@ import numpy as np
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
-from flowlab.scale import exponent
+from flowlab.numerics.scale import exponent
 
 
 @jit

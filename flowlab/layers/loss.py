@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from flowlab.elementary import exp
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
+from flowlab.numerics.elementary import exp
 
 REDUCTIONS = ("mean", "sum")
 _LN2 = math.log(2.0)

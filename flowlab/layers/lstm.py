@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 
-from flowlab.elementary import like, tanh_and_slope
 from flowlab.errors import InputError
 from flowlab.kernel import kernel
 from flowlab.layers.recurrent import (
@@ -28,6 +27,7 @@ from flowlab.layers.recurrent import (
     opened,
     shift,
 )
+from flowlab.numerics.elementary import like, tanh_and_slope
 
 
 @kernel("(n,t,i),(i,g),(h,g),(g),(g)->(n,t,h),(t),(t),(t),(u,n,h),(t,n,g),(u,n,h),(t,n,i),(n,g)")

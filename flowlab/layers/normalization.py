@@ -26,7 +26,7 @@ import numpy as np
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
-from flowlab.scale import exponent, log2_norm
+from flowlab.numerics.scale import exponent, log2_norm
 
 EPS = 1e-5
 # Between these, sums of squares are neither too small nor too large for float64.

@@ -19,7 +19,6 @@ import math
 
 import numpy as np
 
-from flowlab.elementary import exp, like, tanh_and_slope
 from flowlab.errors import InputError, unknown
 from flowlab.initializers import SCHEMES
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
@@ -31,7 +30,8 @@ from flowlab.layer import (
     expect_elements,
     expect_shape,
 )
-from flowlab.scale import _log2_norm
+from flowlab.numerics.elementary import exp, like, tanh_and_slope
+from flowlab.numerics.scale import _log2_norm
 
 ACTIVATIONS = ("identity", "relu", "tanh")
 _IDENTITY, _RELU, _TANH = range(3)

@@ -6,16 +6,16 @@ fail, one sentence that says which fails and which setting has a prediction.
 
 import pandas as pd
 
-from flowlab.blas import one_thread
-from flowlab.measure import Batches, affordable, layout
+from flowlab.measurement.passes import Batches, affordable, layout
 from flowlab.networks import build
+from flowlab.numerics.blas import one_thread
 from flowlab.prediction import (
-    images,
-    normalized,
-    normalized_images,
-    plain,
-    through_time,
-    tokens,
+    attention,
+    convolution,
+    feedforward,
+    normalization,
+    normalized_convolution,
+    recurrence,
 )
 from flowlab.prediction.curve import silent
 from flowlab.prediction.inputs import Run
@@ -48,10 +48,12 @@ def predict(settings: Settings) -> pd.DataFrame:
 def _family(settings: Settings):
     match settings.network.name:
         case "rnn" | "lstm" | "gru":
-            return through_time.predict
+            return recurrence.predict
         case "transformer":
-            return tokens.predict
+            return attention.predict
         case "mlp":
-            return plain.predict if settings.norm == "none" else normalized.predict
+            return feedforward.predict if settings.norm == "none" else normalization.predict
         case _:
-            return images.predict if settings.norm == "none" else normalized_images.predict
+            return (
+                convolution.predict if settings.norm == "none" else normalized_convolution.predict
+            )

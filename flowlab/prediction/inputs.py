@@ -8,10 +8,10 @@ import numpy as np
 
 from flowlab.initializers import Initializer
 from flowlab.layer import Parameter
-from flowlab.measure import Batches, Row
+from flowlab.measurement.passes import Batches, Row
 from flowlab.networks import Network
 from flowlab.settings import Settings
-from flowlab.theory.predict import cotangent
+from flowlab.theory.feedforward import cotangent
 
 MOST_BATCHES = 16
 MOST_VALUES = 2**21
@@ -21,7 +21,7 @@ TO_LOG10 = 0.5 / math.log(10)  # log of a squared norm to log10 of the norm
 
 @dataclass(frozen=True)
 class Run:
-    """A run before it is measured; ``rows`` as `flowlab.measure.layout` gives them."""
+    """A run before it is measured; ``rows`` as `flowlab.measurement.passes.layout` gives them."""
 
     settings: Settings
     network: Network
@@ -113,8 +113,8 @@ class Run:
     def top(self, positions: int, log_q: float = 0.0, c: float = 0.0):
         """At an output of ``positions`` places: log E||delta||^2, mean, variance, alpha, r.
 
-        As `flowlab.theory.predict.cotangent` gives them, places counting as examples; ``log_q`` and
-        ``c`` are those of the logits. The squared error's cotangent is 2 (z - target).
+        As `flowlab.theory.feedforward.cotangent` gives them, places counting as examples; ``log_q``
+        and ``c`` are those of the logits. The squared error's cotangent is 2 (z - target).
         """
         settings, batch = self.settings, self.settings.batch_size
         units = self.outputs or settings.width

@@ -11,15 +11,15 @@ from typing import Protocol
 
 import pandas as pd
 
-from flowlab import tables
+from flowlab.analysis.statistics import DELTA
+from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, TRENDS, Verdict, judge, tally
 from flowlab.errors import InputError
-from flowlab.files import listed, reading
 from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
 from flowlab.settings import flat
-from flowlab.statistics import DELTA
-from flowlab.store import Experiment as Store
-from flowlab.store import find
-from flowlab.verdicts import AGREEMENTS, KEPT_WITHIN, TRENDS, Verdict, judge, tally
+from flowlab.storage import tables
+from flowlab.storage.experiment import Experiment as Store
+from flowlab.storage.experiment import find
+from flowlab.storage.files import listed, reading
 
 MOST = 40  # rows of a table, lines of a list
 FEW = 8  # runs whose verdicts are all told in full

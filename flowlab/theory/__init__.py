@@ -1,6 +1,7 @@
 """What mean-field theory and its finite-width corrections predict, without drawing a network."""
 
 from flowlab.theory.activations import ACTIVATIONS, Activation, get_activation, leaky_relu
+from flowlab.theory.feedforward import predict
 from flowlab.theory.finite_width import kappa, step_mean_variance
 from flowlab.theory.mean_field import (
     DepthScales,
@@ -15,7 +16,6 @@ from flowlab.theory.mean_field import (
     q_trajectory,
 )
 from flowlab.theory.moments import kappa0, kappa1
-from flowlab.theory.predict import predict
 
 __all__ = [
     "ACTIVATIONS",

@@ -37,8 +37,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from flowlab.blas import kept
 from flowlab.errors import InputError, unknown
+from flowlab.numerics.blas import kept
 from flowlab.theory.activations import get_activation
 from flowlab.theory.moments import Sites
 

@@ -32,8 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
-from flowlab.blas import kept
 from flowlab.errors import InputError
+from flowlab.numerics.blas import kept
 from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.moments import mean_derivative_power
 

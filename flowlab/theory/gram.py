@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowlab.blas import kept
+from flowlab.numerics.blas import kept
 from flowlab.theory.activations import Activation
 
 UNITS = 512

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from flowlab.blas import kept
+from flowlab.numerics.blas import kept
 from flowlab.theory.activations import Activation
 
 _STEP = 0.15

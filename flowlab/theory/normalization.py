@@ -31,8 +31,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
-from flowlab.blas import kept
 from flowlab.errors import InputError, unknown
+from flowlab.numerics.blas import kept
 from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.moments import NODES, WEIGHTS, kappa0, kappa1
 

@@ -8,7 +8,7 @@ activations have closed forms.
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from flowlab.blas import kept
+from flowlab.numerics.blas import kept
 from flowlab.theory.activations import Activation
 from flowlab.theory.moments import Sites, clip_log_q
 

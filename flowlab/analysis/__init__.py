@@ -1,0 +1,1 @@
+"""What tables say: statistics over seeds, verdicts, the batch law."""

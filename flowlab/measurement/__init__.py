@@ -1,0 +1,1 @@
+"""Measurement: an ensemble of networks, a batch forward, a cotangent backward, one table."""

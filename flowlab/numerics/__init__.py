@@ -1,0 +1,1 @@
+"""Arithmetic beneath the kernels: elementary functions, streams, exponents, BLAS, compiled code."""

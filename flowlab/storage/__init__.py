@@ -1,0 +1,1 @@
+"""What a folder of results holds: tables and experiments, written whole or not at all."""

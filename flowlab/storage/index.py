@@ -1,0 +1,314 @@
+"""What an experiment's folder holds: its runs by name, condition and seeds, and where each lies.
+
+A run is a file of its own, whose footer tells all, or rows of a compacted one, which a manifest
+lists. Footers are slow to read in thousands: journals beside the folders repeat what they tell.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from stat import S_ISREG
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from flowlab.errors import InputError
+from flowlab.storage import tables
+from flowlab.storage.files import listed, reading, sync
+
+PARTS = ("runs", "theory")
+REQUIRED = {"runs": tables.REQUIRED, "theory": tables.PREDICTED}
+MANIFEST = "_manifest.parquet"
+CACHED = 100  # files from which on a reader keeps what their footers say
+
+
+class Run(NamedTuple):
+    """A run that is kept: networks ``seed``, ..., ``seed + seeds - 1`` of one condition."""
+
+    run: str
+    condition: str
+    seed: int
+    seeds: int
+    version: str
+
+    def within(self, other: "Run") -> bool:
+        """Whether another run has all of this one's seeds."""
+        return other.seed <= self.seed and self.seed + self.seeds <= other.seed + other.seeds
+
+
+class Entry(NamedTuple):
+    """One table: a Run, then the file and the rows that hold it, and what the file tells of it."""
+
+    run: str
+    condition: str
+    seed: int
+    seeds: int
+    version: str
+    file: str
+    stamp: str  # of a single file: changes when it does; empty in a manifest
+    first: int
+    rows: int
+    schema: bytes
+    metadata: str
+
+
+def condition_of(resolved: dict) -> str:
+    """The digest of resolved settings without ``seed`` and ``seeds``."""
+    axes = {name: value for name, value in resolved.items() if name not in ("seed", "seeds")}
+    return _digest(json.dumps(axes, sort_keys=True).encode())
+
+
+def missing_seeds(index: dict[str, Run], condition: str, seed: int, seeds: int) -> list[range]:
+    """The seeds among ``seed``, ..., ``seed + seeds - 1`` that no run of the condition has."""
+    gaps, end = [], seed + seeds
+    for run in sorted(
+        (r for r in index.values() if r.condition == condition), key=lambda r: r.seed
+    ):
+        if run.seed > seed:
+            gaps.append(range(seed, min(run.seed, end)))
+        seed = max(seed, run.seed + run.seeds)
+        if seed >= end:
+            return [gap for gap in gaps if gap]
+    return [*gaps, range(seed, end)]
+
+
+def covered(index: dict[str, Run], condition: str, seed: int, seeds: int) -> bool:
+    """Whether runs of the condition together have every seed."""
+    return not missing_seeds(index, condition, seed, seeds)
+
+
+class Listing:
+    """Finds the tables of an experiment; remembers what it found."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.problems: list[str] = []
+        self.newer: list[tables.NewerError] = []
+        self.journals = {part: Journal(folder / f".index-{part}.jsonl") for part in PARTS}
+        self._manifests: dict[str, tuple] = {}
+        self._packs: dict[Path, Pack] = {}
+
+    def scan(self, part: str) -> list[Entry]:
+        """Every readable table of a part, compacted ones first, then by file.
+
+        Raises InputError where the folder or its manifest cannot be read.
+        """
+        folder, problems, self.newer = self.folder / part, [], []
+        found = list(files(folder))
+        packed, known = self.packed(part), self.journals[part].read()
+        compacted = {entry.file for entry in packed.values()}
+        singles, fresh = [], []
+        for name, stamp in found:
+            if name in compacted:
+                continue
+            entry = known.get(name)
+            if entry is None or entry.stamp != stamp:
+                try:
+                    entry = describe(folder / name, part)._replace(stamp=stamp)
+                except InputError as error:
+                    if isinstance(error, tables.NewerError):
+                        self.newer.append(error)
+                    if os.path.lexists(folder / name):
+                        problems.append(getattr(error, "note", str(error)))
+                    continue
+                fresh.append(entry)
+            singles.append(entry)
+        if len(fresh) >= CACHED:
+            self.journals[part].append(fresh)
+        twice = [entry for entry in singles if entry.run in packed]
+        problems += [f"{folder / entry.file} is compacted as well" for entry in twice]
+        self.problems = [line for line in self.problems if line not in problems] + problems
+        singles = sorted(entry for entry in singles if entry.run not in packed)
+        return [*packed.values(), *singles]
+
+    def packed(self, part: str) -> dict[str, Entry]:
+        """The compacted runs of a part; raises InputError for a manifest that cannot be read."""
+        path = self.folder / part / MANIFEST
+        if not os.path.lexists(path):
+            return {}
+        with reading(path):
+            now = stamp(path)
+        known, packed = self._manifests.get(part, (None, None))
+        if now != known:
+            packed = {entry.run: entry for entry in _read_manifest(path)}
+            self._manifests[part] = now, packed
+            self._packs = {}
+        return packed
+
+    def rows(self, part: str, entry: Entry):
+        """The rows of a compacted run, a pyarrow.Table; raises InputError for a damaged file."""
+        path = self.folder / part / entry.file
+        with reading(path):
+            if path not in self._packs:
+                self._packs[path] = Pack(path)
+            return self._packs[path].rows(entry.first, entry.rows)
+
+
+class Pack:
+    """A compacted file, of which one run is read by its rows."""
+
+    def __init__(self, path: Path):
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(path)
+        footer = self._file.metadata
+        counts = [footer.row_group(k).num_rows for k in range(footer.num_row_groups)]
+        self._starts = np.cumsum([0, *counts])
+        self._group: tuple = (None, None)  # the one read last, for runs are read in order
+        self._lock = Lock()
+
+    def rows(self, first: int, count: int):
+        """``count`` rows from the row ``first`` on, a pyarrow.Table."""
+        if count == 0:
+            return self._file.schema_arrow.empty_table()
+        # Compaction aligns row groups with runs: a run lies in one.
+        group = int(np.searchsorted(self._starts, first, side="right")) - 1
+        with self._lock:
+            if self._group[0] != group:
+                self._group = group, self._file.read_row_group(group)
+            return self._group[1].slice(first - self._starts[group], count)
+
+
+_WRITTEN: set[tuple] = set()  # schemas that this process wrote, by journal
+
+
+class Journal:
+    """A cache of what footers tell, a JSON line for each, appended by who wrote or read the file.
+
+    A file's last line counts, and only while its stamp is the file's. Lines that are torn are
+    passed over. Schemas are many runs' own: they have lines of their own, and a digest.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._forget(None)
+
+    def _forget(self, inode: int | None) -> None:
+        self._inode, self._end = inode, 0
+        self._entries: dict[str, Entry] = {}
+        self._schemas: dict[str, bytes] = {}
+
+    def read(self) -> dict[str, Entry]:
+        """What is told, by file."""
+        if not self._usable():
+            return {}
+        with suppress(OSError), open(self._path, "rb") as file:
+            told = os.fstat(file.fileno())
+            if told.st_ino != self._inode or told.st_size < self._end:
+                self._forget(told.st_ino)
+            file.seek(self._end)
+            text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._end += len(whole)
+            for row in whole.splitlines():
+                with suppress(ValueError, LookupError, TypeError):
+                    self._take(json.loads(row))
+        return self._entries
+
+    def _usable(self) -> bool:
+        """Whether a file stands there, or nothing: opening a pipe would wait for ever."""
+        return os.path.isfile(self._path) or not os.path.lexists(self._path)
+
+    def _take(self, told: list | dict) -> None:
+        if isinstance(told, dict):
+            self._schemas |= {name: base64.b64decode(text) for name, text in told.items()}
+        else:
+            entry = Entry(*told)
+            self._entries[entry.file] = entry._replace(schema=self._schemas[entry.schema])
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Tell of files, where the folder allows."""
+        if not entries or not self._usable():
+            return
+        with suppress(OSError), open(self._path, "ab", buffering=0) as file:
+            inode, rows = os.fstat(file.fileno()).st_ino, [""]  # which ends a torn line
+            if inode == self._inode:  # read, so known for sure
+                written = {(self._path, inode, name) for name in self._schemas}
+            else:
+                written = _WRITTEN
+            for entry in entries:
+                name = _digest(entry.schema)
+                key = (self._path, inode, name)
+                if key not in written:
+                    written.add(key)
+                    _WRITTEN.add(key)
+                    rows.append(json.dumps({name: base64.b64encode(entry.schema).decode()}))
+                rows.append(json.dumps(entry._replace(schema=name)))
+            file.write("\n".join([*rows, ""]).encode())
+
+
+def describe(path: Path, part: str) -> Entry:
+    """What a single file's footer tells; raises InputError for a damaged or foreign one."""
+    schema, rows, told = tables.footer(path)
+    tables.readable(path, told)
+    tables.complete(path, schema.names, REQUIRED[part])
+    try:
+        settings, version = told["settings"], str(told["versions"]["flowlab"])
+        run = (condition_of(settings), int(settings["seed"]), int(settings["seeds"]), version)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        run = ("", 0, 0, "")
+    own = {name: text for name, text in (schema.metadata or {}).items() if name != b"flowlab"}
+    plain = schema.with_metadata(own).serialize().to_pybytes()
+    return Entry(path.stem, *run, path.name, stamp(path), 0, rows, plain, json.dumps(told))
+
+
+def write_manifest(entries: list[Entry], path: Path) -> None:
+    """Write the list of compacted runs."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = dict(zip(Entry._fields, map(list, zip(*entries, strict=True)), strict=True))
+    own = {b"flowlab": json.dumps({"schema": tables.SCHEMA}).encode()}
+    with open(path, "wb") as file:
+        table = pa.table(columns).replace_schema_metadata(own)
+        pq.write_table(table, file, compression="zstd", write_statistics=False)
+        sync(file)
+
+
+def _read_manifest(path: Path) -> list[Entry]:
+    """Read a manifest; raises InputError for a damaged one and that of a newer flowlab."""
+    import pyarrow.parquet as pq
+
+    tables.readable(path, tables.metadata(path))
+    with reading(path):
+        with pq.ParquetFile(path) as file:
+            columns = file.read(columns=list(Entry._fields)).to_pydict()
+        return list(map(Entry, *(columns[name] for name in Entry._fields)))
+
+
+def files(folder: Path) -> Iterator[tuple[str, str]]:
+    """The tables in a folder, each with its stamp, "" for one that cannot be a table.
+
+    Raises InputError where the folder cannot be read.
+    """
+    for name in listed(folder):
+        if name.endswith(".parquet") and not name.startswith((".", "_")):
+            try:
+                yield name, stamp(os.path.join(folder, name))
+            except OSError:
+                yield name, ""
+
+
+def stamp(path: str | Path) -> str:
+    """What changes with a file, since the clock alone may have jumped; "" for what is no file."""
+    found = os.stat(path)
+    regular = S_ISREG(found.st_mode)
+    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}" if regular else ""
+
+
+@lru_cache
+def schema_of(text: bytes):
+    """The pyarrow.Schema of an entry."""
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.BufferReader(text))
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]

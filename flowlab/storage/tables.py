@@ -1,0 +1,144 @@
+"""Tables of measurements: schema, atomic writing, reading.
+
+``results/<experiment>/runs/<run>.parquet`` holds one run; the folder reads as one tidy frame with
+``pandas.read_parquet``. ``results/<experiment>/theory/`` holds each run's prediction alike.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+
+from flowlab.errors import InputError
+from flowlab.storage.files import reading, replacing
+
+SCHEMA = 1
+NORMS = (
+    "activation_log10_norm",
+    "delta_log10_norm",
+    "dX_log10_norm",
+    "dW_log10_norm",
+    "db_log10_norm",
+)
+# log10 √Σ_n ‖g_n‖² over the examples' own gradients; null where examples are not independent.
+EXAMPLES = ("dW_examples_log10_norm", "db_examples_log10_norm")
+# Of a normalization: gradients of its gain and bias, as above.
+GAINS = ("dgain_log10_norm", "dbias_log10_norm")
+GAINS_EXAMPLES = ("dgain_examples_log10_norm", "dbias_examples_log10_norm")
+# What some operations tell beside norms; log10 of ratios, cosines and nats.
+READINGS = ("statistics_log10_gain", "token_cosine", "attention_entropy")
+# Of the state at one time step: h_t, ∂L/∂z_t and ∂L/∂h_t; the last is null in all other rows.
+STEPS = ("activation_log10_norm", "delta_log10_norm", "dh_log10_norm")
+KEYS = ("run", "experiment", "network", "init", "data", "depth", "width", "activation", "skip")
+KEYS += ("norm", "padding", "kernel_size", "steps", "recurrent", "radius", "heads", "placement")
+KEYS += ("batch_size", "upstream", "reduction", "dtype", "gain", "sigma_w", "sigma_b", "seeds")
+REQUIRED = ("run", "experiment", "seed", "layer", "op", *NORMS, "status")
+_PLAIN = {"str", "bool", "int64", "int32", "float64", "float32"}  # restored from the file's types
+PREDICTED = ("run", "layer", *NORMS)  # what a prediction holds at least
+
+
+class NewerError(InputError):
+    """A file that only a newer flowlab reads; ``note`` tells it beside others."""
+
+    def __init__(self, path: str | Path, schema: int):
+        newer = f"{path} was made by a newer flowlab (schema {schema}; this one reads {SCHEMA})"
+        super().__init__(newer)
+        self.note = f"{path} has schema {schema}; this version reads {SCHEMA}"
+
+
+def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
+    """Write a table of numbers and strings, with ``metadata`` as JSON.
+
+    Thousands of such small files are opened one after the other: they tell each thing once.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stored = pa.Table.from_pandas(table, preserve_index=False)
+    told = json.loads(stored.schema.metadata[b"pandas"])
+    # What the file's own types do not tell: nullable numbers and the like.
+    told["columns"] = [c for c in told["columns"] if c["numpy_type"] not in _PLAIN]
+    stored = pa.table({name: _plain(stored[name]) for name in stored.column_names})
+    strings = [field.name for field in stored.schema if pa.types.is_string(field.type)]
+    with pq.ParquetWriter(
+        file,
+        stored.schema,
+        compression="lz4",  # of so few rows as small as zstd, and read in half the time
+        use_dictionary=strings,
+        write_statistics=False,
+        store_schema=False,
+    ) as writer:
+        own = {"schema": SCHEMA, **metadata}
+        writer.add_key_value_metadata({"pandas": json.dumps(told), "flowlab": json.dumps(own)})
+        writer.write_table(stored)
+
+
+def _plain(column):
+    import pyarrow as pa
+
+    return column.cast(pa.string()) if pa.types.is_large_string(column.type) else column
+
+
+def write(table: pd.DataFrame, path: str | Path, metadata: dict) -> Path:
+    """Write a table whole or not at all; ``metadata`` is stored as JSON in the file.
+
+    Raises StorageError in one line where the folder or the disk refuses.
+    """
+    with replacing(path) as file:
+        put(table, metadata, file)
+    return Path(path)
+
+
+def read(path: str | Path, required: Iterable[str] = REQUIRED) -> pd.DataFrame:
+    """One run's table; raises InputError for a missing, damaged or foreign file."""
+    path = Path(path)
+    if not os.path.lexists(path):
+        raise InputError(f"no table at {path}")
+    import pyarrow.parquet as pq
+
+    # pandas.read_parquet gives the same, and takes three times as long over a small file.
+    with reading(path), pq.ParquetFile(path) as file:
+        table = file.read(use_threads=False).to_pandas()
+    complete(path, table.columns, required)
+    return table
+
+
+def metadata(path: str | Path) -> dict:
+    """What :func:`write` stored beside the table; raises InputError for a foreign file."""
+    return footer(path)[2]
+
+
+def footer(path: str | Path):
+    """A file's Arrow schema, number of rows and metadata, its rows unread.
+
+    Raises InputError for a damaged or foreign file.
+    """
+    import pyarrow.parquet as pq
+
+    with reading(path):
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+        stored = (schema.metadata or {}).get(b"flowlab")
+        told = None if stored is None else json.loads(stored)
+    if not isinstance(told, dict):
+        raise InputError(f"{path} is not a table of this laboratory: no metadata")
+    return schema, rows, told
+
+
+def readable(path: str | Path, metadata: dict) -> None:
+    """Raise InputError for metadata of another schema, NewerError for one of the future."""
+    schema = metadata.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise NewerError(path, schema)
+    if schema != SCHEMA:
+        raise InputError(f"{path} has schema {schema}; this version reads {SCHEMA}")
+
+
+def complete(path: str | Path, columns: Iterable[str], required: Iterable[str]) -> None:
+    """Raise InputError where a column is missing that every such table has."""
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise InputError(f"{path} is not a table of this laboratory: no column {missing[0]}")

@@ -1,0 +1,115 @@
+"""Terminals, pipes and displays of every sort: no command ends in a traceback over them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import progress
+from experiments.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = "depth=3 width=8 batch_size=8 seeds=2"
+
+
+def shell(folder, command, **environment):
+    """Exit code, output and errors of a shell's command, in which ``run`` is experiments.run."""
+    text = command.replace("flow.", f"{sys.executable} -m experiments.")
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {text}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    "environment, bars, delta",
+    [
+        ({"PYTHONIOENCODING": "utf-8"}, "▁", "log10‖δ‖"),
+        ({"PYTHONIOENCODING": "latin-1"}, "1", "log10||delta||"),
+        ({"PYTHONIOENCODING": "ascii"}, "1", "log10||delta||"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "1", "log10||delta||"),
+    ],
+)
+def test_letters_that_the_terminal_lacks_are_replaced(tmp_path, environment, bars, delta):
+    done = shell(tmp_path, f"flow.run {SMALL} init.gain=0.1", **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    output = done.stdout.decode(environment.get("PYTHONIOENCODING", "ascii"))
+    assert delta in output and bars in output and "?" not in output
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    assert shell(folder, f"flow.run {SMALL}").returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flow.results | true",
+        "flow.results 2>&1 | true",
+        "flow.results >&- 2>&-",
+        f"flow.run {SMALL} seeds=3 | true",
+        "flow.plots | true",
+    ],
+)
+def test_a_reader_who_leaves_ends_no_work(kept, command):
+    done = shell(kept, command)
+    assert (done.returncode, done.stderr) == (0, b"")
+    if "plots" in command:
+        assert (kept / "results/single/figures/profiles.svg").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_is_full_is_one_line(kept):
+    done = shell(kept, "flow.results >/dev/full")
+    assert done.returncode == 2
+    assert done.stderr == b"error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", ""])
+def test_figures_are_drawn_whatever_the_display(kept, backend):
+    done = shell(kept, "flow.plots", MPLBACKEND=backend)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (kept / "results/single/figures/profiles.svg").stat().st_size > 10_000
+
+
+def test_long_work_is_never_silent_and_short_work_always(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PERIOD", 0.05)
+    with Progress() as at:
+        at.at("reading")
+    assert capsys.readouterr().err == ""
+    with Progress() as at:
+        at.at("reading")
+        at(3, 20_000)
+        time.sleep(0.5)
+        at.at("drawing")
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "reading, 3 of 20,000 (0 s)" and lines[-1].startswith("drawing (")
+    assert 4 <= len(lines) <= 14
+
+
+@pytest.mark.parametrize("command", ["plots", "report"])
+def test_commands_say_what_they_are_at(kept, command):
+    hook = kept / f"hook-{command}"
+    hook.mkdir()
+    slow = "from experiments import progress; progress.PERIOD = 0.02"
+    (hook / "slow.py").write_text(f"{slow}\nfrom experiments import {command} as c\nc.main([])")
+    done = subprocess.run(
+        [sys.executable, hook / "slow.py"],
+        cwd=kept,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "reading single" in done.stderr
+    assert "drawing single/profiles" in done.stderr or command == "report"

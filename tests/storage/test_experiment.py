@@ -1,0 +1,578 @@
+"""The store: what is saved is read back, through compactions, deaths and several processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import flowlab
+from flowlab.errors import InputError
+from flowlab.storage import compaction, index, tables
+from flowlab.storage import experiment as stored
+from flowlab.storage.experiment import Experiment, Run, covered, missing_seeds
+from flowlab.storage.files import StorageError
+
+
+def made(number, seeds=2, depth=3, **more):
+    """A run by its number: name, table, prediction and metadata, all of them its own."""
+    rng = np.random.default_rng(number)
+    run, rows = f"{number:016x}", seeds * depth
+    settings = {"depth": depth, "seed": seeds * number, "seeds": seeds, "init": {"name": "he"}}
+    table = {"run": run, "experiment": "made", "op": "linear", "status": "ok"}
+    table |= {name: rng.normal(size=rows) for name in tables.NORMS}
+    table |= {"seed": np.repeat(seeds * number + np.arange(seeds), depth)}
+    table |= {"layer": np.tile(np.arange(1, depth + 1), seeds), **more}
+    table = pd.DataFrame(table)
+    table.loc[0, "db_log10_norm"] = -np.inf
+    table["time"] = pd.array([None] * (rows - 1) + [number], dtype="Int64")
+    prediction = table.head(depth).drop(columns=["seed", "experiment", "status"])
+    metadata = {"settings": settings, "command": "make it", "versions": {"flowlab": "1.2"}}
+    return run, table, prediction, metadata
+
+
+def filled(folder, *numbers):
+    experiment = Experiment(folder)
+    for number in numbers:
+        experiment.save(*made(number))
+    return experiment
+
+
+def assert_holds(experiment, *runs):
+    """The folder holds these runs and no other, once, by every way of reading."""
+    index = experiment.index()
+    assert sorted(index) == sorted(run for run, *_ in runs)
+    assert sorted(experiment.names("theory")) == sorted(index)
+    for run, table, prediction, metadata in runs:
+        pd.testing.assert_frame_equal(experiment.read(run), table, check_exact=True)
+        pd.testing.assert_frame_equal(experiment.prediction(run), prediction, check_exact=True)
+        assert experiment.metadata(run) == {"schema": tables.SCHEMA, **metadata}
+    for part, position in (("runs", 1), ("theory", 2)):
+        expected = pd.concat([run[position] for run in runs]).sort_values(
+            ["run", *(["seed"] if part == "runs" else []), "layer"], ignore_index=True
+        )
+        for whole in (experiment.load(part=part), pd.read_parquet(experiment.folder / part)):
+            whole = whole.sort_values("run", kind="stable", ignore_index=True)
+            pd.testing.assert_frame_equal(whole, expected, check_exact=True)
+
+
+JOURNALS = {f".index-{part}.jsonl" for part in index.PARTS}
+
+
+def listed(folder):
+    """Names in an experiment's folder and its parts, locks and journals aside."""
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return sorted(names - {".lock", ".compact-lock", ".partial", *JOURNALS, "runs", "theory"})
+
+
+COMPACTED = [f"{part}/{n}" for part in ("runs", "theory") for n in ("0000-compacted-0.parquet",)]
+COMPACTED = sorted(COMPACTED + [f"{part}/{index.MANIFEST}" for part in ("runs", "theory")])
+
+
+def test_a_run_saved_is_a_run_read(tmp_path):
+    run, table, prediction, metadata = made(7)
+    path = Experiment(tmp_path / "x").save(run, table, prediction, metadata)
+    assert path == tmp_path / "x" / "runs" / f"{run}.parquet"
+    assert listed(tmp_path / "x") == [f"{part}/{run}.parquet" for part in ("runs", "theory")]
+    kept = Experiment(tmp_path / "x")
+    condition = stored.condition_of(metadata["settings"])
+    assert kept.index() == {run: Run(run, condition, 14, 2, "1.2")}
+    assert (kept.rows, kept.files) == (6, 2)
+    assert kept.size == sum(path.stat().st_size for path in kept.folder.glob("*/*.parquet"))
+    assert_holds(kept, made(7))
+
+
+def test_conditions_are_settings_without_seeds():
+    settings = flowlab.make(depth=3, seed=5, seeds=7).resolved()
+    other = flowlab.make(depth=3).resolved()
+    assert stored.condition_of(settings) == stored.condition_of(other)
+    assert stored.condition_of(settings) != stored.condition_of(flowlab.make(depth=4).resolved())
+
+
+def test_compacted_runs_read_bit_for_bit_as_before(tmp_path):
+    experiment = filled(tmp_path, 3, 1, 2)
+    before = [pd.read_parquet(tmp_path / part) for part in index.PARTS]
+    told = []
+    experiment.compact(lambda done, total: told.append((done, total)))
+    assert told == [(k, 6) for k in range(1, 7)]
+    assert listed(tmp_path) == COMPACTED
+    for part, frame in zip(index.PARTS, before, strict=True):
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / part), frame, check_exact=True)
+        pd.testing.assert_frame_equal(experiment.load(part=part), frame, check_exact=True)
+    for kept in (experiment, Experiment(tmp_path)):
+        assert_holds(kept, made(1), made(2), made(3))
+    filled(tmp_path, 0)  # merged with what was compacted before
+    assert_holds(experiment, *map(made, range(4)))
+    experiment.compact()
+    assert listed(tmp_path) == COMPACTED
+    assert_holds(experiment, *map(made, range(4)))
+
+
+def test_row_groups_hold_whole_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "GROUP", 10)
+    experiment = filled(tmp_path, *range(7))
+    empty = made(9)
+    empty = (empty[0], empty[1].head(0), *empty[2:])
+    experiment.save(*empty)
+    experiment.compact()
+    assert_holds(experiment, *map(made, range(7)), empty)
+    experiment.remove([made(2)[0]])
+    assert_holds(experiment, *(made(k) for k in range(7) if k != 2), empty)
+
+
+def test_unlike_tables_keep_their_columns_and_types(tmp_path):
+    runs = [made(1), made(2, extra=1.5), made(3, layer=np.int32(4)), made(4, extra="a")]
+    for run in runs:
+        Experiment(tmp_path).save(*run)
+    Experiment(tmp_path).compact()
+    experiment = Experiment(tmp_path)
+    assert experiment.files == 8
+    for run, table, prediction, _ in runs:
+        pd.testing.assert_frame_equal(experiment.read(run), table, check_exact=True)
+        pd.testing.assert_frame_equal(experiment.prediction(run), prediction, check_exact=True)
+    with pytest.raises(InputError, match="holds unlike tables"):
+        experiment.load()
+    experiment.remove([runs[3][0]])
+    whole = experiment.load().set_index("run")
+    assert whole["extra"].isna().groupby("run").all().tolist() == [True, False, True]
+
+
+def test_removed_runs_are_gone(tmp_path):
+    experiment = filled(tmp_path, *range(4))
+    experiment.remove([made(0)[0], "never there"])
+    assert_holds(experiment, made(1), made(2), made(3))
+    experiment.compact()
+    experiment.save(*made(5))
+    experiment.remove([made(2)[0], made(5)[0]])
+    assert_holds(experiment, made(1), made(3))
+    experiment.remove(list(experiment.index()))
+    assert experiment.index() == {} and listed(tmp_path) == []
+
+
+def test_a_compacted_run_saved_again_is_there_once(tmp_path):
+    experiment = filled(tmp_path, 1, 2)
+    experiment.compact()
+    run, table, prediction, metadata = made(2)
+    anew = (run, table * 1, prediction, {**metadata, "command": "again"})
+    anew[1]["delta_log10_norm"] += 1
+    experiment.save(*anew)
+    assert_holds(experiment, made(1), anew)
+
+
+# Deaths
+
+
+def numbered(monkeypatch, deadly, step):
+    """Let the call number ``step`` of any function that moves files be the process's last."""
+    calls = []
+
+    def wrap(module, name):
+        true = getattr(module, name)
+
+        def call(*arguments, **options):
+            calls.append(name)
+            if len(calls) == step + 1:
+                deadly()
+            return true(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    for module, name in (
+        *((os, name) for name in ("rename", "replace", "link", "fsync", "unlink", "rmdir")),
+        *((shutil, name) for name in ("rmtree",)),
+    ):
+        wrap(module, name)
+    return calls
+
+
+class Death(BaseException):
+    """Passes by whatever handles errors, as a kill does."""
+
+
+def die():
+    raise Death
+
+
+@pytest.mark.parametrize("work", ["compact", "compact again", "remove", "save anew"])
+def test_death_at_any_step_is_repaired_by_the_next_reader(tmp_path, monkeypatch, work):
+    pristine = tmp_path / "pristine"
+    filled(pristine, 1, 2)
+    if work != "compact":
+        Experiment(pristine).compact()
+        filled(pristine, 3)
+    anew = (*made(2)[:3], {**made(2)[3], "command": "again"})
+    before = [made(1), made(2), *([made(3)] if work != "compact" else [])]
+    actions = {
+        "compact": (lambda e: e.compact(), before),
+        "compact again": (lambda e: e.compact(), before),
+        "remove": (lambda e: e.remove([made(1)[0]]), before[1:]),
+        "save anew": (lambda e: e.save(*anew), [made(1), anew, made(3)]),
+    }
+    action, after = actions[work]
+    for step in range(1000):
+        folder = tmp_path / f"{step}"
+        shutil.copytree(pristine, folder)
+        with monkeypatch.context() as patch:
+            calls = numbered(patch, die, step)
+            try:
+                action(Experiment(folder))
+                died = False
+            except Death:
+                died = True
+        if work in ("compact", "compact again") or not died:
+            assert_holds(Experiment(folder), *after)
+        else:
+            # The two parts go one after the other: a run is there as it was, or as it shall be.
+            found = set(Experiment(folder).index())
+            assert found in ({r for r, *_ in before}, {r for r, *_ in after})
+            assert len(pd.read_parquet(folder / "runs")) == 6 * len(found)
+        action(Experiment(folder))  # what died is done anew
+        assert set(Experiment(folder).index()) == {r for r, *_ in after}
+        assert len(pd.read_parquet(folder / "runs")) == 6 * len(after)
+        assert not [name for name in listed(folder) if name.startswith(".old")]
+        if not died:
+            break
+        shutil.rmtree(folder)
+    assert step > 10 and calls.count("rename") == 4
+
+
+def test_files_put_where_a_folder_was_missing_are_kept(tmp_path):
+    filled(tmp_path, 1, 2)
+    (tmp_path / ".compacting/runs").mkdir(parents=True)
+    (tmp_path / "runs").rename(tmp_path / ".old-runs")
+    tables.write(made(3)[1], tmp_path / "runs" / f"{made(3)[0]}.parquet", made(3)[3])
+    assert set(Experiment(tmp_path).index()) == {made(k)[0] for k in (1, 2, 3)}
+
+
+def test_a_save_that_dies_leaves_nothing_to_read(tmp_path, monkeypatch):
+    for step in range(100):
+        folder = tmp_path / f"{step}"
+        filled(folder, 1)
+        with monkeypatch.context() as patch:
+            numbered(patch, die, step)
+            try:
+                Experiment(folder).save(*made(2))
+                break
+            except Death:
+                pass
+        kept = Experiment(folder)
+        assert len(kept.index()) <= len(kept.names("theory"))
+        assert_holds(kept, made(1), *([made(2)] if len(kept.index()) == 2 else []))
+        Experiment(folder).save(*made(2))
+        assert_holds(Experiment(folder), made(1), made(2))
+    assert step >= 4
+
+
+def test_the_disk_refusing_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    experiment = filled(tmp_path, 1)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    true = os.replace
+    second = [lambda *a: true(*a), full]
+    for name, refusal in (
+        ("os.fsync", full),
+        ("pyarrow.parquet.ParquetWriter.write_table", full),
+        ("os.replace", full),
+        ("os.replace", lambda *a: second.pop(0)(*a)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, refusal)
+            with pytest.raises(StorageError, match=r"cannot write .*: No space left") as e:
+                experiment.save(*made(2))
+        assert "\n" not in str(e.value) and f"{made(2)[0]}.parquet" in str(e.value)
+        assert_holds(experiment, made(1))
+        assert not os.listdir(tmp_path / ".partial")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            experiment.compact()
+    assert_holds(experiment, made(1))
+
+
+# Several processes
+
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+from tests.storage.test_experiment import Experiment, made, filled, numbered
+experiment = Experiment({folder!r})
+print("begun", flush=True)
+"""
+
+
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+
+def child(folder, code):
+    text = CHILD.format(tests=str(Path(__file__).parents[2]), folder=str(folder)) + code
+    process = subprocess.Popen([sys.executable, "-c", text], **PIPES, text=True)
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def close(process):
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+    code = "with experiment._partial('a', 'runs', made(1)[1], {}):\n"
+    code += "    print('writing', flush=True); sys.stdin.read()\n"
+    (tmp_path / ".partial").mkdir()
+    writer = child(tmp_path, code)
+    assert writer.stdout.readline() == "writing\n"
+    for clock in (0, 4e9):  # a clock that jumps makes nothing old or young
+        (partial,) = (tmp_path / ".partial").iterdir()
+        os.utime(partial, (clock, clock))
+        filled(tmp_path, 1)
+        assert partial.exists()
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    close(writer)
+    assert partial.exists()
+    filled(tmp_path, 1)
+    assert not partial.exists()
+
+
+def test_savers_readers_and_a_compactor_at_once(tmp_path):
+    experiment = filled(tmp_path, 0)
+    codes = [f"filled(experiment.folder, *range({k}, 41, 2))" for k in (1, 2)]
+    codes.append("for _ in range(6): experiment.compact()")
+    children = [child(tmp_path, code) for code in codes]
+    seen, counts = 0, []
+    while any(process.poll() is None for process in children):
+        table = experiment.load(["run"])
+        counts.append(table.groupby("run").size())
+        assert (counts[-1] == 6).all() and len(counts[-1]) >= seen  # none twice, none lost
+        seen = len(counts[-1])
+    for process in children:
+        close(process)
+    assert [process.returncode for process in children] == [0, 0, 0]
+    experiment.compact()
+    assert listed(tmp_path) == COMPACTED
+    assert_holds(experiment, *map(made, range(41)))
+
+
+def test_a_save_survives_a_sweep_before_its_lock(tmp_path, monkeypatch):
+    experiment, true, swept = filled(tmp_path, 1), stored.fcntl.flock, []
+
+    def flock(file, how):
+        if how == stored.fcntl.LOCK_EX and not swept and ".partial" in str(file.name):
+            swept.append(file.name)
+            Experiment(tmp_path)._sweep()
+            assert not os.path.exists(file.name)
+        true(file, how)
+
+    monkeypatch.setattr(stored.fcntl, "flock", flock)
+    experiment.save(*made(2))
+    assert swept
+    assert_holds(Experiment(tmp_path), made(1), made(2))
+
+
+def test_killed_processes_lose_no_run_that_was_reported(tmp_path):
+    filled(tmp_path, 0)
+    work = """
+import itertools
+for k in itertools.count({start}, 3):
+    experiment.save(*made(k)); print("saved", k, flush=True)
+    if k % 4 == 0:
+        print("removing", k, flush=True); experiment.remove([made(k)[0]])
+        print("removed", k, flush=True)
+    if k % 5 == 0: experiment.compact()
+"""
+    rng, saved, removing, removed = np.random.default_rng(0), {0}, set(), set()
+    children = [child(tmp_path, work.format(start=start)) for start in (1, 2, 3)]
+    for process in children:
+        assert process.stdout.readline().startswith("saved")
+    saved |= {1, 2, 3}
+    for process, wait in zip(children, rng.uniform(0.1, 0.5, 3), strict=True):
+        time.sleep(wait)
+        process.kill()
+        for row in process.stdout.read().splitlines():
+            word, number = row.split()
+            {"saved": saved, "removing": removing, "removed": removed}[word].add(int(number))
+        process.wait()
+        close(process)
+    kept = Experiment(tmp_path)
+    found = [int(run, 16) for run in kept.index()]
+    assert saved - removing <= set(found) and not removed & set(found)
+    assert (kept.load(["run"]).groupby("run").size() == 6).all()
+    assert kept.problems == []
+    for k in found:
+        pd.testing.assert_frame_equal(kept.read(made(k)[0]), made(k)[1], check_exact=True)
+        pd.testing.assert_frame_equal(kept.prediction(made(k)[0]), made(k)[2], check_exact=True)
+
+
+def test_a_save_during_compaction_survives(tmp_path, monkeypatch):
+    experiment = filled(tmp_path, 1, 2)
+    true, late = compaction._gather, [made(3), (*made(1)[:3], {**made(1)[3], "command": "anew"})]
+
+    def gather(*arguments):
+        written = true(*arguments)
+        if late:
+            Experiment(tmp_path).save(*late.pop())
+        return written
+
+    monkeypatch.setattr(compaction, "_gather", gather)
+    anew = late[1]
+    experiment.compact()
+    assert late == []
+    assert_holds(experiment, anew, made(2), made(3))
+
+
+# What cannot be used
+
+
+def spoilt(folder, number, content):
+    path = folder / "runs" / f"{number}.parquet"
+    path.write_bytes(content)
+    return path
+
+
+def test_damaged_and_foreign_files_are_told_and_left(tmp_path):
+    experiment = filled(tmp_path, 1, 2)
+    whole = (tmp_path / "runs" / f"{made(1)[0]}.parquet").read_bytes()
+    cut = spoilt(tmp_path, "cut", whole[:-100])
+    rows = spoilt(tmp_path, "rows", whole[:4] + bytes(300) + whole[304:])
+    foreign = tmp_path / "runs" / "foreign.parquet"
+    pd.DataFrame({"a": [1]}).to_parquet(foreign)
+    bare = tables.write(made(4)[1], tmp_path / "runs" / "bare.parquet", {})
+    assert set(experiment.index()) == {made(1)[0], made(2)[0], "rows"}
+    told = sorted(line.split()[0] for line in experiment.problems)
+    assert told == sorted(map(str, (cut, foreign, bare)))
+    assert not any("\n" in line for line in experiment.problems)
+    for _ in range(2):
+        table = experiment.load(["run", "delta_log10_norm"])
+        assert len(table) == 18 and set(table["run"]) == {made(k)[0] for k in (1, 2, 4)}
+        assert sorted(line.split()[0] for line in experiment.problems) == sorted(
+            map(str, (cut, foreign, rows))
+        )
+        experiment.compact()
+        assert cut.exists() and rows.exists() and foreign.exists() and not bare.exists()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(flowlab.load(tmp_path)) == 18
+    assert len(caught) == 3
+
+
+def test_a_newer_table_is_an_error_of_one_line(tmp_path):
+    experiment = filled(tmp_path, 1)
+    path = tables.write(made(2)[1], tmp_path / "runs" / "b.parquet", {**made(2)[3], "schema": 2})
+    told = f"{path} was made by a newer flowlab (schema 2; this one reads 1)"
+    for look in (experiment.index, lambda: flowlab.load(tmp_path)):
+        with pytest.raises(tables.NewerError) as error:
+            look()
+        assert str(error.value) == told
+    experiment.compact()
+    assert path.exists() and len(experiment.load()) == 6
+
+
+def test_a_damaged_compacted_file_is_never_dropped(tmp_path):
+    experiment = filled(tmp_path, 1, 2)
+    experiment.compact()
+    path = tmp_path / "runs" / "0000-compacted-0.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    filled(tmp_path, 3)
+    for work in (
+        lambda kept: kept.compact(),
+        lambda kept: kept.remove([made(1)[0]]),
+        lambda kept: kept.read(made(1)[0]),
+    ):
+        with pytest.raises(InputError, match=r"compacted-0\.parquet is damaged") as error:
+            work(Experiment(tmp_path))
+        assert "\n" not in str(error.value)
+        assert len(Experiment(tmp_path).names()) == 3
+    assert len(experiment.load()) == 6 and "is damaged" in experiment.problems[0]
+
+
+def test_the_journal_of_footers_is_only_a_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "CACHED", 1)
+    experiment = filled(tmp_path, 1, 2, 3)
+    journal = tmp_path / ".index-runs.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "footer", None)  # is not read: what was saved is told
+        found = Experiment(tmp_path).index()
+    assert set(found) == {made(k)[0] for k in (1, 2, 3)}
+    path = tmp_path / "runs" / f"{made(2)[0]}.parquet"
+    for clock in (0, 4e9):
+        os.utime(path, (clock, clock))
+        assert Experiment(tmp_path).index() == found
+    told = path.stat()
+    metadata = json.loads(json.dumps(made(2)[3]).replace("1.2", "3.4"))
+    experiment.save(*made(2)[:3], metadata)
+    assert path.stat().st_size == told.st_size
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    assert Experiment(tmp_path).index()[made(2)[0]].version == "3.4"
+    text = journal.read_bytes()
+    for content in (b"nonsense", b"[1]\n{}\n", text[:-20], b""):  # torn, foreign, lost
+        journal.write_bytes(content)
+        assert set(Experiment(tmp_path).index()) == set(index)
+        filled(tmp_path, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(tables, "footer", None)
+            assert set(Experiment(tmp_path).index()) == set(index)
+
+
+def test_a_copied_folder_is_indexed_from_its_files(tmp_path):
+    index = filled(tmp_path / "x", 1, 2).index()
+    filled(tmp_path / "x", 1)
+    subprocess.run(["cp", "-r", tmp_path / "x", tmp_path / "y"], check=True)
+    metadata = json.loads(json.dumps(made(2)[3]).replace("1.2", "3.4"))
+    tables.write(made(2)[1], tmp_path / "y" / "runs" / f"{made(2)[0]}.parquet", metadata)
+    copied = Experiment(tmp_path / "y").index()
+    assert copied[made(1)[0]] == index[made(1)[0]]
+    assert copied[made(2)[0]].version == "3.4"
+
+
+# Seeds and columns
+
+
+@pytest.mark.parametrize(
+    "kept, seed, seeds, expected",
+    [
+        ([], 0, 4, [range(0, 4)]),
+        ([(0, 4)], 0, 4, []),
+        ([(0, 8)], 2, 3, []),
+        ([(0, 2), (6, 2)], 0, 8, [range(2, 6)]),
+        ([(1, 2), (2, 3), (2, 1)], 0, 6, [range(0, 1), range(5, 6)]),
+        ([(4, 4), (0, 4)], 0, 8, []),
+        ([(8, 4)], 0, 4, [range(0, 4)]),
+        ([(0, 2), (10, 2)], 4, 3, [range(4, 7)]),
+        ([(3, 1), (5, 9)], 2, 8, [range(2, 3), range(4, 5)]),
+    ],
+)
+def test_missing_seeds_are_those_of_no_run(kept, seed, seeds, expected):
+    index = {f"{k}": Run(f"{k}", "c", *span, "") for k, span in enumerate(kept)}
+    index["other"] = Run("other", "d", 0, 100, "")
+    assert missing_seeds(index, "c", seed, seeds) == expected
+    assert covered(index, "c", seed, seeds) == (not expected)
+    had = {s for first, n in kept for s in range(first, first + n)}
+    assert {s for gap in expected for s in gap} == set(range(seed, seed + seeds)) - had
+
+
+def test_columns_and_folders_are_checked(tmp_path):
+    filled(tmp_path / "x", 1)
+    for folder in (tmp_path / "x", str(tmp_path / "x" / "runs"), tmp_path / "x" / "theory"):
+        assert list(flowlab.load(folder, ["layer", "run"])) == ["layer", "run"]
+    assert "seed" not in flowlab.load(tmp_path / "x" / "theory")
+    (tmp_path / "none").mkdir()
+    for folder, columns, told in (
+        (tmp_path / "x", ["dleta_log10_norm"], "did you mean delta_log10_norm"),
+        (tmp_path / "y", None, "y, which is not there"),
+        (tmp_path / "none", None, "got none in"),
+    ):
+        with pytest.raises(InputError, match=told) as error:
+            flowlab.load(folder, columns)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"no table at .*runs/b\.parquet"):
+        Experiment(tmp_path / "x").read("b")
