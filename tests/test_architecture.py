@@ -23,7 +23,7 @@ ORDER = [
     "layers",
 ]
 ORDER += ["data", "settings", "networks", "measurement", "instruments", "lessons"]
-ORDER += ["theory", "analysis", "prediction", "figures", "claims", "report"]
+ORDER += ["theory", "prediction", "figures", "claims", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},
