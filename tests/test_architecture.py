@@ -11,19 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = [
-    "errors",
-    "storage",
-    "cache",
-    "kernel",
-    "layer",
-    "numerics",
-    "initializers",
-    "laws",
-    "layers",
-]
-ORDER += ["data", "settings", "networks", "measurement", "instruments", "lessons"]
-ORDER += ["theory", "prediction", "figures", "claims", "report"]
+ORDER = ["errors", "storage", "analysis", "cache", "kernel", "layer", "numerics", "initializers"]
+ORDER += ["laws", "layers", "data", "settings", "networks", "measurement", "instruments"]
+ORDER += ["lessons", "theory", "prediction", "figures", "claims", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},
