@@ -19,7 +19,7 @@ from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError
 from flowlab.instruments import biases, subsets
-from flowlab.measurement.passes import measure
+from flowlab.measurement.ensemble import measure
 from flowlab.settings import Settings
 from flowlab.storage import tables
 from flowlab.storage.files import writable

@@ -13,8 +13,7 @@ import numpy as np
 from experiments.command import groups, guarded, keys, main
 from flowlab.errors import InputError, unknown
 from flowlab.lessons import shapes, sharding
-from flowlab.measurement.passes import Batches, affordable
-from flowlab.networks import build
+from flowlab.measurement.setup import prepare
 from flowlab.settings import Settings
 
 _LINEAR = (*shapes.AXES, *shapes.OPERANDS, "shards")
@@ -112,10 +111,8 @@ def sharded(count: int, n: int, d1: int, d2: int) -> None:
 
 def network(settings: Settings) -> None:
     """Print what the settings' network declares, its memory and what splitting it would send."""
-    batches = Batches(settings)
-    affordable(settings, batches, ensemble=False)
-    net = build(settings, batches.classes if settings.upstream == "loss" else None)
-    shape = batches.shape
+    setup = prepare(settings, ensemble=False)
+    net, shape = setup.network, setup.shape
     table = shapes.declared(net, shape)
     mib = np.dtype(settings.dtype).itemsize / 2**20
     lines = [("layers", "operations", "X -> Y", "dY -> dX", "W and dW", "parameters", "kept MiB")]

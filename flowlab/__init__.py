@@ -13,7 +13,7 @@
 
 from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
-from flowlab.measurement.passes import measure
+from flowlab.measurement.ensemble import measure
 from flowlab.prediction import predict
 from flowlab.settings import Settings, make
 from flowlab.storage.experiment import load

@@ -15,6 +15,7 @@ import numpy as np
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError
 from flowlab.layer import Layer, Primitive, Workspace, leaves, map_leaves
+from flowlab.measurement.scan import record
 
 # Relative to ‖dy‖‖Jv‖. The differences below are good to about 1e-12; a relative error of 1e-6 in
 # a single entry of a small gradient is still a few 1e-8 of the product of norms.
@@ -422,21 +423,59 @@ def scales(trial):
 
 @law
 def watched(trial):
-    """A watch is told every gradient, with the bits that an unwatched pullback returns."""
+    """A watch is shown every gradient, with the bits that an unwatched pullback returns."""
     for dtype in trial.dtypes:
         point, workspace = trial.point(dtype).map(np.copy), Workspace(np.nan)
         _, tape = trial.forward(point, workspace)
-        told = []
+        shown = []
 
-        def watch(layer, tape, dy, dx, gradients, told=told):
-            told.extend(gradient.tobytes() for gradient in gradients.values())
+        def watch(layer, tape, dy, dx, gradients, shown=shown):
+            shown.extend(gradient.tobytes() for gradient in gradients.values())
 
         dx, _ = trial.layer.pullback(point.dy, tape, workspace, watch)
         base = trial.reference(dtype)
         if dx.tobytes() != base.dx.tobytes():
             yield "dx differs under a watch"
-        if sorted(told) != sorted(gradient.tobytes() for gradient in base.gradients.values()):
-            yield "the gradients told to a watch are not those returned without one"
+        if sorted(shown) != sorted(gradient.tobytes() for gradient in base.gradients.values()):
+            yield "the gradients shown to a watch are not those returned without one"
+
+
+@law
+def replayed(trial):
+    """The recorded kernel calls of a pass, replayed, give what the layer gave when it was called.
+
+    Whatever a layer does outside kernels is missing from the recording. A deep net is right all the
+    same, as its layers are then passed one by one, but many times slower.
+    """
+    for dtype in trial.dtypes:
+        point = trial.point(dtype).map(np.copy)
+        workspace = Workspace(np.nan)
+
+        def forward(carry, parameters, workspace=workspace):
+            y, tape = trial.layer.forward(carry[0], parameters, workspace)
+            return (y,), tape
+
+        def pullback(carry, tape, workspace=workspace):
+            dx, gradients = trial.layer.pullback(carry[0], tape, workspace)
+            return (dx,), gradients
+
+        _, tape = trial.forward(point, workspace)
+        alien = [path for path, leaf in leaves(tape) if not isinstance(leaf, np.ndarray)]
+        if alien:
+            yield f"a tape must hold arrays alone; got another value for {alien[0]}"
+            return
+        calls = {
+            "forward": (forward, point.x, trial.nest(point.parameters)),
+            "pullback": (pullback, point.dy, tape),
+        }
+        for name, (step, x, given) in calls.items():
+            (called, ys), program = record(step, (x,), given)
+            (replayed,), ys_replayed = program.replay((x,), given)
+            pairs = [(called[0], replayed)]
+            of = zip(leaves(ys), leaves(ys_replayed), strict=True)
+            pairs += [(a, b) for (_, a), (_, b) in of]
+            if any(a.tobytes() != b.tobytes() for a, b in pairs):
+                yield f"{name} does more than its kernels do: replayed, it gives other bits"
 
 
 def _check_kernels(trial: Trial) -> None:

@@ -11,14 +11,19 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flowlab.kernel import Kernel, ShapeError
+from flowlab.numerics.scale import log2_norm, log2_norms, renormalise
 
 Shape = tuple[int, ...]
 Arrays = dict[str, np.ndarray]
+# (x, exponent): true values x 2^exponent, exponent int64 (seeds,). A sequence may have a third,
+# int64 (seeds, steps): then step t is x[:, :, t] 2^(that of t), and ``exponent`` is the last step's
+# of a state, the largest of a cotangent.
+Scaled = tuple[np.ndarray, ...]
 WHOLE = 2**24  # whole numbers up to here are held by every float type
 
 
@@ -85,6 +90,18 @@ class Workspace:
 Watch = Callable[["Layer", Arrays, np.ndarray, np.ndarray, Arrays], None]
 
 
+class Measured(NamedTuple):
+    """What a pullback shows of an operation, as log2 norms in the units of its block's exponents.
+
+    Members are arrays, or () for what there is not: a recorded pass hands on nests of arrays.
+    """
+
+    norms: np.ndarray  # (seeds, 2 + gradients): of dy, dx and every gradient
+    examples: Any  # (seeds, gradients): √Σ‖g_n‖² over the examples' own gradients
+    of_dx: Any  # (seeds,) or (seeds, parts): the terms that dx is a sum of
+    of_gradients: Any  # (seeds, gradients): likewise
+
+
 class Layer:
     """A differentiable map y = f(x; parameters) of one network, run over an ensemble."""
 
@@ -92,6 +109,8 @@ class Layer:
     couples_examples = False  # does one example's output depend on another's input?
     homogeneous = False  # is f(2^k x; W, 2^k b) = 2^k f(x; W, b) for every integer k?
     trainable = False  # does it have parameters with gradients?
+    along_time = False  # does it hand on a power of two for each step of a sequence?
+    readings: tuple[str, ...] = ()  # columns of the table that it fills beside norms
     children: tuple["Layer", ...] = ()  # the layers that a composite is made of, in forward order
 
     def declare(self, shape: Shape) -> Declaration:
@@ -113,6 +132,38 @@ class Layer:
         """
         raise NotImplementedError
 
+    @property
+    def has_rows(self) -> bool:
+        """Does it have rows of its own in the table?"""
+        return not self.children and (self.trainable or bool(self.readings))
+
+    def forward_scaled(
+        self, scaled: Scaled, parameters, workspace: Workspace, comfort: float | None = None
+    ) -> tuple[Scaled, Any, np.ndarray]:
+        """(output, tape, log2 norms (seeds,) of the output beside the input's exponent).
+
+        ``parameters`` are true values, biases divided by 2^exponent. Arrays whose root mean square
+        left 2^±``comfort`` (by default 16; infinite where the layer is not homogeneous) are brought
+        back to about 1.
+        """
+        x, exponent = scaled
+        y, tape = self.forward(x, parameters, workspace)
+        norms = log2_norm(y)
+        return (y, renormalise(y, norms, exponent, comfort)), tape, norms
+
+    def pullback_scaled(
+        self, scaled: Scaled, tape, workspace: Workspace, watch: Watch | None = None
+    ) -> tuple[Scaled, Any, np.ndarray]:
+        """(cotangent of the input, gradients, log2 norms (seeds,) of it beside dy's exponent).
+
+        The true gradients are 2^(dy's exponent) times those returned, of weights and scales also
+        2^(the input's exponent).
+        """
+        dy, exponent = unfolded(scaled)
+        dx, gradients = self.pullback(dy, tape, workspace, watch)
+        norms = log2_norm(dx)
+        return (dx, renormalise(dx, norms, exponent)), gradients, norms
+
 
 class Primitive(Layer):
     """A layer given by two kernels.
@@ -126,7 +177,7 @@ class Primitive(Layer):
     writes for each parameter log2 √Σ_n ‖g_n‖², with g_n the gradient that example n alone would
     give: its own sum over positions where a weight is shared by several.
 
-    ``readings`` are columns of the table that the layer fills beside norms, by ``read``.
+    ``readings`` are filled by ``read``.
 
     ``terms`` says how large the terms are that dx and gradients are sums of, so that measurement
     knows when a sum is below their rounding.
@@ -137,7 +188,15 @@ class Primitive(Layer):
     pullback_reads: tuple[str, ...] = ("x",)
     example_norms: Kernel | None = None
     example_norms_reads: tuple[str, ...] = ("x",)
-    readings: tuple[str, ...] = ()
+
+    def measured(self, tape: Arrays, dy: np.ndarray, dx: np.ndarray, gradients: Arrays) -> Measured:
+        """What the pullback shows of this operation, by kernels alone."""
+        norms, examples = log2_norms(dy, dx, *gradients.values()), ()
+        if self.example_norms is not None and not self.couples_examples:
+            examples = np.empty((len(dy), len(gradients)))
+            self.example_norms.run(*(tape[k] for k in self.example_norms_reads), dy, examples)
+        terms = (() if of is None else of for of in self.terms(tape, dy))
+        return Measured(norms, examples, *terms)
 
     def terms(self, tape: Arrays, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """log2 root sums of squares of the terms of dx and of each gradient, by kernels alone.
@@ -222,6 +281,7 @@ class Chain(Layer):
         self.name = name
         self.couples_examples = any(layer.couples_examples for layer in self.layers)
         self.homogeneous = all(layer.homogeneous for layer in self.layers)
+        self.along_time = any(layer.along_time for layer in self.layers)
         self._declared: dict[Shape, Declaration] = {}
 
     def declare(self, shape):
@@ -256,6 +316,54 @@ class Chain(Layer):
             dy = dx
             gradients.append(own)
         return dy, tuple(reversed(gradients))
+
+    def forward_scaled(self, scaled, parameters, workspace, comfort=None):
+        if not self.along_time:
+            return super().forward_scaled(scaled, parameters, workspace, comfort)
+        tape, start = [], scaled[1]
+        for layer, own in zip(self.layers, parameters, strict=True):
+            before = scaled[1]
+            if layer.along_time:
+                scaled, entry, norms = layer.forward_scaled(scaled, own, workspace, comfort)
+            else:
+                x, before = unfolded(scaled, layer.homogeneous)
+                y, entry = layer.forward(x, own, workspace)
+                scaled, norms = (y, before), log2_norm(y)
+            norms = norms + (before - start)
+            tape.append(entry)
+        return scaled, tape, norms
+
+    def pullback_scaled(self, scaled, tape, workspace, watch=None):
+        if not self.along_time:
+            return super().pullback_scaled(scaled, tape, workspace, watch)
+        gradients, start = [], scaled[1]
+        for layer, entry in zip(reversed(self.layers), reversed(tape), strict=True):
+            before = scaled[1]
+            if layer.along_time:
+                scaled, own, norms = layer.pullback_scaled(scaled, entry, workspace, watch)
+            else:
+                dy, _ = unfolded(scaled)
+                dx, own = layer.pullback(dy, entry, workspace, watch)
+                scaled, norms = (dx, before), log2_norm(dx)
+            norms = norms + (before - start)
+            gradients.append(own)
+        return scaled, tuple(reversed(gradients)), norms
+
+
+def unfolded(scaled: Scaled, relative: bool = True) -> Scaled:
+    """(x, exponent) of what may have an exponent for each step.
+
+    ``relative`` to the one exponent, or as plain numbers with exponent 0; infinite or 0 beyond the
+    float range.
+    """
+    x, exponent, *along = scaled
+    if not along:
+        return scaled
+    (along,) = along
+    exponent = exponent if relative else np.zeros_like(exponent)
+    with np.errstate(over="ignore", under="ignore"):
+        power = (along - exponent[:, None])[:, None, :, None].astype(np.int32)
+        return np.ldexp(x, power), exponent
 
 
 def expect_elements(layer: str, shape: Shape) -> None:

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "storage", "analysis", "cache", "kernel", "layer", "numerics", "initializers"]
-ORDER += ["laws", "layers", "data", "settings", "networks", "measurement", "instruments"]
+ORDER = ["errors", "storage", "analysis", "cache", "kernel", "numerics", "layer", "initializers"]
+ORDER += ["layers", "data", "settings", "networks", "measurement", "laws", "instruments"]
 ORDER += ["lessons", "theory", "prediction", "figures", "claims", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {

@@ -58,6 +58,16 @@ def test_the_unmutated_layer_passes():
     laws.check(Mutant(3), (4, 3))
 
 
+@rejected_by("replayed")
+class DoubledOutsideKernels(Mutant):  # consistently, so that it is the adjoint of what it does
+    def after_forward(self, x, parameters, y):
+        y *= 2
+
+    def after_pullback(self, dy, tape, dx, gradients):
+        for array in (dx, *gradients.values()):
+            array *= 2
+
+
 @rejected_by("adjoint")
 class FlippedSign(Mutant):
     def after_pullback(self, dy, tape, dx, gradients):

@@ -15,7 +15,7 @@ import pandas as pd
 import flowlab
 from flowlab.analysis.batch_law import law
 from flowlab.layers import Linear
-from flowlab.measurement.passes import Batches
+from flowlab.measurement.setup import Batches
 from flowlab.networks import build
 
 PLAIN, LAW, MATERIALISED = "plain measurement", "with the law", "torch.func.vmap(grad)"

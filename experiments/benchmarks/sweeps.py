@@ -19,7 +19,7 @@ import pandas as pd
 import experiments.run
 from experiments.command import main
 from experiments.sweep import work
-from flowlab.measurement.passes import measure
+from flowlab.measurement.ensemble import measure
 from flowlab.prediction import predict
 from flowlab.settings import make
 from flowlab.storage.experiment import Experiment, load

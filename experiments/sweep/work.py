@@ -21,7 +21,8 @@ from omegaconf import DictConfig
 from experiments.sweep.progress import Journal
 from flowlab.analysis.verdicts import Verdict, judge
 from flowlab.errors import InputError
-from flowlab.measurement.passes import Batches, Progress, measure, needed
+from flowlab.measurement.ensemble import Progress, measure
+from flowlab.measurement.setup import Batches, needed
 from flowlab.prediction import predict
 from flowlab.settings import Settings, from_plain
 from flowlab.storage.experiment import Experiment

@@ -16,7 +16,8 @@ import pandas as pd
 from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import over_seeds, slope_of
 from flowlab.errors import InputError
-from flowlab.measurement.passes import Batches, measure
+from flowlab.measurement.ensemble import measure
+from flowlab.measurement.setup import Batches
 from flowlab.settings import Settings, make
 
 BATCH_SIZES = tuple(2**k for k in range(11))

@@ -35,8 +35,9 @@ from flowlab.errors import InputError, unknown
 from flowlab.layer import Chain, Layer, Primitive, primitives
 from flowlab.layers import Activation, Fork, Residual
 from flowlab.layers.activation import identity_forward
-from flowlab.measurement.passes import Batches, Progress, affordable, measure
-from flowlab.networks import Network, build
+from flowlab.measurement.ensemble import Progress, measure
+from flowlab.measurement.setup import prepare
+from flowlab.networks import Network
 from flowlab.numerics.scale import LOG10_2, log2_norm
 from flowlab.settings import Settings
 from flowlab.storage.tables import KEYS
@@ -68,10 +69,8 @@ def ledger(
     ``"3.relu"``, whose Jacobian is replaced by the identity; ``run`` then ends in ``-without-`` and
     that name. Raises InputError for settings or a name that break a rule.
     """
-    settings.validate()
-    batches = Batches(settings)
-    affordable(settings, batches)
-    network = build(settings, batches.classes if settings.upstream == "loss" else None)
+    setup = prepare(settings)
+    network = setup.network
     if network.steps:
         raise InputError(
             "the ledger follows the gradient through layers, not through time: network must not be "
@@ -81,7 +80,9 @@ def ledger(
         network = replace_jacobian(network, *operation(replace))
     books, run = _Books(settings, network), settings.run()
     name = f"{run}-without-{replace}" if replace else run
-    table = measure(settings, progress, batches, network=network, watch=books.watch, rewritten=name)
+    table = measure(
+        settings, progress, setup.batches, network=network, watch=books.watch, rewritten=name
+    )
     return _tidy(settings, books, table)
 
 

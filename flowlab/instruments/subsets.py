@@ -19,7 +19,8 @@ from scipy.special import stdtrit
 from flowlab.analysis.batch_law import NO_SIGNAL, PARAMETERS, ZERO, check
 from flowlab.errors import InputError
 from flowlab.layers import Linear
-from flowlab.measurement.passes import Operation, measure
+from flowlab.measurement.ensemble import measure
+from flowlab.measurement.norms import Operation
 from flowlab.networks import build
 from flowlab.numerics.scale import LOG10_2
 from flowlab.settings import Settings

@@ -114,9 +114,13 @@ def squared_error_cotangent(z, target, exponent, dz, power, weight):
 
 
 class Loss(Primitive):
-    """A map from outputs (batch, classes) and targets to one number for each network."""
+    """A map from outputs (batch, outputs) and targets to one number for each network.
+
+    ``of_values`` says whether targets are any numbers rather than labels of classes.
+    """
 
     cotangent_kernel: Kernel
+    of_values = False
 
     def __init__(self, reduction: str = "mean"):
         if reduction not in REDUCTIONS:
@@ -140,6 +144,14 @@ class Loss(Primitive):
     def weight(self, shape) -> float:
         """The factor of each term under the reduction."""
         raise NotImplementedError
+
+    def given(self, labels: np.ndarray, outputs: int, dtype) -> dict[str, np.ndarray]:
+        """The targets of a batch of data: classes (seeds, batch), or values (seeds, batch, K)."""
+        raise NotImplementedError
+
+    def never_zero(self, outputs: int) -> bool:
+        """Is no exact cotangent zero, so that one which is has lost its digits?"""
+        return False
 
     def cotangent(self, z, targets, workspace) -> tuple[np.ndarray, np.ndarray]:
         """(dz, exponents (seeds,) int64): the true cotangent of the true logits is dz 2^exponent.
@@ -184,6 +196,12 @@ class SoftmaxCrossEntropy(Loss):
     def targets(self, shape):
         return {"label": shape[:1], "exponent": ()}
 
+    def given(self, labels, outputs, dtype):
+        return {"label": labels}
+
+    def never_zero(self, outputs):
+        return outputs > 1
+
     def weight(self, shape) -> float:
         return 1.0 / shape[0] if self.reduction == "mean" else 1.0
 
@@ -192,12 +210,17 @@ class SquaredError(Loss):
     """Squared error Σ(z - target)² against targets (batch, outputs)."""
 
     name = "squared_error"
+    of_values = True
     forward_kernel, pullback_kernel = squared_error_forward, squared_error_pullback
     cotangent_kernel = squared_error_cotangent
     pullback_reads = ("x", "target", "exponent")
 
     def targets(self, shape):
         return {"target": shape, "exponent": ()}
+
+    def given(self, labels, outputs, dtype):
+        values = labels if labels.ndim == 3 else np.eye(outputs)[labels]
+        return {"target": values.astype(dtype)}
 
     def weight(self, shape) -> float:
         return 1.0 / (shape[0] * shape[1]) if self.reduction == "mean" else 1.0

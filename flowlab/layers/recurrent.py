@@ -25,19 +25,21 @@ from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import (
     Declaration,
     Layer,
+    Measured,
     Parameter,
     Primitive,
+    Scaled,
     expect_elements,
     expect_shape,
 )
+from flowlab.numerics import scale
 from flowlab.numerics.elementary import exp, like, tanh_and_slope
-from flowlab.numerics.scale import _log2_norm
 
 ACTIVATIONS = ("identity", "relu", "tanh")
 _IDENTITY, _RELU, _TANH = range(3)
 _NOWHERE = -(2**62)  # the exponent of a sum without terms
 
-log2_norm = _log2_norm.single
+log2_norm = scale._log2_norm.single
 
 
 # --- gates ----------------------------------------------------------------------------------------
@@ -441,6 +443,23 @@ def recurrent_example_norms(x_exponents, states, exponents, steps, dz_ih, dz_hh,
 # --- layers ---------------------------------------------------------------------------------------
 
 
+def together(log2_norms: np.ndarray) -> np.ndarray:
+    """log2 of the norm of all steps, of those of each: (seeds, steps) -> (seeds,)."""
+    return 0.5 * np.logaddexp2.reduce(2 * log2_norms, axis=1)
+
+
+def step_norms(x: np.ndarray) -> np.ndarray:
+    """log2 norms of each step of (seeds, n, steps, features): (seeds, steps)."""
+    steps = np.ascontiguousarray(x.swapaxes(1, 2))
+    return scale.log2_norm(steps.reshape(-1, *steps.shape[2:])).reshape(steps.shape[:2])
+
+
+def _each_step(scaled: Scaled) -> np.ndarray:
+    """Exponents (seeds, steps) of what arrives."""
+    x, exponent, *along = scaled
+    return along[0] if along else np.repeat(exponent[:, None], x.shape[2], axis=1)
+
+
 class Recurrence(Layer):
     """What recurrent layers share: X (n, T, i) to the states (n, T, h), from h_0 = 0.
 
@@ -461,7 +480,7 @@ class Recurrence(Layer):
     """
 
     trainable = True
-    readings: tuple[str, ...] = ()
+    along_time = True
     gates = 1
     comfort = 16.0  # log2 of the root mean square beyond which arrays are rescaled
     separate = False  # do the products with W_ih and with W_hh have different cotangents?
@@ -556,6 +575,55 @@ class Recurrence(Layer):
         (seeds, 4), also for ``watch``.
         """
         return self._pullback(dy, np.array(exponents, np.int64), tape, workspace, watch)
+
+    def forward_scaled(self, scaled, parameters, workspace, comfort=None):
+        x, exponent, *_ = scaled
+        y, along, tape = self.forward_along_time(x, _each_step(scaled), parameters, workspace)
+        tape["x_exponent"] = exponent
+        norms = together(tape["state_log2_norms"]) - exponent
+        return (y, along[:, -1].copy(), along), tape, norms
+
+    def pullback_scaled(self, scaled, tape, workspace, watch=None):
+        dy, exponent, *_ = scaled
+        tape["cotangent_exponent"] = exponent
+        dx, along, gradients = self.pullback_along_time(
+            dy, _each_step(scaled), tape, workspace, watch
+        )
+        if watch is None:  # gradients are kept: in the units of the block's exponents
+            for number, (name, gradient) in enumerate(gradients.items()):
+                own = tape["gradient_exponents"][:, number] - exponent
+                scale.shift(gradient, own - tape["x_exponent"] if name[0] == "W" else own)
+        norms = together(step_norms(dx) + along) - exponent
+        return (dx, along.max(axis=1), along), gradients, norms
+
+    def measured(self, tape, dy, dx, gradients) -> Measured:
+        """What the pullback shows, with the exponents that steps and gradients have."""
+        received, shared = tape["x_exponent"][:, None], tape["cotangent_exponent"][:, None]
+        delta = together(tape["delta_log2_norms"])
+        passed = together(step_norms(dx) + tape["cotangent_exponents"])
+        norms = np.stack([scale.log2_norm(gradient) for gradient in gradients.values()], axis=1)
+        norms += tape["gradient_exponents"]
+        examples = np.empty(norms.shape)
+        self.example_norms.run(*(tape[k] for k in self.example_norms_reads), dy, examples)
+        for number, name in enumerate(gradients):
+            if name.startswith("W"):  # in the units of the input, too
+                norms[:, number : number + 1] -= received
+                examples[:, number : number + 1] -= received
+        every = np.column_stack([delta, passed, norms])
+        terms = self._terms(tape, delta)
+        return Measured(every - shared, examples - shared, (), terms - shared)
+
+    def _terms(self, tape, delta):
+        """log2 norms (S, gradients) of the terms of gradients, even over a step's examples."""
+        received = tape["x_exponent"][:, None]
+        examples = 0.5 * np.log2(tape["x"].shape[1])
+        inputs = step_norms(tape["x"]) + (tape["x_exponents"] - received)
+        states, deltas = tape["state_log2_norms"], tape["delta_log2_norms"]
+        of_input = together(inputs + deltas) - examples
+        nothing = np.full((len(deltas), 1), -np.inf)
+        before = np.hstack([nothing, states[:, :-1]]) - received
+        of_state = together(before + deltas) - examples
+        return np.column_stack([of_input, of_state, delta, delta])
 
     def _forward(self, x, exponents, parameters, workspace):
         declaration, seeds = self.declare(x.shape[1:]), x.shape[:1]

@@ -14,28 +14,18 @@ All numbers are log2, of one block's units, arrays (seeds, layers).
 """
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
-from flowlab.layer import Layer, Primitive
+from flowlab.layer import Layer
 from flowlab.layers import Activation, Fork, Residual
 from flowlab.layers.recurrent import Recurrence
+from flowlab.measurement.quantities import Report
 
 OK, LOST, NONFINITE = range(3)  # what a row's status is at least, apart from exact zeros
 KINKED = ("relu", "leaky_relu", "selu")  # activations whose slopes jump at 0
 # A result is known where it is more than 2^2 times its error.
 MARGIN = 2.0
-
-
-class Report(NamedTuple):
-    """What an operation with rows reported: norms of dy, dx and gradients, and of terms."""
-
-    norms: np.ndarray  # (..., 2 + gradients)
-    examples: np.ndarray | None  # (..., gradients)
-    readings: tuple[np.ndarray, ...]
-    of_dx: np.ndarray | None  # terms, (...) or (..., parts)
-    of_gradients: np.ndarray | None  # terms, (..., gradients)
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class _Walk:
             for child in reversed(layer.children):
                 cotangent = self.through(child, cotangent)
             return cotangent
-        if not told_of(layer):
+        if not layer.has_rows:
             if not isinstance(layer, Activation):
                 return cotangent
             if layer.name in KINKED:
@@ -180,11 +170,6 @@ class _Walk:
         here.dx = unknown | _below(dx, error)
         vanished = np.isneginf(dx) & here.dx  # as large as its error, for what is known
         return Cotangent(np.where(vanished, error, dx), error, vanished, parts)
-
-
-def told_of(layer: Primitive) -> bool:
-    """Has this operation rows in the table?"""
-    return layer.trainable or bool(layer.readings)
 
 
 def _below(norm, error) -> np.ndarray:

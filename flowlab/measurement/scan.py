@@ -1,4 +1,4 @@
-"""Programs: the kernel calls of one layer, recorded once and compiled into a loop over layers.
+"""Scans: the kernel calls of one layer, recorded once and compiled into a loop over layers.
 
 A layer's pass is a fixed sequence of kernel calls on arrays of fixed shapes, and the hidden layers
 of a deep net repeat it. Between two kernels Python costs more than a small kernel itself, and
@@ -12,7 +12,7 @@ arrays) is handed from layer to layer, ``xs`` and ``ys`` (nests of arrays) belon
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from flowlab.kernel import generate, recorded
-from flowlab.layer import map_leaves
+from flowlab.layer import leaves, map_leaves
 
 _compiled: dict[str, Callable] = {}
 _lock = Lock()
@@ -45,12 +45,9 @@ class Program:
         self._shapes: list[tuple] = []  # (shape, dtype) of one layer, seeds included
         self._slots: dict[int, int] = {}
         self._carry = [self._slot(array) for array in carry]
-        paths = list(_arrays(xs))
-        self._xs = [self._slot(array) for _, array in paths]
-        self._flatten = eval("lambda xs: (" + "".join(f"xs{path}, " for path, _ in paths) + ")")
+        self._xs = [self._slot(array) for _, array in leaves(xs)]
         self._carried = [self._slot(array) for array in result[0]]
-        self._rebuild = eval(f"lambda a: {_expression(result[1], self._slot)}")
-        self._ys = sorted({self._slot(array) for _, array in _arrays(result[1])})
+        self._ys = map_leaves(self._slot, result[1])
         self._calls = [
             (
                 kernel,
@@ -93,11 +90,11 @@ class Program:
             arrays[slot], arrays[out] = base, base
             index[slot], index[out] = ("l", "l + 1") if kept else ("l & 1", "(l + 1) & 1")
             carries.append(Stack(base) if kept else base[:, count & 1])
-        for slot, stack in zip(self._xs, self._flatten(xs), strict=True):
+        for slot, (_, stack) in zip(self._xs, leaves(xs), strict=True):
             if slot not in arrays:
                 arrays[slot], index[slot] = stack.base, f"f{len(firsts)} + {step} * l"
                 firsts.append(stack.first + (count - 1 if step < 0 else 0))
-        for slot in self._ys:
+        for slot in sorted({slot for _, slot in leaves(self._ys)}):
             if slot not in arrays:
                 shape, dtype = self._shapes[slot]
                 arrays[slot], index[slot] = take((seeds, count, *shape[1:]), dtype), "l"
@@ -114,7 +111,19 @@ class Program:
         stacks = {
             slot: Stack(array, 1 if index[slot] == "l + 1" else 0) for slot, array in arrays.items()
         }
-        return carries, self._rebuild(stacks), spent
+        return carries, map_leaves(stacks.__getitem__, self._ys), spent
+
+    def replay(self, carry, xs):
+        """(carry, ys) that the recorded calls alone give for one layer's arrays, call by call."""
+        arrays = dict(zip(self._carry, map(np.copy, carry), strict=True))
+        for slot, (_, array) in zip(self._xs, leaves(xs), strict=True):
+            arrays.setdefault(slot, np.copy(array))
+        for slot, (shape, dtype) in enumerate(self._shapes):
+            arrays.setdefault(slot, np.full(shape, np.nan if dtype.kind == "f" else -1, dtype))
+        for kernel, given, constants in self._calls:
+            kernel.run(*(arrays[slot].reshape(shape) for slot, shape in given), *constants)
+        carried = tuple(arrays[slot] for slot in self._carried)
+        return carried, map_leaves(arrays.__getitem__, self._ys)
 
     def repeats(self, result, carry, xs, keep: tuple[bool, ...], step: int) -> bool:
         """Does a scan of the one layer that was recorded give ``result``, byte for byte?
@@ -126,7 +135,7 @@ class Program:
         scanned = [c.at(1) if isinstance(c, Stack) else c for c in carries]
         pairs = list(zip(result[0], scanned, strict=True))
         found = map_leaves(lambda stack: stack.at(0), ys)
-        pairs += [(a, b) for (_, a), (_, b) in zip(_arrays(result[1]), _arrays(found), strict=True)]
+        pairs += [(a, b) for (_, a), (_, b) in zip(leaves(result[1]), leaves(found), strict=True)]
         return all(np.array(a).tobytes() == np.array(b).tobytes() for a, b in pairs)
 
     def _function(self, index: list[str], firsts: int) -> Callable:
@@ -171,15 +180,40 @@ class Program:
             return _compiled[digest]
 
 
+class Scans:
+    """The programs of one thread, each proved to repeat the layer that it was recorded of."""
+
+    def __init__(self):
+        self._programs: dict[Hashable, Program | None] = {}
+
+    def program(
+        self, key: Hashable, step: Callable, carry, xs, keep: tuple[bool, ...], direction: int
+    ) -> Program | None:
+        """The program of ``step``, recorded on the layer of ``carry`` and ``xs`` (arrays).
+
+        None where its recorded kernel calls are not all that the step does. ``key`` names what
+        programs may be shared by; equal keys are recorded once.
+        """
+        if key not in self._programs:
+            copies = tuple(map(np.copy, carry)), map_leaves(np.copy, xs)
+            result, program = record(step, *copies)
+            repeats = program.repeats(result, carry, xs, keep, direction)
+            self._programs[key] = program if repeats else None
+        return self._programs[key]
+
+
 def single(step: Callable, carry, xs, keep: tuple[bool, ...]):
-    """What :meth:`Program.scan` returns for one layer, by running the step as it stands."""
+    """What :meth:`Program.scan` returns for one layer, by running the step as it stands.
+
+    The step may hand on more arrays than it was given, or fewer; those beyond ``keep`` are kept.
+    """
     out, ys = step(carry, map_leaves(lambda stack: stack.at(0), xs))
     carries = []
-    for given, passed, kept in zip(carry, out, keep, strict=True):
-        if not kept:
+    for k, passed in enumerate(out):
+        if k < len(keep) and not keep[k]:
             carries.append(passed)
-        elif given.ndim == 1:
-            carries.append(Stack(np.stack([given, passed], axis=1)))
+        elif passed.ndim == 1:
+            carries.append(Stack(np.stack([carry[k], passed], axis=1)))
         else:
             carries.append(Stack(passed[:, None], -1))
     return carries, map_leaves(lambda array: Stack(array[:, None]), ys), []
@@ -190,21 +224,3 @@ def record(step: Callable, carry, xs) -> tuple[Any, Program]:
     with recorded() as calls:
         result = step(carry, xs)
         return result, Program(calls, carry, xs, result)
-
-
-def _arrays(nest, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """(path, array) of a nest, the path as source: ``[0]['x']``."""
-    if isinstance(nest, np.ndarray):
-        yield path, nest
-    else:
-        for key, item in nest.items() if isinstance(nest, dict) else enumerate(nest):
-            yield from _arrays(item, f"{path}[{key!r}]")
-
-
-def _expression(nest, slot: Callable[[np.ndarray], int]) -> str:
-    """Source of a nest like this one made of ``a[slot]``."""
-    if isinstance(nest, np.ndarray):
-        return f"a[{slot(nest)}]"
-    if isinstance(nest, dict):
-        return "{" + ", ".join(f"{k!r}: {_expression(v, slot)}" for k, v in nest.items()) + "}"
-    return "(" + "".join(f"{_expression(item, slot)}, " for item in nest) + ")"

@@ -1,11 +1,30 @@
 """What a network is: blocks in a row, one for each counted layer."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flowlab.layer import Chain, Layer
+from flowlab.layer import Chain, Layer, Parameter, Shape, primitives
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer of a network: its number from 1, its block and the shape of the block's input.
+
+    ``operations`` are the block's primitives with their own parameters by name, in forward order;
+    equal blocks with inputs of equal shape share them.
+    """
+
+    layer: int
+    block: Layer
+    shape: Shape
+    operations: tuple[tuple[Layer, dict[str, Parameter]], ...]
+
+    @property
+    def output(self) -> Shape:
+        return self.block.declare(self.shape).output
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,17 @@ class Network:
         """The whole network as one layer."""
         return Chain(self.blocks, name="network")
 
+    def walk(self, shape: Shape) -> Iterator[Place]:
+        """Every layer, first to last, for a batch of ``shape``; nothing is allocated."""
+        operations: dict[tuple, tuple] = {}
+        for number, block in enumerate(self.blocks, 1):
+            declared = block.declare(shape)
+            if (block, shape) not in operations:
+                own = _by_primitive(declared.parameters)
+                operations[block, shape] = tuple(zip(primitives(block), own, strict=True))
+            yield Place(number, block, shape, operations[block, shape])
+            shape = declared.output
+
     def digest(self) -> str:
         """A name for the blocks: their classes, their plain attributes and what they are made of.
 
@@ -36,6 +66,15 @@ class Network:
         """
         told = repr(([_described(block) for block in self.blocks], self.residual, self.a, self.s))
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _by_primitive(parameters) -> Iterator[dict[str, Parameter]]:
+    """Each primitive's own parameters, in forward order, of a nest of them."""
+    if isinstance(parameters, dict):
+        yield parameters
+    else:
+        for inner in parameters:
+            yield from _by_primitive(inner)
 
 
 def _described(layer: Layer) -> tuple:

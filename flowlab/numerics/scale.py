@@ -116,6 +116,20 @@ def shift(x: np.ndarray, exponent: np.ndarray, sign: int = 1) -> None:
     _shift.run(exponent, x if x.ndim > 1 else x.reshape(-1, 1), sign)
 
 
+@kernel("(),(...)->(...)")
+def _shifted(exponent, x, y, sign):
+    x, y = x.reshape(x.size), y.reshape(y.size)
+    factor = math.ldexp(1.0, min(max(sign * exponent, -1000), 1000))
+    for i in range(x.size):
+        y[i] = factor * x[i]
+
+
+def shifted(x: np.ndarray, exponent: np.ndarray, out: np.ndarray, sign: int = 1) -> None:
+    """Write what :func:`shift` would make of ``x`` to ``out``."""
+    x, out = (a if a.ndim > 1 else a.reshape(-1, 1) for a in (x, out))
+    _shifted.run(exponent, x, out, sign)
+
+
 @kernel("(),()->(...),()")
 def _renormalise(log2_norm, exponent, x, moved, comfort):
     rms = log2_norm - 0.5 * np.log2(x.size)

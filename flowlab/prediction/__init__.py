@@ -6,8 +6,7 @@ fail, one sentence that says which fails and which setting has a prediction.
 
 import pandas as pd
 
-from flowlab.measurement.passes import Batches, affordable, layout
-from flowlab.networks import build
+from flowlab.measurement.setup import prepare
 from flowlab.numerics.blas import one_thread
 from flowlab.prediction import (
     attention,
@@ -33,12 +32,8 @@ def predict(settings: Settings) -> pd.DataFrame:
     Where theory is silent: NaN, and ``silent_because`` says why in a sentence; it is null where
     there is a prediction, be it for some rows alone.
     """
-    settings.validate()
-    batches = Batches(settings)
-    affordable(settings, batches, ensemble=False)
-    outputs = batches.classes if settings.upstream == "loss" else None
-    network = build(settings, outputs)
-    run = Run(settings, network, layout(network, batches.shape), batches, outputs)
+    setup = prepare(settings, ensemble=False)
+    run = Run(setup.settings, setup.batches, setup.network)
     because = None if settings.network.name == "mlp" else run.out_of_range()
     with one_thread():
         prediction = because or _family(settings)(run)

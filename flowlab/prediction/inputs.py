@@ -8,9 +8,7 @@ import numpy as np
 
 from flowlab.initializers import Initializer
 from flowlab.layer import Parameter
-from flowlab.measurement.passes import Batches, Row
-from flowlab.networks import Network
-from flowlab.settings import Settings
+from flowlab.measurement.setup import Setup
 from flowlab.theory.feedforward import cotangent
 
 MOST_BATCHES = 16
@@ -20,14 +18,8 @@ TO_LOG10 = 0.5 / math.log(10)  # log of a squared norm to log10 of the norm
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run before it is measured; ``rows`` as `flowlab.measurement.passes.layout` gives them."""
-
-    settings: Settings
-    network: Network
-    rows: list[list[Row]]
-    batches: Batches
-    outputs: int | None
+class Run(Setup):
+    """A run before it is measured, with what theory reads of it."""
 
     @cached_property
     def initializer(self) -> Initializer:
@@ -41,12 +33,8 @@ class Run:
     @cached_property
     def parameters(self) -> list[list[dict[str, Parameter]]]:
         """Of every block, its primitives' parameters by name, in forward order."""
-        found, shape = [], self.batches.shape
-        for block in self.network.blocks:
-            declared = block.declare(shape)
-            found.append([own for own in _leaves(declared.parameters) if own])
-            shape = declared.output
-        return found
+        walk = self.network.walk(self.shape)
+        return [[own for _, own in place.operations if own] for place in walk]
 
     def sigma2(self, parameter: Parameter) -> float:
         """fan_in Var(W) of a weight, the variance of a bias."""
@@ -172,11 +160,3 @@ def cosines(x: np.ndarray) -> tuple[float, float]:
     gram = unit @ turned if examples < features else turned @ unit
     pairs = len(x) * examples * (examples - 1)
     return float((total - alone) / pairs), float(max(np.square(gram).sum() - alone, 0.0) / pairs)
-
-
-def _leaves(parameters):
-    if isinstance(parameters, dict):
-        yield parameters
-    else:
-        for inner in parameters:
-            yield from _leaves(inner)

@@ -19,7 +19,7 @@ from flowlab.figures import batch_size as drawn
 from flowlab.initializers import Initializer
 from flowlab.instruments import biases, subsets
 from flowlab.layers import Linear
-from flowlab.measurement.passes import Batches
+from flowlab.measurement.setup import Batches
 from flowlab.networks import build
 from flowlab.storage import tables
 

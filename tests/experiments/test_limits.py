@@ -7,7 +7,8 @@ import pytest
 
 import flowlab
 from flowlab.errors import InputError
-from flowlab.measurement.passes import Batches, affordable, layout, needed
+from flowlab.measurement.rows import layout
+from flowlab.measurement.setup import Batches, affordable, needed
 from flowlab.networks import build
 
 GIB = 2**30

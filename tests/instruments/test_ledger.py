@@ -23,7 +23,8 @@ from flowlab.instruments.ledger import (
 )
 from flowlab.layer import Workspace
 from flowlab.layers import Linear
-from flowlab.measurement.passes import Batches, measure
+from flowlab.measurement.ensemble import measure
+from flowlab.measurement.setup import Batches
 from flowlab.networks import build
 from flowlab.numerics.scale import log2_norm
 from flowlab.settings import SKIPS, make

@@ -12,8 +12,8 @@ from flowlab.analysis.statistics import DELTA, backward_slope
 from flowlab.analysis.verdicts import judge
 from flowlab.initializers import Initializer
 from flowlab.layer import Parameter
-from flowlab.measurement.passes import _parts
-from flowlab.networks import build
+from flowlab.measurement.ensemble import _parts
+from flowlab.measurement.setup import prepare
 from flowlab.numerics import random
 from flowlab.storage.tables import NORMS
 
@@ -218,13 +218,11 @@ def test_batch_beyond_the_data_is_refused():
 
 
 def test_parts_fit_the_memory_budget():
-    settings = flowlab.make(depth=50, width=64, seeds=16, memory_gib=0.01, threads=2)
-    network = build(settings, 10)
-    seeds = np.arange(16)
-    parts = _parts(seeds, settings, network, (128, 64))
-    one = network.chain.declare((128, 64)).elements * 4
+    setup = prepare(flowlab.make(depth=50, width=64, seeds=16, memory_gib=0.01, threads=2))
+    parts = _parts(setup)
+    one = setup.network.chain.declare(setup.shape).elements * 4
     assert 2 * max(map(len, parts)) * one <= 0.01 * 2**30 or max(map(len, parts)) == 1
-    np.testing.assert_array_equal(np.concatenate(parts), seeds)
+    np.testing.assert_array_equal(np.concatenate(parts), setup.seeds)
 
 
 def test_progress_counts_every_block_twice():

@@ -31,7 +31,7 @@ from flowlab.layers import (
     TokenEmbedding,
 )
 from flowlab.layers.attention import token_cosine
-from flowlab.measurement.passes import Batches
+from flowlab.measurement.setup import Batches
 from flowlab.networks import Network
 
 mpmath.mp.dps = 400

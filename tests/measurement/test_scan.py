@@ -82,10 +82,10 @@ def test_a_single_layer_looks_like_a_scan():
 def test_measurements_with_and_without_programs_are_the_same(axes, monkeypatch):
     settings = flowlab.make(depth=30, width=8, batch_size=4, seeds=3, **axes)
     compiled = flowlab.measure(settings)
-    monkeypatch.setattr(passes, "_WORTH_COMPILING", 10**9)
+    monkeypatch.setattr(passes, "WORTH_COMPILING", 10**9)
     assert compiled.equals(flowlab.measure(settings))
-    monkeypatch.setattr(passes, "_WORTH_COMPILING", 24)
-    monkeypatch.setattr(passes, "_LONGEST_RUN", 25)
+    monkeypatch.setattr(passes, "WORTH_COMPILING", 24)
+    monkeypatch.setattr(passes, "LONGEST", 25)
     assert compiled.equals(flowlab.measure(settings))
 
 
@@ -128,7 +128,7 @@ def test_what_a_layer_does_outside_kernels_is_not_lost(part, monkeypatch):
     if part == "neither":
         assert max(scans) == 39
     assert done[-1][0] == done[-1][1] == max(count for count, _ in done)
-    monkeypatch.setattr(passes, "_WORTH_COMPILING", 1000)
+    monkeypatch.setattr(passes, "WORTH_COMPILING", 1000)
     expected = flowlab.measure(settings, network=network)
     pd.testing.assert_frame_equal(table, expected)
     if part == "pullback":

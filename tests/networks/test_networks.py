@@ -16,9 +16,10 @@ from flowlab.layers import Scale, ScaledDotProductAttention
 from flowlab.layers.loss import LOSSES
 from flowlab.layers.normalization import Normalization
 from flowlab.layers.recurrent import Recurrence
-from flowlab.measurement import passes
-from flowlab.measurement.passes import COLUMNS, Batches
+from flowlab.measurement import passes, scan
+from flowlab.measurement.quantities import columns
 from flowlab.measurement.scan import record
+from flowlab.measurement.setup import Batches
 from flowlab.networks import build
 from flowlab.numerics import random
 from tests.support.oracle import along_features, attention, in_jax, statistics
@@ -26,7 +27,7 @@ from tests.support.oracle import along_features, attention, in_jax, statistics
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
 
 DH = "dh_log10_norm"
-NUMBERS = [*COLUMNS, DH]
+NUMBERS = [*columns(), DH]
 UPSTREAM = 2**32 - 1  # the stream of the cotangent at the output
 TOLERANCE = 1e-9 / math.log(10)  # in decades, a relative 1e-9
 ROUNDING = -12  # log10 of what rounding leaves of a zero, relative to its terms
@@ -320,14 +321,14 @@ def test_compiled_runs_of_blocks_have_the_bits_of_single_ones(monkeypatch, name,
     settings = settings_of(name, depth=27, **{**SINGLE, **axes})
     recorded = []
     monkeypatch.setattr(
-        passes,
+        scan,
         "record",
         lambda *a: recorded.append(a) or record(*a),
     )
     scanned = flowlab.measure(settings)
     assert len(recorded) >= 2  # forward and backward
     recorded.clear()
-    monkeypatch.setattr(passes, "_WORTH_COMPILING", 1000)
+    monkeypatch.setattr(passes, "WORTH_COMPILING", 1000)
     pd.testing.assert_frame_equal(scanned, flowlab.measure(settings), check_exact=True)
     assert not recorded
 

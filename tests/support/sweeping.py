@@ -21,7 +21,7 @@ def before_measuring(statement: str) -> str:
     """
     return f"""
 import os, time
-from flowlab.measurement import passes as module
+from flowlab.measurement import ensemble as module
 original = module.measure
 def measure(settings, *more):
     {statement}

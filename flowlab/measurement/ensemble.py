@@ -1,0 +1,275 @@
+"""Measurement: an ensemble of networks, a batch forward, a cotangent backward, one table.
+
+Exponents (see :mod:`flowlab.numerics.scale`): the cotangent is brought back to about 1 after every
+block and its power of two is carried beside it; the same forward where the chain is positively
+homogeneous. So the rows of any depth are true, and ``status`` says where they cannot be: where
+numbers left the float range, or are below the rounding of what they were made from
+(see :mod:`flowlab.measurement.rounding`).
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock, local
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flowlab.initializers import Initializer
+from flowlab.layer import Scaled, Workspace
+from flowlab.layers.loss import LOSSES
+from flowlab.measurement.norms import Norms, Observer, Watcher, range_of
+from flowlab.measurement.passes import Drawn, Passes
+from flowlab.measurement.quantities import columns
+from flowlab.measurement.rounding import LOST, NONFINITE, OK
+from flowlab.measurement.scan import Scans
+from flowlab.measurement.setup import LOWEST, Batches, Setup, prepare
+from flowlab.networks import Network
+from flowlab.numerics import random
+from flowlab.numerics.blas import one_thread
+from flowlab.numerics.scale import LOG10_2, log2_norm, renormalise
+from flowlab.settings import NETWORKS, Settings
+from flowlab.storage.tables import STEPS
+
+# The stream of the upstream cotangent, beyond every layer.
+_UPSTREAM_LAYER = 2**32 - 1
+# Elements of a layer, all seeds of a part together.
+_PART_ELEMENTS = 2**17
+# The network's options that are columns of the table.
+_OPTIONS = {
+    **{"branch_scale": "string", "padding": "string", "kernel_size": "Int64", "steps": "Int64"},
+    **{"recurrent": "string", "radius": "Float64", "heads": "Int64", "placement": "string"},
+}
+_STATUS = np.array(["ok", "lost", "nonfinite"])
+
+Progress = Callable[[int, int], None]
+
+
+def measure(
+    settings: Settings,
+    progress: Progress | None = None,
+    batches: Batches | None = None,
+    observe: Observer | None = None,
+    network: Network | None = None,
+    watch: Watcher | None = None,
+    rewritten: str | None = None,
+) -> pd.DataFrame:
+    """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
+
+    Seeds are processed in parts that fit ``settings.memory_gib``; neither the parts nor the number
+    of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
+    ``batches`` replaces the inputs that the settings name; ``observe`` is shown every operation
+    with parameters on the way back, by several threads.
+    ``network`` replaces the one that the settings describe. Its table has a run of its own and
+    ``network`` "own", and no settings of an architecture, so that no prediction is taken for it;
+    unless it is ``rewritten`` from the settings' network, known as the run of that name.
+    ``watch(seeds, layer)``, called by several threads, gives a watch of that layer's pullback.
+    Raises InputError for settings that break a rule or need more memory than they allow.
+    """
+    setup = prepare(settings, batches, network)
+    parts = _parts(setup)
+    count = _Count(progress, 2 * len(setup.network.blocks) * len(parts))
+    kept = local()  # each thread keeps its buffers and programs, from part to part
+
+    def one(seeds):
+        if not hasattr(kept, "workspace"):
+            kept.workspace, kept.scans = Workspace(), Scans()
+        try:
+            return _measured(setup, seeds, kept.workspace, kept.scans, observe, watch, count)
+        finally:
+            kept.workspace.reset()
+
+    # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
+    with one_thread(), ThreadPoolExecutor(_threads(settings)) as pool:
+        measured = list(pool.map(one, parts))
+    arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
+    table = _tidy(settings, setup.rows, setup.seeds, *arrays)
+    if rewritten is not None:
+        return table.assign(run=rewritten)
+    return table.assign(**_own(settings, network, len(table))) if setup.own else table
+
+
+def _measured(setup: Setup, seeds, workspace, scans, observe, watch, count):
+    """Values and status of the rows of a part, and of the steps of its recurrent layers."""
+    settings, dtype = setup.settings, np.dtype(setup.settings.dtype)
+    one_by_one = observe is not None or watch is not None
+    passes = Passes(setup.network, setup.shapes, workspace, scans, recorded=not one_by_one)
+    source = Drawn(Initializer(settings.init), seeds, dtype)
+    norms = Norms(setup, seeds, source, observe, watch)
+    x, labels = setup.batches(seeds)
+    x, exponent, known = entered(x, settings.dtype, passes.homogeneous)
+    norms.begin(x, known)
+    passed = []
+    for stretch in passes.forward((x, exponent), source):
+        passed.append(stretch)
+        norms.put_forward(stretch)
+        count(stretch.count)
+    y, exponent, *_ = passed[-1].output
+    scaled, known = upstream(settings, seeds, y, exponent, labels, norms.known, workspace)
+    norms.turn(scaled[0], known)
+    for stretch in passes.backward(scaled, passed, norms):
+        norms.put_backward(stretch)
+        count(stretch.forward.count)
+    norms.finish()
+    units = np.array([LOG10_2 if "log10" in name else 1.0 for name in columns()])
+    found = norms.steps.found()
+    return norms.values * units, norms.status, norms.steps.values, found
+
+
+def entered(
+    x: np.ndarray, dtype: str, homogeneous: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(x in the run's type, its exponents, what is found of it (S,)), for inputs of any size."""
+    exponent = np.zeros(len(x), np.int64)
+    norms = log2_norm(x)
+    known = range_of(norms, -np.inf)
+    if homogeneous:
+        x = x.copy()
+        exponent = renormalise(x, norms, exponent)
+        return x.astype(dtype, copy=False), exponent, known
+    if x.dtype != dtype:
+        with np.errstate(over="ignore", under="ignore"):
+            x = x.astype(dtype)
+        rms = log2_norm(x) - 0.5 * math.log2(x[0].size)
+        known = np.maximum(known, range_of(rms, LOWEST[dtype]))
+        known[np.isneginf(rms) & ~np.isneginf(norms)] = LOST
+    return x, exponent, known
+
+
+def upstream(
+    settings: Settings, seeds, y, exponent, labels, known, workspace: Workspace
+) -> tuple[Scaled, np.ndarray]:
+    """The scaled cotangent of the output y 2^exponent, and what is known of it (S,)."""
+    known = np.where(known == NONFINITE, known, OK)  # of underflow slopes and losses know
+    if settings.upstream == "loss":
+        loss = LOSSES[settings.loss](settings.reduction)
+        targets = loss.given(labels, y.shape[2], y.dtype) | {"exponent": exponent}
+        scaled = loss.cotangent(y, targets, workspace)
+        if loss.never_zero(y.shape[2]):
+            known[(known == OK) & np.isneginf(log2_norm(scaled[0]))] = LOST
+        return scaled, known
+    dy = workspace.take(y.shape, y.dtype)
+    weight = 1.0 / settings.batch_size if settings.reduction == "mean" else 1.0
+    if settings.upstream == "ones":
+        dy.fill(weight)
+    else:
+        layer = np.full(len(seeds), _UPSTREAM_LAYER)
+        random.fill_normal.run(seeds, layer, dy.reshape(len(dy), -1), weight, 0)
+    return (dy, np.zeros_like(exponent)), known
+
+
+class _Count:
+    """Counts block passes over all threads and reports them."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.total, self.done = progress, total, 0
+        self.lock = Lock()
+
+    def __call__(self, count: int) -> None:
+        if self.progress is not None:
+            with self.lock:
+                self.done += count
+                self.progress(self.done, self.total)
+
+
+def _threads(settings: Settings) -> int:
+    return settings.threads or len(os.sched_getaffinity(0))
+
+
+def _parts(setup: Setup) -> list[np.ndarray]:
+    """Seeds in parts that keep every thread busy and together fit the memory budget.
+
+    Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory.
+    """
+    settings, seeds = setup.settings, setup.seeds
+    threads = min(_threads(settings), len(seeds))
+    elements = setup.network.chain.declare(setup.shape).elements
+    one_seed = elements * np.dtype(settings.dtype).itemsize
+    fit = int(settings.memory_gib * 2**30 // (one_seed * threads))
+    warm = _PART_ELEMENTS * len(setup.network.blocks) // elements
+    rounds = -(-len(seeds) // (threads * max(1, min(fit, warm))))
+    return np.array_split(seeds, min(threads * rounds, len(seeds)))
+
+
+def _own(settings: Settings, network: Network, n: int) -> dict[str, Any]:
+    """The columns of a network that the settings do not describe: a name, its depth, nulls."""
+    name = hashlib.sha256(f"{settings.run()} {network.digest()}".encode()).hexdigest()[:16]
+    kinds = {
+        "width": "Int64",
+        **dict.fromkeys(("activation", "skip", "norm"), "string"),
+        **_OPTIONS,
+    }
+    nulls = {column: pd.array([None] * n, dtype=kind) for column, kind in kinds.items()}
+    return {"run": name, "network": "own", "depth": len(network.blocks), **nulls}
+
+
+def _options(settings: Settings, n: int) -> dict[str, Any]:
+    """The network's options as columns of ``n`` rows, null where it has them not."""
+    columns = {}
+    for name in _OPTIONS:
+        applies = name in NETWORKS[settings.network.name][0]
+        if name == "branch_scale":
+            applies = applies and settings.skip == "scaled"
+        value = getattr(settings.network, name)
+        columns[name] = pd.array([value if applies else None] * n, dtype=_OPTIONS[name])
+    return columns
+
+
+def _tidy(settings: Settings, rows, seeds, values, found, times, times_found) -> pd.DataFrame:
+    """Arrays (seeds, rows, columns) as the table, one row per (seed, row), then one per step.
+
+    ``times`` are (seeds, recurrent layers, steps, norms); what is found, without the last axis.
+    """
+    flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
+    n, measured = len(flat), columns()
+    status = _status(values, found)
+    constants = {
+        "run": settings.run(),
+        "experiment": settings.experiment,
+        "network": settings.network.name,
+        "init": settings.init.name,
+        "data": settings.data.name,
+    }
+    for axis in ("depth", "width", "activation", "skip", "norm", "batch_size", "upstream"):
+        constants[axis] = getattr(settings, axis)
+    constants |= {name: getattr(settings, name) for name in ("reduction", "dtype", "seeds")}
+    constants |= _options(settings, len(seeds) * n)
+    constants |= {axis: getattr(settings.init, axis) for axis in ("gain", "sigma_w", "sigma_b")}
+    constants["seed"] = np.repeat(seeds, n)
+    constants["layer"] = np.tile([layer for layer, _ in flat], len(seeds))
+    for field in ("op", "fan_in", "fan_out"):
+        constants[field] = np.tile([getattr(row, field) for _, row in flat], len(seeds))
+    constants["time"] = pd.array([None] * len(seeds) * n, dtype="Int64")
+    constants |= dict(zip(measured, values.reshape(-1, len(measured)).T, strict=True))
+    constants["dh_log10_norm"] = np.nan
+    constants["status"] = status.ravel()
+    table = pd.DataFrame(constants)
+    if times.size:
+        table = pd.concat([table, _steps(table, seeds, times, times_found)], ignore_index=True)
+    return table
+
+
+def _status(values: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The word for each row: what was found of it, or that it holds an exact zero."""
+    found = np.where(np.isposinf(values).any(axis=-1), NONFINITE, found)
+    zero = np.isneginf(values).any(axis=-1) & (found == OK)
+    return np.where(zero, "zero", _STATUS[found])
+
+
+def _steps(table: pd.DataFrame, seeds, times, found) -> pd.DataFrame:
+    """The rows of single steps, in the columns of ``table``."""
+    _, layers, steps, _ = times.shape
+    count = len(seeds) * layers * steps
+    shared = table.columns[: table.columns.get_loc("seed")]
+    rows = table.loc[[0] * count, shared].reset_index(drop=True)
+    rows["seed"] = np.repeat(seeds, layers * steps)
+    rows["layer"] = np.tile(np.repeat(np.arange(1, layers + 1), steps), len(seeds))
+    rows["time"] = pd.array(np.tile(np.arange(1, steps + 1), len(seeds) * layers), dtype="Int64")
+    rows["op"], rows["fan_in"], rows["fan_out"] = "state", *[table["width"].iat[0]] * 2
+    values = LOG10_2 * times.reshape(count, -1)
+    rows[list(STEPS)] = values
+    rows["status"] = _status(values, found.reshape(count))
+    return rows.reindex(columns=table.columns).astype(table.dtypes)

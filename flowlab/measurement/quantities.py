@@ -1,0 +1,89 @@
+"""What is measured besides norms: small functions, each registered with its column.
+
+A quantity of every operation is one function::
+
+    @operation_quantity("delta_zeros", unit="share", meaning="share of zeros in delta")
+    def delta_zeros(tape, dy, dx, gradients):
+        ...
+
+It returns one number for each network, float64 (seeds,), and is made by kernels alone: a layer's
+pass is recorded, and whatever happens outside kernels would be missing from the recording. Where
+the column's name holds ``log10`` it returns log2. What one layer knows (``attention_entropy``)
+stands on the layer, as :attr:`flowlab.layer.Layer.readings`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from flowlab.layer import Arrays, Layer, Measured, Primitive
+from flowlab.layers.attention import token_cosine
+from flowlab.networks import Network
+from flowlab.storage.tables import EXAMPLES, GAINS, GAINS_EXAMPLES, NORMS, READINGS
+
+OfOperation = Callable[[Arrays, np.ndarray, np.ndarray, Arrays], np.ndarray]
+OfOutput = Callable[[np.ndarray], np.ndarray]
+_OPERATIONS: dict[str, tuple[OfOperation, Callable[[Layer], bool]]] = {}
+_OUTPUTS: dict[str, tuple[OfOutput, Callable[[Network, np.ndarray], bool]]] = {}
+
+
+class Report(NamedTuple):
+    """What is shown of an operation: :class:`~flowlab.layer.Measured` and readings."""
+
+    norms: np.ndarray
+    examples: np.ndarray | tuple
+    of_dx: np.ndarray | tuple
+    of_gradients: np.ndarray | tuple
+    readings: tuple[np.ndarray, ...]
+
+
+def columns() -> tuple[str, ...]:
+    """The measured columns of a table, in order."""
+    own = [name for name in (*_OUTPUTS, *_OPERATIONS) if name not in READINGS]
+    return (*NORMS, *EXAMPLES, *GAINS, *GAINS_EXAMPLES, *READINGS, *own)
+
+
+def operation_quantity(column: str, where: Callable[[Layer], bool] = lambda layer: True):
+    """Register a function of (tape, dy, dx, gradients), for operations ``where`` that is true."""
+
+    def register(function: OfOperation) -> OfOperation:
+        _OPERATIONS[column] = function, where
+        return function
+
+    return register
+
+
+def output_quantity(column: str, where: Callable[[Network, np.ndarray], bool]):
+    """Register a function of a block's output (seeds, batch, ...), for networks and outputs
+    ``where`` that is true; it stands in the block's last row."""
+
+    def register(function: OfOutput) -> OfOutput:
+        _OUTPUTS[column] = function, where
+        return function
+
+    return register
+
+
+def of_operation(layer: Layer) -> tuple[str, ...]:
+    """The registered columns that an operation fills."""
+    return tuple(column for column, (_, where) in _OPERATIONS.items() if where(layer))
+
+
+def of_output(network: Network, y: np.ndarray) -> dict[str, np.ndarray]:
+    """The registered quantities of a block's output, by column, each (seeds,)."""
+    return {c: function(y) for c, (function, where) in _OUTPUTS.items() if where(network, y)}
+
+
+def report(layer: Primitive, tape: Arrays, dy, dx, gradients: Arrays) -> Report:
+    """What is shown of an operation that has rows, as a nest of arrays."""
+    measured: Measured = layer.measured(tape, dy, dx, gradients)
+    of_dx = None if isinstance(measured.of_dx, tuple) else measured.of_dx
+    readings = tuple(layer.read(tape, dx, of_dx)) if layer.readings else ()
+    readings += tuple(_OPERATIONS[c][0](tape, dy, dx, gradients) for c in of_operation(layer))
+    return Report(*measured, readings)
+
+
+output_quantity("token_cosine", where=lambda network, y: network.tokens and y.ndim == 4)(
+    token_cosine
+)

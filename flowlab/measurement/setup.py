@@ -1,0 +1,196 @@
+"""What a run is made of before anything is drawn: its batches, its network, its rows, its memory.
+
+One :class:`Setup` is made for each run and read by all that measure it, predict it or look into it.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from flowlab import data
+from flowlab.errors import InputError
+from flowlab.layer import Shape
+from flowlab.layers.loss import LOSSES
+from flowlab.measurement.rows import Row, layout
+from flowlab.networks import Network, build, example_shape, features
+from flowlab.settings import SEQUENCES, Settings
+
+# Below this log2 of the root mean square, entries begin to fall out of the type's normal range.
+LOWEST = {"float32": -100.0, "float64": -960.0}
+# How large inputs may be in each type: what they become in a layer must fit, too.
+_LARGEST = {"float32": 1e37, "float64": 1e150}
+_GIB = 2**30
+_ROW_BYTES = 1024  # of a table in the making, as measured
+_ALWAYS = 2**-6  # GiB that any run may have
+
+
+class Batches:
+    """The inputs of a run: one batch for each seed, drawn with that seed.
+
+    ``example`` is the shape of one example as the network takes it, ``shape`` that of a batch;
+    ``classes`` is how many outputs a loss compares with labels, of a regression its targets, and
+    ``target_square`` the mean of ‖target‖² under squared error.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings, self._shared = settings, None
+        if settings.data.name == "gaussian":  # drawn with each seed
+            count = settings.data.features or features(settings)
+            self.classes, self.target_square = settings.data.classes, 1.0
+        else:
+            self._shared = shared = self._load(settings.seed)
+            shared.batch(settings.batch_size, settings.seed)
+            _check_range(shared, settings)
+            count = shared.x.shape[1]
+            self.classes, self.target_square = shared.n_classes, shared.target_square
+        self.example = example_shape(settings, count)
+
+    def _load(self, seed: int) -> data.Dataset:
+        settings = self.settings
+        values = settings.upstream != "loss" or LOSSES[settings.loss].of_values
+        return data.load(settings.data, features(settings), settings.batch_size, seed, values)
+
+    @property
+    def shape(self) -> Shape:
+        return (self.settings.batch_size, *self.example)
+
+    def __call__(self, seeds) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (S, *shape); classes (S, batch) or targets (S, batch, K).
+
+        Inputs are in the run's dtype, or in float64 where their size is beyond that type's comfort.
+        """
+        size = self.settings.batch_size
+        drawn = [(self._shared or self._load(seed)).batch(size, seed) for seed in seeds]
+        x = np.stack([x for x, _ in drawn])
+        largest = np.log2(np.abs(x).max(), where=x.any(), out=np.zeros(()))
+        if abs(largest) < -LOWEST[self.settings.dtype]:
+            x = x.astype(self.settings.dtype)
+        return x.reshape(len(x), *self.shape), np.stack([labels for _, labels in drawn])
+
+
+def _check_range(dataset: data.Dataset, settings: Settings) -> None:
+    """Raise InputError for inputs or targets that the run's type could not hold."""
+    most = _LARGEST[settings.dtype]
+    values = {"inputs": dataset.x} | ({"labels": dataset.labels} if dataset.labels.ndim > 1 else {})
+    for what, array in values.items():
+        largest = float(np.abs(array).max())
+        if largest and not 1 / most <= largest <= most:
+            other = " or dtype=float64" if 1e-150 <= largest <= 1e150 else ""
+            raise InputError(
+                f"{what} of {dataset.name} must have their largest size between {1 / most:g} and "
+                f"{most:g} in dtype={settings.dtype}; got {largest:.3g}; data.standardise=true"
+                f"{other} takes them"
+            )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run: its settings, its batches and its network; ``own`` if that is a user's."""
+
+    settings: Settings
+    batches: Batches
+    network: Network
+    own: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """Of a batch."""
+        return self.batches.shape
+
+    @property
+    def outputs(self) -> int | None:
+        """How many numbers a loss compares with each example's target; None without a loss."""
+        return _outputs(self.settings, self.batches)
+
+    @cached_property
+    def rows(self) -> list[list[Row]]:
+        """Every block's rows in the table, in forward order."""
+        return layout(self.network, self.shape)
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """The shape of every block's input."""
+        return [place.shape for place in self.network.walk(self.shape)]
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """Every seed, int64 (S,)."""
+        return np.arange(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+
+def prepare(
+    settings: Settings,
+    batches: Batches | None = None,
+    network: Network | None = None,
+    ensemble: bool = True,
+) -> Setup:
+    """The setup of a run; ``batches`` and ``network`` replace those that the settings describe.
+
+    Raises InputError for settings that break a rule, and where the run, or its rows alone without
+    an ``ensemble``, needs more memory than they allow.
+    """
+    settings.validate()
+    batches = batches or Batches(settings)
+    affordable(settings, batches, ensemble, network)
+    own = network is not None
+    return Setup(settings, batches, network or build(settings, _outputs(settings, batches)), own)
+
+
+def _outputs(settings: Settings, batches: Batches) -> int | None:
+    return batches.classes if settings.upstream == "loss" else None
+
+
+def needed(
+    settings: Settings, batches: Batches, network: Network | None = None
+) -> tuple[float, float]:
+    """GiB of one network's parameters and activations, and of a table's rows for one seed.
+
+    Nothing is allocated. Unless a ``network`` is given no deep one is built: layers between the
+    ends are alike, so that two shallow nets show what a layer adds.
+    """
+    if network is not None:
+        elements, rows = _size(network, batches.shape)
+        return _gib(settings, elements, rows)
+    counts = []
+    for more in (0, 1):
+        depth = min(settings.depth, 4 + more)
+        shallow = build(replace(settings, depth=depth), _outputs(settings, batches))
+        counts.append(_size(shallow, batches.shape))
+    beyond = max(settings.depth - 4, 0)
+    elements, rows = (first + beyond * (last - first) for first, last in zip(*counts, strict=True))
+    return _gib(settings, elements, rows)
+
+
+def _size(network: Network, shape: Shape) -> tuple[int, int]:
+    """Elements that a forward pass keeps, and rows, steps included."""
+    rows = sum(map(len, layout(network, shape)))
+    if network.steps:
+        rows += (len(network.blocks) - 1) * shape[1]
+    return network.chain.declare(shape).elements, rows
+
+
+def _gib(settings: Settings, elements: int, rows: int) -> tuple[float, float]:
+    return np.dtype(settings.dtype).itemsize * elements / _GIB, _ROW_BYTES * rows / _GIB
+
+
+def affordable(
+    settings: Settings, batches: Batches, ensemble: bool = True, network: Network | None = None
+) -> None:
+    """Raise InputError where a run, or its rows without an ``ensemble``, needs too much memory.
+
+    A run may have ``settings.memory_gib``, but 1/64 GiB always.
+    """
+    run = f"depth={settings.depth} width={settings.width} batch_size={settings.batch_size}"
+    tokens = batches.example[0] if settings.network.name in SEQUENCES else 1
+    # What a declaration may itself hold must fit before the network can be asked.
+    gib = np.dtype(settings.dtype).itemsize * settings.width * tokens / _GIB
+    most = max(settings.memory_gib, _ALWAYS)
+    if gib <= most:
+        one, row = needed(settings, batches, network)
+        run += f" seeds={settings.seeds}" if ensemble else ""
+        gib = one + row * settings.seeds if ensemble else row
+    if gib > most:
+        raise InputError(
+            f"memory_gib must be at least {gib:,.2f} for {run}; got {settings.memory_gib:g}"
+        )
