@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "storage", "analysis", "cache", "kernel", "numerics", "layer", "initializers"]
-ORDER += ["layers", "data", "settings", "networks", "measurement", "laws", "instruments"]
+ORDER = ["errors", "schema", "storage", "analysis", "cache", "kernel", "numerics", "layer"]
+ORDER += ["initializers", "layers", "data", "settings", "networks", "measurement", "laws"]
+ORDER += ["instruments"]
 ORDER += ["lessons", "theory", "prediction", "figures", "claims", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {

@@ -7,8 +7,8 @@ import pytest
 
 from experiments import command
 from flowlab.layers.activation import ACTIVATIONS
+from flowlab.schema import NORMS
 from flowlab.settings import SKIPS
-from flowlab.storage.tables import NORMS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

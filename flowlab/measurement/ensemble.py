@@ -7,13 +7,11 @@ numbers left the float range, or are below the rounding of what they were made f
 (see :mod:`flowlab.measurement.rounding`).
 """
 
-import hashlib
 import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, local
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,23 +25,17 @@ from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST, NONFINITE, OK
 from flowlab.measurement.scan import Scans
 from flowlab.measurement.setup import LOWEST, Batches, Setup, prepare
+from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics import random
 from flowlab.numerics.blas import one_thread
 from flowlab.numerics.scale import LOG10_2, log2_norm, renormalise
-from flowlab.settings import NETWORKS, Settings
-from flowlab.storage.tables import STEPS
+from flowlab.settings import Settings
 
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
 # Elements of a layer, all seeds of a part together.
 _PART_ELEMENTS = 2**17
-# The network's options that are columns of the table.
-_OPTIONS = {
-    **{"branch_scale": "string", "padding": "string", "kernel_size": "Int64", "steps": "Int64"},
-    **{"recurrent": "string", "radius": "Float64", "heads": "Int64", "placement": "string"},
-}
-_STATUS = np.array(["ok", "lost", "nonfinite"])
 
 Progress = Callable[[int, int], None]
 
@@ -86,10 +78,10 @@ def measure(
     with one_thread(), ThreadPoolExecutor(_threads(settings)) as pool:
         measured = list(pool.map(one, parts))
     arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
-    table = _tidy(settings, setup.rows, setup.seeds, *arrays)
+    axes = axes_of(settings, network if rewritten is None else None)
     if rewritten is not None:
-        return table.assign(run=rewritten)
-    return table.assign(**_own(settings, network, len(table))) if setup.own else table
+        axes["run"] = rewritten
+    return of_pass(axes, setup.rows, setup.seeds, columns(), *arrays)
 
 
 def _measured(setup: Setup, seeds, workspace, scans, observe, watch, count):
@@ -192,84 +184,3 @@ def _parts(setup: Setup) -> list[np.ndarray]:
     warm = _PART_ELEMENTS * len(setup.network.blocks) // elements
     rounds = -(-len(seeds) // (threads * max(1, min(fit, warm))))
     return np.array_split(seeds, min(threads * rounds, len(seeds)))
-
-
-def _own(settings: Settings, network: Network, n: int) -> dict[str, Any]:
-    """The columns of a network that the settings do not describe: a name, its depth, nulls."""
-    name = hashlib.sha256(f"{settings.run()} {network.digest()}".encode()).hexdigest()[:16]
-    kinds = {
-        "width": "Int64",
-        **dict.fromkeys(("activation", "skip", "norm"), "string"),
-        **_OPTIONS,
-    }
-    nulls = {column: pd.array([None] * n, dtype=kind) for column, kind in kinds.items()}
-    return {"run": name, "network": "own", "depth": len(network.blocks), **nulls}
-
-
-def _options(settings: Settings, n: int) -> dict[str, Any]:
-    """The network's options as columns of ``n`` rows, null where it has them not."""
-    columns = {}
-    for name in _OPTIONS:
-        applies = name in NETWORKS[settings.network.name][0]
-        if name == "branch_scale":
-            applies = applies and settings.skip == "scaled"
-        value = getattr(settings.network, name)
-        columns[name] = pd.array([value if applies else None] * n, dtype=_OPTIONS[name])
-    return columns
-
-
-def _tidy(settings: Settings, rows, seeds, values, found, times, times_found) -> pd.DataFrame:
-    """Arrays (seeds, rows, columns) as the table, one row per (seed, row), then one per step.
-
-    ``times`` are (seeds, recurrent layers, steps, norms); what is found, without the last axis.
-    """
-    flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
-    n, measured = len(flat), columns()
-    status = _status(values, found)
-    constants = {
-        "run": settings.run(),
-        "experiment": settings.experiment,
-        "network": settings.network.name,
-        "init": settings.init.name,
-        "data": settings.data.name,
-    }
-    for axis in ("depth", "width", "activation", "skip", "norm", "batch_size", "upstream"):
-        constants[axis] = getattr(settings, axis)
-    constants |= {name: getattr(settings, name) for name in ("reduction", "dtype", "seeds")}
-    constants |= _options(settings, len(seeds) * n)
-    constants |= {axis: getattr(settings.init, axis) for axis in ("gain", "sigma_w", "sigma_b")}
-    constants["seed"] = np.repeat(seeds, n)
-    constants["layer"] = np.tile([layer for layer, _ in flat], len(seeds))
-    for field in ("op", "fan_in", "fan_out"):
-        constants[field] = np.tile([getattr(row, field) for _, row in flat], len(seeds))
-    constants["time"] = pd.array([None] * len(seeds) * n, dtype="Int64")
-    constants |= dict(zip(measured, values.reshape(-1, len(measured)).T, strict=True))
-    constants["dh_log10_norm"] = np.nan
-    constants["status"] = status.ravel()
-    table = pd.DataFrame(constants)
-    if times.size:
-        table = pd.concat([table, _steps(table, seeds, times, times_found)], ignore_index=True)
-    return table
-
-
-def _status(values: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The word for each row: what was found of it, or that it holds an exact zero."""
-    found = np.where(np.isposinf(values).any(axis=-1), NONFINITE, found)
-    zero = np.isneginf(values).any(axis=-1) & (found == OK)
-    return np.where(zero, "zero", _STATUS[found])
-
-
-def _steps(table: pd.DataFrame, seeds, times, found) -> pd.DataFrame:
-    """The rows of single steps, in the columns of ``table``."""
-    _, layers, steps, _ = times.shape
-    count = len(seeds) * layers * steps
-    shared = table.columns[: table.columns.get_loc("seed")]
-    rows = table.loc[[0] * count, shared].reset_index(drop=True)
-    rows["seed"] = np.repeat(seeds, layers * steps)
-    rows["layer"] = np.tile(np.repeat(np.arange(1, layers + 1), steps), len(seeds))
-    rows["time"] = pd.array(np.tile(np.arange(1, steps + 1), len(seeds) * layers), dtype="Int64")
-    rows["op"], rows["fan_in"], rows["fan_out"] = "state", *[table["width"].iat[0]] * 2
-    values = LOG10_2 * times.reshape(count, -1)
-    rows[list(STEPS)] = values
-    rows["status"] = _status(values, found.reshape(count))
-    return rows.reindex(columns=table.columns).astype(table.dtypes)

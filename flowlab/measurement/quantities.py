@@ -2,7 +2,7 @@
 
 A quantity of every operation is one function::
 
-    @operation_quantity("delta_zeros", unit="share", meaning="share of zeros in delta")
+    @operation_quantity(Column("delta_zeros", "share", "share of exact zeros in delta"))
     def delta_zeros(tape, dy, dx, gradients):
         ...
 
@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flowlab import schema
 from flowlab.layer import Arrays, Layer, Measured, Primitive
 from flowlab.layers.attention import token_cosine
 from flowlab.networks import Network
-from flowlab.storage.tables import EXAMPLES, GAINS, GAINS_EXAMPLES, NORMS, READINGS
+from flowlab.schema import COTANGENT, Column
 
 OfOperation = Callable[[Arrays, np.ndarray, np.ndarray, Arrays], np.ndarray]
 OfOutput = Callable[[np.ndarray], np.ndarray]
@@ -39,27 +40,34 @@ class Report(NamedTuple):
 
 
 def columns() -> tuple[str, ...]:
-    """The measured columns of a table, in order."""
-    own = [name for name in (*_OUTPUTS, *_OPERATIONS) if name not in READINGS]
-    return (*NORMS, *EXAMPLES, *GAINS, *GAINS_EXAMPLES, *READINGS, *own)
+    """The columns that operations and blocks fill, in the order of the table."""
+    return tuple(name for name in schema.names("measured") if name != COTANGENT)
 
 
-def operation_quantity(column: str, where: Callable[[Layer], bool] = lambda layer: True):
-    """Register a function of (tape, dy, dx, gradients), for operations ``where`` that is true."""
+def operation_quantity(column: Column, where: Callable[[Layer], bool] = lambda layer: True):
+    """Register a function of (tape, dy, dx, gradients), for operations ``where`` that is true.
+
+    Raises InputError for a column whose name already means something else.
+    """
 
     def register(function: OfOperation) -> OfOperation:
-        _OPERATIONS[column] = function, where
+        schema.register(column)
+        _OPERATIONS[column.name] = function, where
         return function
 
     return register
 
 
-def output_quantity(column: str, where: Callable[[Network, np.ndarray], bool]):
+def output_quantity(column: Column, where: Callable[[Network, np.ndarray], bool]):
     """Register a function of a block's output (seeds, batch, ...), for networks and outputs
-    ``where`` that is true; it stands in the block's last row."""
+    ``where`` that is true; it stands in the block's last row.
+
+    Raises InputError for a column whose name already means something else.
+    """
 
     def register(function: OfOutput) -> OfOutput:
-        _OUTPUTS[column] = function, where
+        schema.register(column)
+        _OUTPUTS[column.name] = function, where
         return function
 
     return register
@@ -84,6 +92,7 @@ def report(layer: Primitive, tape: Arrays, dy, dx, gradients: Arrays) -> Report:
     return Report(*measured, readings)
 
 
-output_quantity("token_cosine", where=lambda network, y: network.tokens and y.ndim == 4)(
-    token_cosine
-)
+output_quantity(
+    Column("token_cosine", "", "mean cosine between two tokens of an example, in the output"),
+    where=lambda network, y: network.tokens and y.ndim == 4,
+)(token_cosine)

@@ -5,20 +5,20 @@ import numpy as np
 from flowlab.layer import Arrays, Layer
 from flowlab.layers.recurrent import step_norms
 from flowlab.measurement.rounding import LOST, NONFINITE, OK
-from flowlab.storage.tables import STEPS
+from flowlab.schema import STATE_NORMS
 
-_STATE, _DELTA, _COTANGENT = range(len(STEPS))
+_STATE, _DELTA, _COTANGENT = range(len(STATE_NORMS))
 
 
 class Steps:
     """What the recurrent layers of a network showed of each step.
 
-    ``values`` are log2 norms (S, recurrent layers, steps, ``STEPS``), NaN where not known.
+    ``values`` are log2 norms (S, recurrent layers, steps, ``STATE_NORMS``), NaN where not known.
     """
 
     def __init__(self, layers: list[Layer], seeds: int, steps: int, batch: int, lowest: float):
         self.layers, self.batch, self.lowest = layers, batch, lowest
-        self.values = np.full((seeds, len(layers), steps, len(STEPS)), np.nan)
+        self.values = np.full((seeds, len(layers), steps, len(STATE_NORMS)), np.nan)
         self.inputs: dict[int, np.ndarray] = {}  # log2 norms (S, steps) of each layer's input
 
     def put(self, number: int, tape: Arrays) -> None:
