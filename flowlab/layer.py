@@ -224,6 +224,19 @@ class Chain(Layer):
         self.homogeneous = all(layer.homogeneous for layer in self.layers)
         self._declared: dict[Shape, Declaration] = {}
 
+    def rebuilt(self, children) -> "Chain":
+        """A chain of other layers under the same name."""
+        return Chain(children, self.name)
+
+    def passed(self, dy, through):
+        """``dy`` behind the whole chain, ``through(layer, dy)`` being it behind one layer.
+
+        It may be anything that stands for a cotangent: its error, say.
+        """
+        for layer in reversed(self.layers):
+            dy = through(layer, dy)
+        return dy
+
     def declare(self, shape):
         if shape not in self._declared:
             at, parameters, elements = shape, [], 0

@@ -24,7 +24,6 @@ they keep their mean, and the prediction holds over seeds rather than for one. I
 entry becomes 0 too, but its gain is not what the block loses.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,11 +31,12 @@ import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
-from flowlab.layer import Chain, Layer, Primitive, primitives
+from flowlab.layer import Layer, Primitive
 from flowlab.layers import Activation, Fork, Residual
 from flowlab.layers.activation import identity_forward
 from flowlab.measurement.passes import Batches, Progress, affordable, measure
 from flowlab.networks import Network, build
+from flowlab.networks.rewrite import Place, operations, rewrite
 from flowlab.numerics.scale import LOG10_2, log2_norm
 from flowlab.settings import Settings
 from flowlab.storage.tables import KEYS
@@ -112,23 +112,14 @@ def replace_jacobian(network: Network, layer: int, op: str) -> Network:
     """
     if not 1 <= layer <= len(network.blocks):
         raise InputError(f"layer must be from 1 to {len(network.blocks)}; got {layer}")
-    block = network.blocks[layer - 1]
-    names = operations(block)
+    names = operations(network.blocks[layer - 1])
     if op not in names:
         raise unknown(f"operation of layer {layer}", op, names)
-    blocks = list(network.blocks)
-    numbers = iter(range(len(names)))
-    blocks[layer - 1] = _swapped(block, numbers, names.index(op), f"{layer}.{op}")
-    return dataclasses.replace(network, blocks=tuple(blocks))
 
+    def rule(primitive: Primitive, place: Place) -> Layer:
+        return IdentityJacobian(primitive, str(place)) if place == (layer, op) else primitive
 
-def operations(block: Layer) -> list[str]:
-    """Names of a block's primitives in forward order, numbered where they repeat."""
-    names = [layer.name for layer in primitives(block)]
-    return [
-        f"{name}_{names[: k + 1].count(name)}" if names.count(name) > 1 else name
-        for k, name in enumerate(names)
-    ]
+    return rewrite(network, rule)
 
 
 class IdentityJacobian(Primitive):
@@ -162,18 +153,6 @@ class IdentityJacobian(Primitive):
             for gradient in gradients.values():
                 workspace.give(gradient)
         return dx, gradients
-
-
-def _swapped(layer: Layer, numbers: Iterator[int], target: int, label: str) -> Layer:
-    """A copy of ``layer`` in which the primitive of number ``target`` has its Jacobian replaced."""
-    if not layer.children:
-        return IdentityJacobian(layer, label) if next(numbers) == target else layer
-    children = [_swapped(child, numbers, target, label) for child in layer.children]
-    if isinstance(layer, Residual):
-        return Residual(*children, layer.a, layer.s)
-    if isinstance(layer, Fork):
-        return Fork(children, layer.name)
-    return Chain(children, layer.name)
 
 
 @dataclass(frozen=True)

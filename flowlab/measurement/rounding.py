@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowlab.layer import Layer, Primitive
-from flowlab.layers import Activation, Fork, Residual
+from flowlab.layers import Activation
 from flowlab.layers.recurrent import Recurrence
 
 OK, LOST, NONFINITE = range(3)  # what a row's status is at least, apart from exact zeros
@@ -115,21 +115,9 @@ class _Walk:
     trusted: np.ndarray
     lost: list[Lost] = field(default_factory=list)
 
-    def through(self, layer, cotangent: Cotangent) -> Cotangent:
-        if isinstance(layer, Residual):
-            branch = cotangent.times(layer.s * layer.a)
-            through = self.through(layer.branch, branch)
-            return cotangent.times(layer.s).plus(through)
-        if isinstance(layer, Fork):
-            total = None
-            for k, branch in reversed(list(enumerate(layer.branches))):
-                through = self.through(branch, cotangent.part(k))
-                total = through if total is None else total.plus(through)
-            return total
+    def through(self, layer: Layer, cotangent: Cotangent) -> Cotangent:
         if layer.children:
-            for child in reversed(layer.children):
-                cotangent = self.through(child, cotangent)
-            return cotangent
+            return layer.passed(cotangent, self.through)
         if not told_of(layer):
             if not isinstance(layer, Activation):
                 return cotangent

@@ -34,8 +34,8 @@ class Network:
 
         Equal for equal networks, in any process; blind to what a layer's code does.
         """
-        told = repr(([_described(block) for block in self.blocks], self.residual, self.a, self.s))
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        made_of = repr(([_described(block) for block in self.blocks], self.residual, self.a, self.s))
+        return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
 def _described(layer: Layer) -> tuple:
