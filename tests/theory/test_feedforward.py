@@ -222,7 +222,7 @@ def simulate(activation, batch, sigma_w2, sigma_b2, residual, scale, upstream):
 
 def rows(activation="relu", depth=DEPTH, width=WIDTH, sigma_w2=2.0, sigma_b2=0.0, **options):
     settings = dict(batch_size=1, upstream="gaussian", input_log_q=0.0, input_c=0.0) | options
-    return theory.predict(
+    return theory.norms_by_layer(
         fan_in=[width] * depth,
         fan_out=[width] * depth,
         sigma_w2=[sigma_w2] * depth,
@@ -334,7 +334,7 @@ def test_closed_branches_have_exact_zeros():
 
 
 def test_loss_cotangent_at_uniform_softmax_and_at_large_logits():
-    small = theory.predict(
+    small = theory.norms_by_layer(
         fan_in=[64],
         fan_out=[10],
         sigma_w2=[1e-8],
@@ -361,7 +361,7 @@ def test_extreme_depth_stays_finite(activation, sigma_w2):
 
 
 def test_unequal_widths_use_the_fan_in_backward_and_the_fan_out_in_the_norm():
-    frame = theory.predict(
+    frame = theory.norms_by_layer(
         fan_in=[8, 100],
         fan_out=[100, 400],
         sigma_w2=[1, 3],
