@@ -1,4 +1,4 @@
-"""The gradient ledger: the log-gain of every operation, adding up to the network's.
+"""Which operations make a gradient grow or shrink? The log-gain of each, adding up to the whole.
 
 A *gain* is log10 of the norm of the cotangent that leaves an operation over that of the one which
 enters it, both measured. In a chain each operation enters what the one after it left, so gains add
@@ -46,7 +46,7 @@ COLUMNS += ("log10_cumulative", "log10_end_to_end", "status")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Line:
     """One line of a block's account: log2 gains (seeds,) of an operation."""
 
     op: str
@@ -55,7 +55,7 @@ class Entry:
     gain: np.ndarray
 
 
-def ledger(
+def gains(
     settings: Settings, replace: str | None = None, progress: Progress | None = None
 ) -> pd.DataFrame:
     """One row per (seed, layer, operation), in the order of the backward pass (``position``).
@@ -180,7 +180,7 @@ class _Books:
             _Event(layer, log2_norm(dy), log2_norm(dx))
         )
 
-    def entries(self, layer: int) -> list[Entry]:
+    def entries(self, layer: int) -> list[Line]:
         """The account of a layer, in the order of the backward pass, over all seeds."""
         block = self.blocks[layer - 1]
         parts = [events for _, events in sorted(self.events[layer - 1].items())]
@@ -202,7 +202,7 @@ class _Books:
             yield from self._split(layer, branch, names, counted)
         elif isinstance(layer, Fork):  # its branches' cotangents are summed
             *inner, whole = _through(events, layer)
-            yield Entry(layer.name, "fork", counted, whole.dx - whole.dy)
+            yield Line(layer.name, "fork", counted, whole.dx - whole.dy)
             branches = iter(inner)
             for child in reversed(layer.children):
                 yield from self._account(child, branches, names, False)
@@ -211,7 +211,7 @@ class _Books:
                 yield from self._account(child, events, names, counted)
         else:
             event = next(events)
-            yield Entry(names.pop(), _kind(layer), counted, event.dx - event.dy)
+            yield Line(names.pop(), _kind(layer), counted, event.dx - event.dy)
 
     def _split(self, block: Residual, events: list[_Event], names: list[str], counted: bool):
         *inner, whole = events
@@ -221,10 +221,10 @@ class _Books:
         entering = inner[0].dy if inner else whole.dy + sa
         leaving = inner[-1].dx if inner else entering
         apart = 0.5 * np.logaddexp2(2 * skip, 2 * leaving)  # both paths at right angles
-        yield Entry("skip", "skip", counted, skip - whole.dy)
-        yield Entry("branch", "branch", counted, apart - skip)
-        yield Entry("interference", "interference", counted, whole.dx - apart)
-        yield Entry("branch_scale", "scale", False, entering - skip)
+        yield Line("skip", "skip", counted, skip - whole.dy)
+        yield Line("branch", "branch", counted, apart - skip)
+        yield Line("interference", "interference", counted, whole.dx - apart)
+        yield Line("branch_scale", "scale", False, entering - skip)
         yield from self._account(block.branch, iter(inner), names, False)
 
 

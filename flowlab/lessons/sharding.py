@@ -47,7 +47,7 @@ class Link(NamedTuple):
     backward: AllReduce
 
 
-class _Pass:
+class _Applied:
     """One forward pass of a layer; ``pullback`` is its adjoint."""
 
     def __init__(self, layer: Layer, x, **parameters):
@@ -62,8 +62,8 @@ class _Pass:
         return dx[0], *(gradient[0] for gradient in gradients.values())
 
 
-def _linear(x, W, b) -> _Pass:
-    return _Pass(Linear(W.shape[1]), x, W=W, b=b)
+def _linear(x, W, b) -> _Applied:
+    return _Applied(Linear(W.shape[1]), x, W=W, b=b)
 
 
 def whole(x, W, b, dy) -> dict[str, np.ndarray]:
@@ -153,7 +153,7 @@ def column_then_row(x, first, second, dy, count, link):
 def _block(x, first, second, dy):
     """Y and dX of tanh(x W1 + b1) W2 + b2."""
     below = _linear(x, *first)
-    hidden = _Pass(Activation("tanh"), below.y)
+    hidden = _Applied(Activation("tanh"), below.y)
     above = _linear(hidden.y, *second)
     dh, *_ = above.pullback(dy)
     return above.y, below.pullback(*hidden.pullback(dh))[0]

@@ -8,8 +8,8 @@ order in 1/d, and in 1/T where it is not exact:
 * Logits have variance s^2 = sigma2_Q sigma2_K, of which the softmax sees what differs within a row,
   s^2 (1-rho); two rows' logits correlate by rho. So T sum p_a^2 -> e^{s^2 (1-rho)} and
   T sum p_a p_b -> e^{s^2 rho (1-rho)} as T grows (`RowOverlaps`).
-* Values: (p C p')_ab = rho + (1-rho) sum p_a p_b for the tokens' Gram matrix C. The part that tells
-  tokens apart shrinks by about 1/T: rank collapse (Dong et al. 2021). A row also prefers tokens
+* Values: (p C p')_ab = rho + (1-rho) sum p_a p_b for the tokens' Gram matrix C. The part in which
+  tokens differ shrinks by about 1/T: rank collapse (Dong et al. 2021). A row also prefers tokens
   that lie along its query, by s sqrt(1-rho) in one direction of d: this adds
   (1-rho)^2 s^2 (tr J)^2/d, J below, which counts once T nears d.
 * Queries and keys: dS_a = J_a dp_a with J_a = diag p_a - p_a p_a' and dp_ab = <dO_a, v_b>. J kills

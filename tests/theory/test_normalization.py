@@ -41,7 +41,8 @@ def plain(activation, kind, seeds, batch, width, depth, seed=0):
 
 
 def residual(seeds, batch, width, depth, scale, common):
-    """Of ReLU branches behind batch norm: mean variance of x_l (depth,) and log squared cotangents (depth + 1, seeds)."""
+    """Of ReLU branches behind batch norm: mean variance of every x_l (depth,), and log squared
+    cotangents (depth + 1, seeds)."""
     act, rng = get_activation("relu"), np.random.default_rng(1)
     x, saved, variance = rng.standard_normal((seeds, batch, width)), [], []
     for _ in range(depth):
