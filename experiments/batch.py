@@ -29,7 +29,7 @@ DEFAULTS = ("depth=6", "width=64", "batch_size=256", "reduction=sum", "experimen
 LEAST = 4  # examples of which two batches can be compared
 
 
-def batch(settings: Settings) -> None:
+def run(settings: Settings) -> None:
     """The law, the estimators and the sentences for one configuration, and the demonstration."""
     from flowlab.figures import save
     from flowlab.figures.batch_size import demonstrations, weights_and_biases
@@ -124,4 +124,4 @@ def _means(one: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     given = {text.partition("=")[0] for text in sys.argv[1:]}
     sys.argv += [text for text in DEFAULTS if text.partition("=")[0] not in given]
-    sys.exit(main(batch))
+    sys.exit(main(run))

@@ -1,7 +1,7 @@
 """Where the gradient goes: ``python -m experiments.ledger init=he depth=20 skip=identity``.
 
 Settings are those of ``experiments.run``; ``replace=3.relu`` makes the Jacobian of that operation
-the identity, measures again and compares the change with what the ledger said.
+the identity, measures again and compares the change with what the ledger says.
 """
 
 import shlex
@@ -16,7 +16,7 @@ import pandas as pd
 from experiments.command import main
 from flowlab.analysis.statistics import mean_interval
 from flowlab.errors import InputError
-from flowlab.instruments.ledger import imbalance, ledger, operation
+from flowlab.instruments.ledger import gains, imbalance, operation
 from flowlab.settings import Settings
 from flowlab.storage import tables
 from flowlab.storage.files import writable
@@ -31,9 +31,9 @@ def run(settings: Settings, replace: str | None = None) -> None:
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
     begun = time.perf_counter()
-    accounts = [ledger(settings)]
+    accounts = [gains(settings)]
     if replace is not None:
-        accounts.append(ledger(settings, replace))
+        accounts.append(gains(settings, replace))
     print(
         f"{settings.seeds} {settings.network.name} nets, activation={settings.activation} "
         f"init={settings.init.name} "
@@ -78,24 +78,24 @@ def describe(account: pd.DataFrame) -> str:
     if rows.empty:
         return "\n".join(lines)
 
-    def told(name, row):
+    def add(name, row):
         lines.append(f"  {name:<26}{interval(row)}")
 
     seeds = rows["seed"].nunique()
     over = f"mean over {seeds} seeds [95 % interval]" if seeds > 1 else "one seed"
     lines.append(f"Gain of the cotangent's norm from output to input, in decades (log10), {over}:")
     for row in totals(rows, ["kind"]).itertuples():
-        told(f"{row.kind} ({row.operations})", row)
+        add(f"{row.kind} ({row.operations})", row)
     (whole,) = totals(rows.assign(all="all"), ["all"]).itertuples()
-    told("end to end", whole)
+    add("end to end", whole)
     lines += ["", "The single operations that lose or gain most:"]
     for row in largest(rows).itertuples():
-        told(f"layer {row.layer} {row.op}", row)
+        add(f"layer {row.layer} {row.op}", row)
     inner = rows[~rows["counted"]]
     if len(inner):
         lines += ["", "Inside the branches (not added again; they make the branch's size):"]
         for row in totals(inner.assign(counted=True), ["kind"]).itertuples():
-            told(f"{row.kind} ({row.operations})", row)
+            add(f"{row.kind} ({row.operations})", row)
     lines += [
         "",
         f"Gains add up to the measured end-to-end change within {worst(rows):.1g} decades.",
@@ -109,7 +109,7 @@ def worst(account: pd.DataFrame) -> float:
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame, replace: str) -> str:
-    """What replacing one Jacobian changed, beside what the ledger said, paired by seed."""
+    """What replacing one Jacobian changed, beside what the ledger says, paired by seed."""
     layer, op = operation(replace)
     entry = before[(before["layer"] == layer) & (before["op"] == op)].set_index("seed")
     now = after[(after["layer"] == layer) & (after["op"] == op)]["log10_gain"].abs().max()

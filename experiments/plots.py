@@ -22,8 +22,9 @@ from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
 from flowlab.storage.experiment import Experiment, find
 from flowlab.storage.files import write
-from flowlab.theory.plane import phase_plane
-from flowlab.theory.rates import batch_norm_rates, border_rates
+from flowlab.theory.convolution import border_rates
+from flowlab.theory.mean_field import phase_plane
+from flowlab.theory.normalization import batch_norm_rates
 
 DEFAULTS = {"results_dir": "results", "experiment": "", "kept_within": KEPT_WITHIN}
 POINTS = 41  # theory's phase plane, along each side

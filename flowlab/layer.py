@@ -284,6 +284,19 @@ class Chain(Layer):
         self.along_time = any(layer.along_time for layer in self.layers)
         self._declared: dict[Shape, Declaration] = {}
 
+    def rebuilt(self, children) -> "Chain":
+        """A chain of other layers under the same name."""
+        return Chain(children, self.name)
+
+    def passed(self, dy, through):
+        """``dy`` behind the whole chain, ``through(layer, dy)`` being it behind one layer.
+
+        It may be anything that stands for a cotangent: its error, say.
+        """
+        for layer in reversed(self.layers):
+            dy = through(layer, dy)
+        return dy
+
     def declare(self, shape):
         if shape not in self._declared:
             at, parameters, elements = shape, [], 0

@@ -1,1 +1,1 @@
-"""Passes that ask more of a network than its table: the ledger, subsets of the batch."""
+"""Passes that ask more of a network than its table: see each module's first line for what."""

@@ -52,9 +52,9 @@ def duplicated(settings: Settings) -> pd.DataFrame:
     frames, half = [], settings.batch_size // 2
     for reduction, expected in (("sum", 2.0), ("mean", 1.0)):
         once = replace(settings, batch_size=half, reduction=reduction)
-        batches = Batches(once)
-        single = measure(once, batches=batches)
-        double = measure(replace(once, batch_size=2 * half), batches=_Doubled(batches))
+        single = measure(once)
+        twice = replace(once, batch_size=2 * half)
+        double = measure(twice, batches=_Changed(once, _doubled))
         for parameter in batch_law.PARAMETERS:
             name = f"d{parameter}_log10_norm"
             has = np.isfinite(single[name]) & np.isfinite(double[name])
@@ -65,14 +65,6 @@ def duplicated(settings: Settings) -> pd.DataFrame:
             frames.append(rows.reset_index().assign(reduction=reduction, parameter=parameter))
     columns = ["reduction", "layer", "op", "parameter", "factor", "worst"]
     return pd.concat(frames, ignore_index=True)[columns]
-
-
-class _Doubled:
-    def __init__(self, batches: Batches):
-        self.batches, self.example, self.classes = batches, batches.example, batches.classes
-
-    def __call__(self, seeds):
-        return tuple(np.concatenate([a, a], axis=1) for a in self.batches(seeds))
 
 
 def constant_upstream(
@@ -114,9 +106,7 @@ def uniform_softmax(
                 **{"data": {"name": "gaussian", "classes": _CLASSES}, "batch_size": size * unit},
                 **{"init": {"name": "he", "gain": 1e-30}, "seeds": seeds, "seed": seed},
             )
-            batches = Batches(settings)
-            if labels == "balanced":
-                batches = _Changed(settings, _balance)
+            batches = _Changed(settings, _balanced) if labels == "balanced" else None
             frames.append(_norms(measure(settings, batches=batches)).assign(labels=labels))
     return _over_seeds(frames, "labels")
 
@@ -185,7 +175,12 @@ def demonstration(constant: pd.DataFrame) -> str:
     )
 
 
-def _balance(x, labels):
+def _doubled(x, labels):
+    """Every example twice."""
+    return np.concatenate([x, x], axis=1), np.concatenate([labels, labels], axis=1)
+
+
+def _balanced(x, labels):
     """Labels of which every class has equally many."""
     return x, np.broadcast_to(np.arange(labels.shape[1]) % _CLASSES, labels.shape)
 

@@ -1,4 +1,4 @@
-"""The gradient ledger: the log-gain of every operation, adding up to the network's.
+"""Which operations make a gradient grow or shrink? The log-gain of each, adding up to the whole.
 
 A *gain* is log10 of the norm of the cotangent that leaves an operation over that of the one which
 enters it, both measured. In a chain each operation enters what the one after it left, so gains add
@@ -24,7 +24,6 @@ they keep their mean, and the prediction holds over seeds rather than for one. I
 entry becomes 0 too, but its gain is not what the block loses.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,12 +32,13 @@ import pandas as pd
 
 from flowlab import schema
 from flowlab.errors import InputError, unknown
-from flowlab.layer import Chain, Layer, Primitive, primitives
+from flowlab.layer import Layer, Primitive
 from flowlab.layers import Activation, Fork, Residual
 from flowlab.layers.activation import identity_forward
 from flowlab.measurement.ensemble import Progress, measure
 from flowlab.measurement.setup import prepare
 from flowlab.networks import Network
+from flowlab.networks.rewrite import Place, operations, rewrite
 from flowlab.numerics.scale import LOG10_2, log2_norm
 from flowlab.settings import Settings
 
@@ -47,7 +47,7 @@ COLUMNS += ("log10_cumulative", "log10_end_to_end", "status")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Line:
     """One line of a block's account: log2 gains (seeds,) of an operation."""
 
     op: str
@@ -56,7 +56,7 @@ class Entry:
     gain: np.ndarray
 
 
-def ledger(
+def gains(
     settings: Settings, replace: str | None = None, progress: Progress | None = None
 ) -> pd.DataFrame:
     """One row per (seed, layer, operation), in the order of the backward pass (``position``).
@@ -113,23 +113,14 @@ def replace_jacobian(network: Network, layer: int, op: str) -> Network:
     """
     if not 1 <= layer <= len(network.blocks):
         raise InputError(f"layer must be from 1 to {len(network.blocks)}; got {layer}")
-    block = network.blocks[layer - 1]
-    names = operations(block)
+    names = operations(network.blocks[layer - 1])
     if op not in names:
         raise unknown(f"operation of layer {layer}", op, names)
-    blocks = list(network.blocks)
-    numbers = iter(range(len(names)))
-    blocks[layer - 1] = _swapped(block, numbers, names.index(op), f"{layer}.{op}")
-    return dataclasses.replace(network, blocks=tuple(blocks))
 
+    def rule(primitive: Primitive, place: Place) -> Layer:
+        return IdentityJacobian(primitive, str(place)) if place == (layer, op) else primitive
 
-def operations(block: Layer) -> list[str]:
-    """Names of a block's primitives in forward order, numbered where they repeat."""
-    names = [layer.name for layer in primitives(block)]
-    return [
-        f"{name}_{names[: k + 1].count(name)}" if names.count(name) > 1 else name
-        for k, name in enumerate(names)
-    ]
+    return rewrite(network, rule)
 
 
 class IdentityJacobian(Primitive):
@@ -165,18 +156,6 @@ class IdentityJacobian(Primitive):
         return dx, gradients
 
 
-def _swapped(layer: Layer, numbers: Iterator[int], target: int, label: str) -> Layer:
-    """A copy of ``layer`` in which the primitive of number ``target`` has its Jacobian replaced."""
-    if not layer.children:
-        return IdentityJacobian(layer, label) if next(numbers) == target else layer
-    children = [_swapped(child, numbers, target, label) for child in layer.children]
-    if isinstance(layer, Residual):
-        return Residual(*children, layer.a, layer.s)
-    if isinstance(layer, Fork):
-        return Fork(children, layer.name)
-    return Chain(children, layer.name)
-
-
 @dataclass(frozen=True)
 class _Event:
     """What a layer reported: log2 norms (seeds,) of the cotangents entering and leaving it."""
@@ -202,7 +181,7 @@ class _Books:
             _Event(layer, log2_norm(dy), log2_norm(dx))
         )
 
-    def entries(self, layer: int) -> list[Entry]:
+    def entries(self, layer: int) -> list[Line]:
         """The account of a layer, in the order of the backward pass, over all seeds."""
         block = self.blocks[layer - 1]
         parts = [events for _, events in sorted(self.events[layer - 1].items())]
@@ -224,7 +203,7 @@ class _Books:
             yield from self._split(layer, branch, names, counted)
         elif isinstance(layer, Fork):  # its branches' cotangents are summed
             *inner, whole = _through(events, layer)
-            yield Entry(layer.name, "fork", counted, whole.dx - whole.dy)
+            yield Line(layer.name, "fork", counted, whole.dx - whole.dy)
             branches = iter(inner)
             for child in reversed(layer.children):
                 yield from self._account(child, branches, names, False)
@@ -233,7 +212,7 @@ class _Books:
                 yield from self._account(child, events, names, counted)
         else:
             event = next(events)
-            yield Entry(names.pop(), _kind(layer), counted, event.dx - event.dy)
+            yield Line(names.pop(), _kind(layer), counted, event.dx - event.dy)
 
     def _split(self, block: Residual, events: list[_Event], names: list[str], counted: bool):
         *inner, whole = events
@@ -243,10 +222,10 @@ class _Books:
         entering = inner[0].dy if inner else whole.dy + sa
         leaving = inner[-1].dx if inner else entering
         apart = 0.5 * np.logaddexp2(2 * skip, 2 * leaving)  # both paths at right angles
-        yield Entry("skip", "skip", counted, skip - whole.dy)
-        yield Entry("branch", "branch", counted, apart - skip)
-        yield Entry("interference", "interference", counted, whole.dx - apart)
-        yield Entry("branch_scale", "scale", False, entering - skip)
+        yield Line("skip", "skip", counted, skip - whole.dy)
+        yield Line("branch", "branch", counted, apart - skip)
+        yield Line("interference", "interference", counted, whole.dx - apart)
+        yield Line("branch_scale", "scale", False, entering - skip)
         yield from self._account(block.branch, iter(inner), names, False)
 
 

@@ -1,10 +1,12 @@
-"""What the batch law does not need, on request: subsets, Gram matrices, jackknife, estimators.
+"""What would a smaller batch have measured? Gradients of subsets of one batch, by themselves.
 
 One forward and backward pass of ``settings.batch_size`` examples gives the gradient of any subset S
 of them, because without coupling the cotangents of one example do not depend on the others: under
 ``sum`` it is X_Sᵀ δ_S for a linear layer's W and the sum of δ_S for its b, with tokens as further
-rows. All results belong to
-examples under ``sum``, as in :mod:`flowlab.analysis.batch_law`; linear layers only.
+rows. So the batch law (:mod:`flowlab.analysis.batch_law`) can be compared with subsets one by one
+(:func:`direct`), read off the examples' Gram matrix (:func:`gram`), and what people estimate in its
+place be judged by it (:func:`estimators`). All results belong to examples under ``sum``; linear
+layers only.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +16,6 @@ from math import comb, sqrt
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from flowlab.analysis.batch_law import NO_SIGNAL, PARAMETERS, ZERO, check
 from flowlab.errors import InputError
@@ -70,41 +71,6 @@ def direct(
     return pd.DataFrame(rows)
 
 
-def finite_sample(settings: Settings, level: float = 0.95, layers=None) -> pd.DataFrame:
-    """The noise scale with its interval over the examples, weights fixed: a delete-one jackknife.
-
-    The alignment o/d is a ratio of symmetric statistics of the examples (Arvesen 1969), and leaving
-    one out needs its row sum of the Gram matrix, ⟨g_i, Σ_j g_j⟩, which comes from dW without that
-    matrix. One row per (seed, layer, op, parameter): ``alignment`` with ``se``, ``low``, ``high``
-    (Student's t with n − 1 degrees of freedom) and ``noise_scale`` with the interval that the first
-    gives, whose upper end is inf where |G|² may be 0. Raises InputError below three examples.
-    """
-    n = settings.batch_size
-    if n < 3:
-        raise InputError(f"batch_size must be at least 3 for a jackknife; got {n}")
-    half_width = stdtrit(n - 1, (1 + level) / 2)
-
-    def jackknife(seed, x, dy):
-        biases = dy.sum(axis=1)
-        squares = {
-            "W": ((x @ x.swapaxes(1, 2)) * (dy @ dy.swapaxes(1, 2))).sum(axis=(1, 2)),
-            "b": np.square(biases).sum(axis=1),
-        }
-        row_sums = {
-            "W": ((x @ _total(x, dy)) * dy).sum(axis=(1, 2)),
-            "b": biases @ biases.sum(axis=0),
-        }
-        return {name: _jackknife(squares[name], sums) for name, sums in row_sums.items()}
-
-    rows = []
-    for key, _, (alignment, se) in _visit(settings, jackknife, layers):
-        low, high = alignment - half_width * se, min(alignment + half_width * se, 1.0)
-        scale = {"noise_scale": alignment, "noise_scale_low": high, "noise_scale_high": low}
-        line = {"alignment": alignment, "se": se, "low": low, "high": high}
-        rows.append(key | line | {name: _noise_scale(a) for name, a in scale.items()})
-    return pd.DataFrame(rows)
-
-
 def gram(settings: Settings, layer: int, parameter: str = "W") -> np.ndarray:
     """K_ij = ⟨g_i, g_j⟩ in units of its mean diagonal: (seeds, n, n), of the layer's last op.
 
@@ -117,32 +83,6 @@ def gram(settings: Settings, layer: int, parameter: str = "W") -> np.ndarray:
     found = _visit(settings, lambda _, x, dy: _grams(x, dy), [layer])
     last = {key["seed"]: K for key, _, K in found if key["parameter"] == parameter}
     return np.stack([K / np.diag(K).mean() for K in last.values()])
-
-
-def similarity(settings: Settings, layers=None) -> pd.DataFrame:
-    """How alike the examples' gradients are: one row per (seed, layer, op, parameter).
-
-    ``cosine`` is the mean over pairs and ``cosine_sd`` their spread; of the Gram matrix of
-    unit-length gradients ``top`` is the largest eigenvalue's share of the trace and ``rank`` the
-    effective rank (Σλ)²/Σλ². Examples whose gradient is zero are left out.
-    """
-
-    def spectrum(seed, x, dy):
-        found = {}
-        for parameter, K in _grams(x, dy).items():
-            length = np.sqrt(np.diag(K))
-            alive = length > 0
-            C = K[np.ix_(alive, alive)] / np.outer(length[alive], length[alive])
-            pairs = C[~np.eye(len(C), dtype=bool)]
-            found[parameter] = {
-                "cosine": pairs.mean() if len(pairs) else np.nan,
-                "cosine_sd": pairs.std() if len(pairs) else np.nan,
-                "top": np.linalg.eigvalsh(C)[-1] / len(C) if len(C) else np.nan,
-                "rank": len(C) ** 2 / np.square(C).sum() if len(C) else np.nan,
-            }
-        return found
-
-    return pd.DataFrame([key | line for key, _, line in _visit(settings, spectrum, layers)])
 
 
 def estimators(
@@ -293,25 +233,6 @@ def _unbiased(total, diagonal, n):
     """(|G|², trΣ) of n examples from the sum of K and that of its diagonal."""
     square = (total - diagonal) / (n * (n - 1))
     return square, diagonal / n - square
-
-
-def _jackknife(diagonal: np.ndarray, row_sums: np.ndarray) -> tuple[float, float]:
-    """The alignment o/d and its delete-one standard error."""
-    n = len(diagonal)
-    total, trace = row_sums.sum(), diagonal.sum()
-    if trace == 0:
-        return np.nan, np.nan
-    rest = trace - diagonal
-    with np.errstate(divide="ignore", invalid="ignore"):
-        left = ((total - 2 * row_sums + diagonal) / rest - 1) / (n - 2)
-    variance = (n - 1) / n * np.square(left - left.mean()).sum()
-    return (total / trace - 1) / (n - 1), sqrt(variance)
-
-
-def _noise_scale(alignment: float) -> float:
-    if np.isnan(alignment):
-        return np.nan
-    return (1 - alignment) / alignment if alignment > 0 else np.inf
 
 
 def _quality(G, S, exact_G, exact_S, unit) -> dict[str, float]:

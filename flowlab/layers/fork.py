@@ -41,6 +41,18 @@ class Fork(Layer):
         self.couples_examples = any(branch.couples_examples for branch in self.branches)
         self.homogeneous = all(branch.homogeneous for branch in self.branches)
 
+    def rebuilt(self, children) -> "Fork":
+        """A fork of other branches under the same name."""
+        return Fork(children, self.name)
+
+    def passed(self, dy, through):
+        """As `Chain.passed`, of a ``dy`` with ``part(k)``, of branch k, and ``plus(other)``."""
+        total = None
+        for k, branch in reversed(list(enumerate(self.branches))):
+            one = through(branch, dy.part(k))
+            total = one if total is None else total.plus(one)
+        return total
+
     def declare(self, shape):
         declared = [branch.declare(shape) for branch in self.branches]
         one = declared[0].output
@@ -78,5 +90,5 @@ class Fork(Layer):
             workspace.give(through)
             dx = total
         if watch is not None:
-            watch(self, tape, dy, dx, {})  # its parameters were told by the branches
+            watch(self, tape, dy, dx, {})  # the branches have reported their parameters
         return dx, tuple(reversed(gradients))

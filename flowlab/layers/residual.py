@@ -33,6 +33,15 @@ class Residual(Layer):
         self.couples_examples = branch.couples_examples
         self.homogeneous = branch.homogeneous
 
+    def rebuilt(self, children) -> "Residual":
+        """The same sum over another branch, the only one of ``children``."""
+        (branch,) = children
+        return Residual(branch, self.a, self.s)
+
+    def passed(self, dy, through):
+        """As `Chain.passed`, of a ``dy`` with ``times(factor)`` and ``plus(other)``."""
+        return dy.times(self.s).plus(through(self.branch, dy.times(self.s * self.a)))
+
     def declare(self, shape):
         branch = self.branch.declare(shape)
         expect_shape("residual", "the branch's output", branch.output, shape)
@@ -58,7 +67,7 @@ class Residual(Layer):
         if through is not df:  # an empty chain hands its cotangent on
             workspace.give(through)
         if watch is not None:
-            watch(self, tape, dy, dx, {})  # its parameters were told by the branch
+            watch(self, tape, dy, dx, {})  # the branch has reported its parameters
         return dx, gradients
 
 

@@ -168,11 +168,7 @@ def declared(network: Network, shape: Shape) -> pd.DataFrame:
     else the pullback reads) and ``cotangents`` (of input, output and parameters together).
     Cotangents have the shapes of what they belong to.
     """
-    layers = []
-    for block in network.blocks:
-        declaration = block.declare(shape)
-        layers.append((block, shape, declaration.output))
-        shape = declaration.output
+    layers = [(layer.block, layer.shape, layer.output) for layer in network.walk(shape)]
     rows, first = [], 1
     for key, group in groupby(layers, key=lambda layer: (_operations(layer[0]), *layer[1:])):
         operations, x, output = key

@@ -7,14 +7,13 @@ way back; split by W's rows it ends with the sum, and its pullback begins with t
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
-from flowlab.layer import Layer, Parameter, Shape, Workspace, primitives
+from flowlab.layer import Layer, Shape, Workspace
 from flowlab.layers import Activation, Linear
 from flowlab.networks import Network
 
@@ -47,7 +46,7 @@ class Link(NamedTuple):
     backward: AllReduce
 
 
-class _Pass:
+class _Applied:
     """One forward pass of a layer; ``pullback`` is its adjoint."""
 
     def __init__(self, layer: Layer, x, **parameters):
@@ -62,8 +61,8 @@ class _Pass:
         return dx[0], *(gradient[0] for gradient in gradients.values())
 
 
-def _linear(x, W, b) -> _Pass:
-    return _Pass(Linear(W.shape[1]), x, W=W, b=b)
+def _linear(x, W, b) -> _Applied:
+    return _Applied(Linear(W.shape[1]), x, W=W, b=b)
 
 
 def whole(x, W, b, dy) -> dict[str, np.ndarray]:
@@ -153,7 +152,7 @@ def column_then_row(x, first, second, dy, count, link):
 def _block(x, first, second, dy):
     """Y and dX of tanh(x W1 + b1) W2 + b2."""
     below = _linear(x, *first)
-    hidden = _Pass(Activation("tanh"), below.y)
+    hidden = _Applied(Activation("tanh"), below.y)
     above = _linear(hidden.y, *second)
     dh, *_ = above.pullback(dy)
     return above.y, below.pullback(*hidden.pullback(dh))[0]
@@ -249,10 +248,11 @@ def communication(net: Network | Layer, shape: Shape, layout: str) -> pd.DataFra
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     rows = []
-    for number, block in enumerate(net.blocks if isinstance(net, Network) else (net,), 1):
-        declaration = block.declare(shape)
-        trained = (layer for layer in primitives(block) if layer.trainable)
-        for layer, parameters in zip(trained, _operations(declaration.parameters), strict=True):
+    network = net if isinstance(net, Network) else Network((net,), (False,))
+    operations = ((place.layer, *one) for place in network.walk(shape) for one in place.operations)
+    for number, layer, declared in operations:
+        parameters = [p for p in declared.values() if p.role != "target"]
+        if parameters:
             fans = parameters[0].fan_in, parameters[0].fan_out
             x, y = (math.prod(shape[:-1]) * fan for fan in fans)
             if layout == "data":
@@ -264,20 +264,8 @@ def communication(net: Network | Layer, shape: Shape, layout: str) -> pd.DataFra
             else:
                 sent = [("all-reduce", y, 0), ("all-gather", 0, x)]
             rows += [(number, layer.name, *fans, *one) for one in sent]
-        shape = declaration.output
     columns = ["layer", "op", "fan_in", "fan_out", "collective", "forward", "backward"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _operations(parameters) -> Iterator[list[Parameter]]:
-    """The parameters with a gradient of each operation, in forward order."""
-    if isinstance(parameters, dict):
-        trained = [p for p in parameters.values() if p.role != "target"]
-        if trained:
-            yield trained
-    else:
-        for inner in parameters:
-            yield from _operations(inner)
 
 
 def _split(array: np.ndarray, count: int, axis: int) -> Parts:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from flowlab.layer import Layer
-from flowlab.layers import Activation, Fork, Residual
+from flowlab.layers import Activation
 from flowlab.layers.recurrent import Recurrence
 from flowlab.measurement.quantities import Report
 
@@ -105,21 +105,9 @@ class _Walk:
     trusted: np.ndarray
     lost: list[Lost] = field(default_factory=list)
 
-    def through(self, layer, cotangent: Cotangent) -> Cotangent:
-        if isinstance(layer, Residual):
-            branch = cotangent.times(layer.s * layer.a)
-            through = self.through(layer.branch, branch)
-            return cotangent.times(layer.s).plus(through)
-        if isinstance(layer, Fork):
-            total = None
-            for k, branch in reversed(list(enumerate(layer.branches))):
-                through = self.through(branch, cotangent.part(k))
-                total = through if total is None else total.plus(through)
-            return total
+    def through(self, layer: Layer, cotangent: Cotangent) -> Cotangent:
         if layer.children:
-            for child in reversed(layer.children):
-                cotangent = self.through(child, cotangent)
-            return cotangent
+            return layer.passed(cotangent, self.through)
         if not layer.has_rows:
             if not isinstance(layer, Activation):
                 return cotangent

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flowlab.layer import Shape
 from flowlab.measurement.quantities import of_operation
 from flowlab.networks import Network
-from flowlab.networks.network import Place
+from flowlab.networks.network import CountedLayer
 
 # A parameter's role: the columns of its gradient's norm and of its examples'.
 GRADIENTS = {
@@ -52,7 +52,7 @@ def layout(network: Network, shape: Shape) -> list[list[Row]]:
     return rows
 
 
-def _rows(place: Place) -> Iterator[Row]:
+def _rows(place: CountedLayer) -> Iterator[Row]:
     """The rows of one block; weights W_a and W_b of one operation have rows of their own."""
     shown = [(layer, own) for layer, own in place.operations if layer.has_rows]
     names = [layer.name for layer, _ in shown]

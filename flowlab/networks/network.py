@@ -10,7 +10,7 @@ _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 @dataclass(frozen=True)
-class Place:
+class CountedLayer:
     """A layer of a network: its number from 1, its block and the shape of the block's input.
 
     ``operations`` are the block's primitives with their own parameters by name, in forward order;
@@ -48,7 +48,7 @@ class Network:
         """The whole network as one layer."""
         return Chain(self.blocks, name="network")
 
-    def walk(self, shape: Shape) -> Iterator[Place]:
+    def walk(self, shape: Shape) -> Iterator[CountedLayer]:
         """Every layer, first to last, for a batch of ``shape``; nothing is allocated."""
         operations: dict[tuple, tuple] = {}
         for number, block in enumerate(self.blocks, 1):
@@ -56,7 +56,7 @@ class Network:
             if (block, shape) not in operations:
                 own = _by_primitive(declared.parameters)
                 operations[block, shape] = tuple(zip(primitives(block), own, strict=True))
-            yield Place(number, block, shape, operations[block, shape])
+            yield CountedLayer(number, block, shape, operations[block, shape])
             shape = declared.output
 
     def digest(self) -> str:
@@ -64,8 +64,9 @@ class Network:
 
         Equal for equal networks, in any process; blind to what a layer's code does.
         """
-        told = repr(([_described(block) for block in self.blocks], self.residual, self.a, self.s))
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        blocks = [_described(block) for block in self.blocks]
+        made_of = repr((blocks, self.residual, self.a, self.s))
+        return hashlib.sha256(made_of.encode()).hexdigest()[:16]
 
 
 def _by_primitive(parameters) -> Iterator[dict[str, Parameter]]:

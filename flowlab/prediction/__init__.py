@@ -1,7 +1,7 @@
 """What theory predicts for a run: the settings' network put into the theory's terms.
 
-One module for each family of networks: ``predict(run)`` returns the rows or, where its assumptions
-fail, one sentence that says which fails and which setting has a prediction.
+One module for each family of networks: ``predict(given)`` returns the rows or, where its
+assumptions fail, one sentence that says which fails and which setting has a prediction.
 """
 
 import pandas as pd
@@ -13,11 +13,10 @@ from flowlab.prediction import (
     convolution,
     feedforward,
     normalization,
-    normalized_convolution,
     recurrence,
 )
-from flowlab.prediction.curve import silent
-from flowlab.prediction.inputs import Run
+from flowlab.prediction.inputs import Inputs
+from flowlab.prediction.rows import silent
 from flowlab.settings import Settings
 
 __all__ = ["predict"]
@@ -33,11 +32,11 @@ def predict(settings: Settings) -> pd.DataFrame:
     there is a prediction, be it for some rows alone.
     """
     setup = prepare(settings, ensemble=False)
-    run = Run(setup.settings, setup.batches, setup.network)
-    because = None if settings.network.name == "mlp" else run.out_of_range()
+    given = Inputs(setup.settings, setup.batches, setup.network)
+    because = None if settings.network.name == "mlp" else given.out_of_range()
     with one_thread():
-        prediction = because or _family(settings)(run)
-    return silent(run, prediction) if isinstance(prediction, str) else prediction
+        prediction = because or _family(settings)(given)
+    return silent(given, prediction) if isinstance(prediction, str) else prediction
 
 
 def _family(settings: Settings):
@@ -49,6 +48,4 @@ def _family(settings: Settings):
         case "mlp":
             return feedforward.predict if settings.norm == "none" else normalization.predict
         case _:
-            return (
-                convolution.predict if settings.norm == "none" else normalized_convolution.predict
-            )
+            return convolution.predict

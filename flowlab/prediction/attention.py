@@ -17,25 +17,25 @@ import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError
-from flowlab.prediction.curve import IDENTITY, by_operation, curve
-from flowlab.prediction.inputs import Run
+from flowlab.prediction.inputs import Inputs
+from flowlab.prediction.rows import IDENTITY, by_operation, curve
 from flowlab.theory.attention import TokenFlow, token_flow
 
 _ERROR = {"pre": 0.02, "post": 0.04, "none": 0.04}
 
 
-def predict(run: Run) -> pd.DataFrame | str:
+def predict(given: Inputs) -> pd.DataFrame | str:
     """delta and activation (that of blocks) at every block's output."""
-    settings, network = run.settings, run.settings.network
+    settings, network = given.settings, given.settings.network
     place = "none" if settings.norm == "none" else network.placement
-    skip, reads = settings.skip != "none", run.outputs is not None
-    count, tokens = settings.depth - 1 - reads, run.batches.example[0]
+    skip, reads = settings.skip != "none", given.outputs is not None
+    count, tokens = settings.depth - 1 - reads, given.batches.example[0]
     for fails, because in (
         (
             count < 1,
             f"without blocks there is no step; depth={2 + reads} has a prediction",
         ),
-        (run.initializer.identity, IDENTITY),
+        (given.initializer.identity, IDENTITY),
         (
             network.causal,
             "theory takes tokens as exchangeable and causal ones see prefixes of different length; "
@@ -47,7 +47,7 @@ def predict(run: Run) -> pd.DataFrame | str:
             "norm=layer has a prediction",
         ),
         (
-            not run.unbiased,
+            not given.unbiased,
             "the recursion of the tokens' cosines has no biases; init.sigma_b=0 has a prediction",
         ),
         (tokens < 2, "one token attends to itself alone; network.steps=2 has a prediction"),
@@ -59,9 +59,9 @@ def predict(run: Run) -> pd.DataFrame | str:
     ):
         if fails:
             return because
-    squares, cosine = _embedded(run)
+    squares, cosine = _embedded(given)
     try:
-        flow = _flow(run, place, skip, count, tokens, float(squares.mean()), cosine)
+        flow = _flow(given, place, skip, count, tokens, float(squares.mean()), cosine)
     except InputError:
         return (
             "the logits come to vary by more than 400, where attention is an argmax; "
@@ -69,35 +69,35 @@ def predict(run: Run) -> pd.DataFrame | str:
         )
     log_rate, log_read = np.log(flow.rate), 0.0
     if place == "pre":
-        log_rate, log_read = _each_token(flow, squares, run.network.s**4 * skip, reads)
+        log_rate, log_read = _each_token(flow, squares, given.network.s**4 * skip, reads)
     log_logit = 0.0
     if reads:  # the mean over tokens, of a norm's output where one stands before it
         square, cosine = 1.0 if place == "pre" else flow.square[-1], flow.cosine[-1]
-        log_logit = math.log(run.maps(-1)[0][0] * square * (1 + (tokens - 1) * cosine) / tokens)
-    level, *of_top, _, _ = run.top(1 if reads else tokens, log_logit)
+        log_logit = math.log(given.maps(-1)[0][0] * square * (1 + (tokens - 1) * cosine) / tokens)
+    level, *of_top, _, _ = given.top(1 if reads else tokens, log_logit)
     # What the skip alone keeps of a block's rate is exact; a norm behind it divides by 1 + a^2.
-    a2 = 0.0 if settings.skip == "rezero" else run.network.a**2
-    kept = skip * (run.network.s**4 / np.exp(log_rate) if place != "post" else (1 + a2) ** -2)
+    a2 = 0.0 if settings.skip == "rezero" else given.network.a**2
+    kept = skip * (given.network.s**4 / np.exp(log_rate) if place != "post" else (1 + a2) ** -2)
     error = _ERROR[place] * float(np.mean(np.clip(1 - kept, 0.0, 1.0)))
     if reads:
-        log_rate = np.append(log_rate, math.log(run.maps(-1)[0][0] / tokens) + log_read)
+        log_rate = np.append(log_rate, math.log(given.maps(-1)[0][0] / tokens) + log_read)
     square = np.log(flow.square * settings.batch_size * tokens * settings.width)
     table = curve(
-        run,
+        given,
         top=level,
         log_rate=log_rate,
         of_top=tuple(of_top),
         error=error,
         activation_log10_norm=np.append(square, [math.nan] * reads),
     )
-    return by_operation(table, run)
+    return by_operation(table, given)
 
 
-def _embedded(run: Run) -> tuple[np.ndarray, float]:
+def _embedded(given: Inputs) -> tuple[np.ndarray, float]:
     """Quantiles of the embedded tokens' mean squares, and the mean cosine of two of a sequence."""
-    x = run.inputs()
+    x = given.examples()
     x = x.reshape(-1, *x.shape[2:])
-    embedding, positions = (run.sigma2(p) for p in run.weights(0))
+    embedding, positions = (given.sigma2(p) for p in given.weights(0))
     square = embedding * np.square(x).mean(axis=2) + positions
     unit = x / np.sqrt(np.maximum(square, 1e-300) * x.shape[2])[..., None]
     total, own = np.square(unit.sum(axis=1)).sum(), np.square(unit).sum()
@@ -127,10 +127,10 @@ def _each_token(flow: TokenFlow, squares: np.ndarray, keep: float, reads: bool):
 
 
 def _flow(
-    run: Run, place: str, skip: bool, count: int, tokens: int, square: float, cosine: float
+    given: Inputs, place: str, skip: bool, count: int, tokens: int, square: float, cosine: float
 ) -> TokenFlow:
-    settings, network = run.settings, run.settings.network
-    queries, keys, values, output, wide, narrow = (w2 for w2, _ in run.maps(1))
+    settings, network = given.settings, given.settings.network
+    queries, keys, values, output, wide, narrow = (w2 for w2, _ in given.maps(1))
     head = settings.width // network.heads
     scale = 1.0 if network.logit_scale == "inverse_sqrt" else 1 / head
     return token_flow(
@@ -138,12 +138,12 @@ def _flow(
         tokens,
         settings.width,
         cosine=cosine,
-        cotangent_cosine=0.0 if run.outputs is None and settings.upstream == "gaussian" else 1.0,
+        cotangent_cosine=0.0 if given.outputs is None and settings.upstream == "gaussian" else 1.0,
         square=square,
         norm=place,
         skip=skip,
-        branch_scale=0.0 if settings.skip == "rezero" else run.network.a,
-        output_scale=run.network.s,
+        branch_scale=0.0 if settings.skip == "rezero" else given.network.a,
+        output_scale=given.network.s,
         logit_variance=scale * queries * keys,
         value_variance=values * output,
         activation=settings.activation,

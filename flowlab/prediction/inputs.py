@@ -9,7 +9,7 @@ import numpy as np
 from flowlab.initializers import Initializer
 from flowlab.layer import Parameter
 from flowlab.measurement.setup import Setup
-from flowlab.theory.feedforward import cotangent
+from flowlab.theory.upstream import cotangent
 
 MOST_BATCHES = 16
 MOST_VALUES = 2**21
@@ -18,8 +18,8 @@ TO_LOG10 = 0.5 / math.log(10)  # log of a squared norm to log10 of the norm
 
 
 @dataclass(frozen=True)
-class Run(Setup):
-    """A run before it is measured, with what theory reads of it."""
+class Inputs(Setup):
+    """A run's setup with what predictions read of it."""
 
     @cached_property
     def initializer(self) -> Initializer:
@@ -75,21 +75,21 @@ class Run(Setup):
                 "theory squares standard deviations of parameters, which must lie between 1e-60 "
                 "and 1e60; init.gain=1 has a prediction"
             )
-        if not self.inputs().any():
+        if not self.examples().any():
             return "all inputs are zero and fix no scale; data=gaussian has a prediction"
         return None
 
-    def inputs(self, values: int = 0) -> np.ndarray:
+    def examples(self, values: int = 0) -> np.ndarray:
         """Inputs of the first seeds, (seeds, *batch shape), in float64.
 
         Of ``MOST_BATCHES`` seeds, or of as many more as together have that many values.
         """
-        if values not in self._inputs:
-            self._inputs[values] = self._read(values)
-        return self._inputs[values]
+        if values not in self._examples:
+            self._examples[values] = self._read(values)
+        return self._examples[values]
 
     @cached_property
-    def _inputs(self) -> dict[int, np.ndarray]:
+    def _examples(self) -> dict[int, np.ndarray]:
         return {}
 
     def _read(self, values: int) -> np.ndarray:
@@ -101,7 +101,7 @@ class Run(Setup):
     def top(self, positions: int, log_q: float = 0.0, c: float = 0.0):
         """At an output of ``positions`` places: log E||delta||^2, mean, variance, alpha, r.
 
-        As `flowlab.theory.feedforward.cotangent` gives them, places counting as examples; ``log_q``
+        As `flowlab.theory.upstream.cotangent` gives them, places counting as examples; ``log_q``
         and ``c`` are those of the logits. The squared error's cotangent is 2 (z - target).
         """
         settings, batch = self.settings, self.settings.batch_size
@@ -118,17 +118,6 @@ class Run(Setup):
             if settings.reduction == "mean":
                 level -= 2 * math.log(batch * units)
         return (level, *rest)
-
-
-def moments(x: np.ndarray) -> tuple[float, float]:
-    """Of x (batches, members, features): mean ||x||^2/features, mean cosine of two members."""
-    squares = np.square(x).sum(axis=2)
-    q, n = float(squares.mean() / x.shape[2]), x.shape[1]
-    if n == 1:
-        return q, 0.0
-    unit = x / np.sqrt(np.where(squares > 0, squares, 1.0))[:, :, None]
-    total = np.square(unit.sum(axis=1)).sum(axis=1)
-    return q, float(np.mean((total - n) / (n * (n - 1))))
 
 
 def log_squares(x: np.ndarray) -> np.ndarray:

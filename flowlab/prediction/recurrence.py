@@ -9,7 +9,7 @@ layers are not. With rates counted backward from the last step, where the net is
   than sqrt(N) are counted, g^2 = N Var(W) per step; from 2 sqrt(N) on 2 log rho
   (`gaussian_late_log_rate`), whose slope is predicted over those late steps if they are half of
   all, with an error of 0.1 per step (the approach to it). In between theory is silent.
-* *All else*: large width, by sampled units (`flowlab.theory.dynamic_mean_field`), so
+* *All else*: large width, by sampled units (`flowlab.theory.recurrent_mean_field`), so
   that inputs may be alike from step to step, biases stay and layers read the states below. Plain
   cells whose weights mix need no sampling: their variances follow one another (`_plain`). Error of
   a step: what finite width adds, `kappa`/(2N) (2/N with gates, whose kappa is not derived), of the
@@ -26,22 +26,22 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from flowlab.prediction.curve import SHALLOW, unpredicted
-from flowlab.prediction.inputs import TO_LOG10, Run
+from flowlab.prediction.inputs import TO_LOG10, Inputs
+from flowlab.prediction.rows import SHALLOW, unpredicted
 from flowlab.schema import COTANGENT
-from flowlab.theory.activations import Activation, get_activation
-from flowlab.theory.dynamic_mean_field import Layer, sampled_flow
+from flowlab.theory.activations import ActivationFunction, get_activation
+from flowlab.theory.field_moments import one_point
 from flowlab.theory.finite_width import kappa
-from flowlab.theory.one_point import one_point
 from flowlab.theory.recurrence import gaussian_late_log_rate
+from flowlab.theory.recurrent_mean_field import RecurrentLayer, sampled_flow
 
 _EXAMPLES, _SAMPLED = 64, 8
 _SCHEMES = ("orthogonal", "delta_orthogonal", "identity")
 
 
-def predict(run: Run) -> pd.DataFrame | str:
+def predict(given: Inputs) -> pd.DataFrame | str:
     """The layers' rows without a prediction, then one row per step of the last recurrent layer."""
-    settings, steps = run.settings, run.settings.network.steps
+    settings, steps = given.settings, given.settings.network.steps
     cut = settings.network.truncation
     if settings.depth < 2:
         return SHALLOW
@@ -57,13 +57,13 @@ def predict(run: Run) -> pd.DataFrame | str:
             "truncated backpropagation cuts the way that theory follows; "
             "network.truncation=null has a prediction"
         )
-    told = _log_squares(run, steps)
-    if isinstance(told, str):
-        return told
-    log_square, last_square, error = told
-    readout = run.maps(-1)[0][0]
+    found = _log_squares(given, steps)
+    if isinstance(found, str):
+        return found
+    log_square, last_square, error = found
+    readout = given.maps(-1)[0][0]
     log_q = math.log(readout * last_square) if last_square > 0 else -700.0
-    level = run.top(1, log_q)[0] + math.log(readout)
+    level = given.top(1, log_q)[0] + math.log(readout)
     rows = pd.DataFrame(
         {
             "run": settings.run(),
@@ -74,15 +74,15 @@ def predict(run: Run) -> pd.DataFrame | str:
             "slope_error": error * TO_LOG10,
         }
     )
-    table = pd.concat([unpredicted(run), rows], ignore_index=True)
+    table = pd.concat([unpredicted(given), rows], ignore_index=True)
     return table.assign(time=table["time"].astype("Int64"))
 
 
-def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
+def _log_squares(given: Inputs, steps: int) -> tuple[np.ndarray, float, float] | str:
     """log of E||dh_t||^2 over E||dh_T||^2 (T,), E h_T^2, and the error of a step's log rate."""
-    settings, network, width = run.settings, run.settings.network, run.settings.width
-    layers = [_layer(run, block) for block in range(settings.depth - 1)]
-    last, isometric = layers[-1], _scheme(run) in _SCHEMES
+    settings, network, width = given.settings, given.settings.network, given.settings.width
+    layers = [_layer(given, block) for block in range(settings.depth - 1)]
+    last, isometric = layers[-1], _scheme(given) in _SCHEMES
     counted = np.arange(steps)[::-1]
     if network.name == "rnn" and settings.activation == "identity":
         log_g2 = math.log(last.g2)
@@ -94,7 +94,7 @@ def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
             return np.where(late, counted * rate, math.nan), 0.0, 0.1
         reach = counted <= math.sqrt(width)
         return np.where(reach, counted * log_g2, math.nan), 0.0, 2 / width
-    x = run.inputs()
+    x = given.examples()
     x = x[:, : max(1, _EXAMPLES // len(x))].reshape(-1, *x.shape[2:])[:_EXAMPLES]
     inputs = x @ x.transpose(0, 2, 1) / x.shape[2]
     if network.name == "rnn" and not last.identity:
@@ -123,23 +123,23 @@ def _log_squares(run: Run, steps: int) -> tuple[np.ndarray, float, float] | str:
     return np.where(within, log_square, math.nan), float(square), error
 
 
-def _scheme(run: Run) -> str:
-    return run.settings.network.recurrent or run.settings.init.name
+def _scheme(given: Inputs) -> str:
+    return given.settings.network.recurrent or given.settings.init.name
 
 
-def _layer(run: Run, block: int) -> Layer:
+def _layer(given: Inputs, block: int) -> RecurrentLayer:
     """A recurrent layer's second moments."""
-    network, (into, back) = run.settings.network, run.weights(block)
-    g2, scheme = run.sigma2(back), _scheme(run)
+    network, (into, back) = given.settings.network, given.weights(block)
+    g2, scheme = given.sigma2(back), _scheme(given)
     if scheme in _SCHEMES:  # gates stand side by side, each of them a scaled isometry
-        gain = 1.0 if network.recurrent else run.settings.init.gain
+        gain = 1.0 if network.recurrent else given.settings.init.gain
         g2 = (gain * network.radius) ** 2
-    parameters = [p for own in run.parameters[block] for p in own.values()]
-    biases = sum(run.sigma2(p) for p in parameters if p.role == "bias")
-    return Layer(run.sigma2(into), g2, biases, scheme == "identity", network.forget_bias)
+    parameters = [p for own in given.parameters[block] for p in own.values()]
+    biases = sum(given.sigma2(p) for p in parameters if p.role == "bias")
+    return RecurrentLayer(given.sigma2(into), g2, biases, scheme == "identity", network.forget_bias)
 
 
-def _plain(act: Activation, layers: list[Layer], inputs: np.ndarray):
+def _plain(act: ActivationFunction, layers: list[RecurrentLayer], inputs: np.ndarray):
     """E h_T^2, log E||dh_t||^2 over E||dh_T||^2 (T,) and the last q, of weights that mix units.
 
     q_t = sigma2_in E x_t^2 + sigma2_b + g2 E h_{t-1}^2 of each example by itself, and a step's rate

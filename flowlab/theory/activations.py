@@ -17,7 +17,7 @@ SELU_ALPHA = 1.6732632423543772
 
 
 @dataclass(frozen=True)
-class Activation:
+class ActivationFunction:
     """An activation ``phi`` with its derivative, both elementwise on arrays of any shape.
 
     ``negative_slope`` is set for the positively homogeneous ones, whose positive slope is 1;
@@ -41,8 +41,8 @@ class Activation:
         return float(self.phi(np.float64(0))) == 0.0
 
 
-def _leaky(name: str, slope: float) -> Activation:
-    return Activation(
+def _leaky(name: str, slope: float) -> ActivationFunction:
+    return ActivationFunction(
         name,
         lambda u: np.where(u > 0, u, slope * u),
         lambda u: np.where(u > 0, 1.0, slope),
@@ -50,8 +50,8 @@ def _leaky(name: str, slope: float) -> Activation:
     )
 
 
-def _exponential(name: str, scale: float, alpha: float) -> Activation:
-    return Activation(
+def _exponential(name: str, scale: float, alpha: float) -> ActivationFunction:
+    return ActivationFunction(
         name,
         lambda u: scale * np.where(u > 0, u, alpha * np.expm1(np.minimum(u, 0))),
         lambda u: scale * np.where(u > 0, 1.0, alpha * np.exp(np.minimum(u, 0))),
@@ -73,35 +73,37 @@ ACTIVATIONS = {
         _leaky("identity", 1.0),
         _leaky("relu", 0.0),
         _leaky("leaky_relu", 0.01),
-        Activation("tanh", np.tanh, _sech2, bounded=True),
-        Activation("sigmoid", expit, lambda u: expit(u) * expit(-u), bounded=True),
-        Activation(
+        ActivationFunction("tanh", np.tanh, _sech2, bounded=True),
+        ActivationFunction("sigmoid", expit, lambda u: expit(u) * expit(-u), bounded=True),
+        ActivationFunction(
             "erf",
             erf,
             lambda u: np.exp(-(np.minimum(np.abs(u), 26.0) ** 2)) * (2 / np.sqrt(np.pi)),
             bounded=True,
         ),
-        Activation("gelu", lambda u: u * ndtr(u), lambda u: ndtr(u) + u * _density(u)),
-        Activation("silu", lambda u: u * expit(u), lambda u: expit(u) * (1 + u * expit(-u))),
+        ActivationFunction("gelu", lambda u: u * ndtr(u), lambda u: ndtr(u) + u * _density(u)),
+        ActivationFunction(
+            "silu", lambda u: u * expit(u), lambda u: expit(u) * (1 + u * expit(-u))
+        ),
         _exponential("selu", SELU_SCALE, SELU_ALPHA),
         _exponential("elu", 1.0, 1.0),
-        Activation("softplus", lambda u: np.logaddexp(0, u), expit),
+        ActivationFunction("softplus", lambda u: np.logaddexp(0, u), expit),
     )
 }
 
 
-def get_activation(activation: "str | Activation") -> Activation:
-    """The activation of that name; an `Activation` is returned as it is.
+def get_activation(activation: "str | ActivationFunction") -> ActivationFunction:
+    """The activation of that name; an `ActivationFunction` is returned as it is.
 
     Raises `InputError` for an unknown name.
     """
-    if isinstance(activation, Activation):
+    if isinstance(activation, ActivationFunction):
         return activation
     if activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
     return ACTIVATIONS[activation]
 
 
-def leaky_relu(slope: float) -> Activation:
+def leaky_relu(slope: float) -> ActivationFunction:
     """Leaky ReLU of another negative slope than PyTorch's 0.01."""
     return _leaky(f"leaky_relu({slope:g})", float(slope))

@@ -7,9 +7,9 @@ order in 1/d, and in 1/T where it is not exact:
 
 * Logits have variance s^2 = sigma2_Q sigma2_K, of which the softmax sees what differs within a row,
   s^2 (1-rho); two rows' logits correlate by rho. So T sum p_a^2 -> e^{s^2 (1-rho)} and
-  T sum p_a p_b -> e^{s^2 rho (1-rho)} as T grows (`Overlaps`).
-* Values: (p C p')_ab = rho + (1-rho) sum p_a p_b for the tokens' Gram matrix C. The part that tells
-  tokens apart shrinks by about 1/T: rank collapse (Dong et al. 2021). A row also prefers tokens
+  T sum p_a p_b -> e^{s^2 rho (1-rho)} as T grows (`RowOverlaps`).
+* Values: (p C p')_ab = rho + (1-rho) sum p_a p_b for the tokens' Gram matrix C. The part in which
+  tokens differ shrinks by about 1/T: rank collapse (Dong et al. 2021). A row also prefers tokens
   that lie along its query, by s sqrt(1-rho) in one direction of d: this adds
   (1-rho)^2 s^2 (tr J)^2/d, J below, which counts once T nears d.
 * Queries and keys: dS_a = J_a dp_a with J_a = diag p_a - p_a p_a' and dp_ab = <dO_a, v_b>. J kills
@@ -101,7 +101,7 @@ def _pairs_of_rows(variance: float, correlation: float, tokens: int) -> tuple[fl
 
 
 @dataclass(frozen=True)
-class Overlaps:
+class RowOverlaps:
     """Means over rows a != b of attention, each times T.
 
     own: sum p_a^2; cross: sum p_a p_b; own_jacobian: ||J_a||^2; cross_jacobian: tr J_a J_b;
@@ -115,8 +115,8 @@ class Overlaps:
     trace: float
 
 
-def overlaps(cosine: float, tokens: int, logit_variance: float = 1.0) -> Overlaps:
-    """Overlaps of attention rows over tokens of that cosine; logit_variance: s^2.
+def overlaps(cosine: float, tokens: int, logit_variance: float = 1.0) -> RowOverlaps:
+    """RowOverlaps of attention rows over tokens of that cosine; logit_variance: s^2.
 
     For Gaussian logits the own ones are exact, the cross ones right to O(1/T^2) where
     8 e^{variance} is below T; beyond they are means of a fixed sample, within about a hundredth.
@@ -133,7 +133,7 @@ def overlaps(cosine: float, tokens: int, logit_variance: float = 1.0) -> Overlap
     else:
         cross, cross_jacobian = _pairs_of_rows(v, float(cosine), tokens)
     cross, cross_jacobian = float(min(cross, own)), float(min(cross_jacobian, own_jacobian))
-    return Overlaps(own, cross, own_jacobian, cross_jacobian, 1 - own / tokens)
+    return RowOverlaps(own, cross, own_jacobian, cross_jacobian, 1 - own / tokens)
 
 
 def attention_gram(

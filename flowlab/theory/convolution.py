@@ -17,11 +17,11 @@ path's adjacency matrix plus the identity, over three.
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from flowlab.errors import InputError
-from flowlab.theory.activations import Activation, get_activation
-from flowlab.theory.moments import Sites
-from flowlab.theory.one_point import one_point
+from flowlab.theory.activations import ActivationFunction, get_activation
+from flowlab.theory.field_moments import one_point
 
 
 def averaging(size: int, kernel: int, padding: int) -> np.ndarray:
@@ -52,75 +52,21 @@ def border_rate(shape: tuple[int, ...], kernel: int) -> float:
     return float(np.prod(tops))
 
 
+def border_rates(side: int, kernel: int) -> pd.DataFrame:
+    """Of square images in a critical net, in decades of the norm per layer: columns padding, rate.
+
+    Zeros lose at the border in every layer, deep in the net; circular padding loses nothing.
+    Raises InputError for an even kernel.
+    """
+    lost = np.log10(border_rate((side, side), kernel)) / 2
+    return pd.DataFrame({"padding": ["circular", "zeros"], "rate": [0.0, lost]})
+
+
 def _along(matrices, field, first=0):
     """Apply one matrix to each dimension of a field, from axis ``first`` on."""
     for axis, matrix in enumerate(matrices, first):
         field = np.moveaxis(np.tensordot(matrix, field, axes=(1, axis)), 0, axis)
     return field
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Fields over positions in a net of L convolutions, and the rates of their sums.
-
-    log_q: L arrays (positions), log E z_l^2; delta: L arrays, E delta_l^2 summed over channels and
-    normalized to a mean of 1 over positions; log_delta: (L,), log of sum_l over positions, 0 at L;
-    rate: (L - 1,), E||delta_l||^2 / E||delta_{l+1}||^2.
-    """
-
-    log_q: list[np.ndarray]
-    delta: list[np.ndarray]
-    log_delta: np.ndarray
-    rate: np.ndarray
-
-
-def zero_padded_profile(
-    activation: str | Activation,
-    depth: int,
-    *,
-    input_q: np.ndarray,
-    kernel: int,
-    padding: int,
-    sigma_w2: float,
-    sigma_b2: float = 0.0,
-    upstream: np.ndarray | None = None,
-) -> Profile:
-    """Variances of z_1 = conv(x) .. z_L and of the cotangents at them, position by position.
-
-    input_q: E x^2 at every position, any number of dimensions; upstream: E delta_L^2 at every
-    position of z_L, default constant. The shape shrinks where padding < (kernel - 1)/2. Exact for
-    many channels with the backward weights independent of the forward pass.
-    """
-    act = get_activation(activation)
-    field = np.asarray(input_q, dtype=float)
-    if depth < 1:
-        raise InputError(f"depth must be at least 1; got {depth}")
-    if not (np.all(field >= 0) and np.any(field > 0)):
-        raise InputError("input_q must be at least 0 everywhere and above 0 somewhere")
-    steps, log_q, mu1 = [], [], []
-    with np.errstate(divide="ignore"):
-        log_field = np.log(field)
-        for _ in range(depth):
-            steps.append([averaging(n, kernel, padding) for n in log_field.shape])
-            top = log_field.max()
-            log_mean = np.log(sigma_w2) + top + np.log(_along(steps[-1], np.exp(log_field - top)))
-            log_q.append(np.logaddexp(log_mean, np.log(sigma_b2)))
-            sites = Sites(act, log_q[-1].ravel())
-            log_field = np.reshape(sites.log_phi2, log_q[-1].shape)
-            mu1.append(np.reshape(sites.mu1, log_q[-1].shape))
-    delta = np.ones_like(mu1[-1]) if upstream is None else np.asarray(upstream, dtype=float)
-    if delta.shape != mu1[-1].shape:
-        raise InputError(
-            f"upstream must have the shape {mu1[-1].shape} of the last layer; got {delta.shape}"
-        )
-    fields, rate = [delta / delta.mean()], []
-    for layer in reversed(range(depth - 1)):
-        pulled = sigma_w2 * mu1[layer] * _along([a.T for a in steps[layer + 1]], fields[-1])
-        rate.append(pulled.sum() / fields[-1].sum())
-        fields.append(pulled / pulled.mean())
-    rate = np.array(rate[::-1])
-    log_delta = np.append(np.cumsum(np.log(rate[::-1]))[::-1], 0.0)
-    return Profile(log_q, fields[::-1], log_delta, rate)
 
 
 @dataclass(frozen=True)
@@ -146,7 +92,7 @@ class FieldFlow:
 
 
 def field_flow(
-    activation: str | Activation,
+    activation: str | ActivationFunction,
     layers: list[list[tuple[float, float]]],
     *,
     input_q: np.ndarray,

@@ -11,8 +11,8 @@ many positions fluctuates far less than a fully-connected one of c units, by up 
 Two members' overlaps h and m follow the fully-connected correlation map, which is that of circular
 padding (`mapped_overlaps`). With zeros at the border two places stay different for ever, as their
 windows see different parts of the profile: there they are those of the covariances between all
-positions, weighed by their shares of the cotangent (`kernel_overlaps`). Of zero-padded nets 200 and
-400 layers deep, of 8 and 16 channels, the mean lies half-way between both within its standard
+positions, weighed by their shares of the cotangent (`covariance_overlaps`). Of zero-padded nets 200
+and 400 layers deep, of 8 and 16 channels, the mean lies half-way between both within its standard
 error: cotangents' fluctuations make positions more alike than the mean field has them.
 
 Weights that read one position alone (delta-orthogonal) have no modes. Members then come in pairs of
@@ -26,15 +26,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowlab.errors import InputError
-from flowlab.theory.activations import Activation, get_activation
+from flowlab.theory.activations import ActivationFunction, get_activation
+from flowlab.theory.field_moments import one_point
 from flowlab.theory.finite_width import exact_step
 from flowlab.theory.moments import homogeneous_correlation, homogeneous_pairs
-from flowlab.theory.one_point import one_point
-from flowlab.theory.position_kernels import PositionKernels
+from flowlab.theory.position_covariances import PositionCovariances
 
 
 @dataclass(frozen=True)
-class Map:
+class ActivatedMap:
     """A map after an activation whose input has log variance ``log_q``.
 
     weight: the share of phi(u) W in the map's output, the rest being its bias.
@@ -45,7 +45,7 @@ class Map:
 
 
 @dataclass(frozen=True)
-class Overlaps:
+class PairOverlaps:
     """h, m and m_1 of `finite_width` before a map; h and m (pairs,), of kinds of pairs."""
 
     h: np.ndarray
@@ -54,7 +54,7 @@ class Overlaps:
 
 
 @dataclass(frozen=True)
-class Steps:
+class ChannelSteps:
     """Mean and variance (L - 1,) of each step of log ||delta||^2 beyond its rate.
 
     next_order: (L - 1,), by how much one example's exact step differs from its first order.
@@ -66,11 +66,11 @@ class Steps:
 
 
 def mapped_overlaps(
-    activation: Activation,
-    layers: list[list[Map]],
+    activation: ActivationFunction,
+    layers: list[list[ActivatedMap]],
     correlations: np.ndarray,
     forward_share: np.ndarray,
-) -> list[list[Overlaps]]:
+) -> list[list[PairOverlaps]]:
     """From the correlations (pairs,) of members of z_1, all alike likely, by the correlation map.
 
     layers: the maps of each of z_2 .. z_L in forward order; forward_share: (L - 1,), what the
@@ -85,7 +85,7 @@ def mapped_overlaps(
         inner, mine = c, []
         for m in maps:
             overlap, h, second = _overlaps(activation, series[site], inner, m1[site])
-            mine.append(Overlaps(h, second, float(m1[site])))
+            mine.append(PairOverlaps(h, second, float(m1[site])))
             inner = np.clip(m.weight * overlap + 1 - m.weight, -1.0, 1.0)
             site += 1
         found.append(mine)
@@ -93,9 +93,9 @@ def mapped_overlaps(
     return found
 
 
-def kernel_overlaps(
-    kernels: PositionKernels, activation: Activation, profile: np.ndarray, batch: int
-) -> list[list[Overlaps]]:
+def covariance_overlaps(
+    kernels: PositionCovariances, activation: ActivationFunction, profile: np.ndarray, batch: int
+) -> list[list[PairOverlaps]]:
     """Means over pairs of members, each weighed by its position's share of ``profile`` (P,)."""
     share = profile.ravel() / profile.sum()
     weights = np.stack([share[:, None] * share] * 2)
@@ -108,14 +108,14 @@ def kernel_overlaps(
         for read, _ in reads:
             h, m, m1 = read.pairs.overlaps(read.c)
             mine.append(
-                Overlaps(*(np.array([(weights * x).sum()]) for x in (h, m)), float(share @ m1))
+                PairOverlaps(*(np.array([(weights * x).sum()]) for x in (h, m)), float(share @ m1))
             )
         found.append(mine)
     return found
 
 
 def circular_steps(
-    activation: str | Activation,
+    activation: str | ActivationFunction,
     depth: int,
     *,
     shape: tuple[int, ...],
@@ -140,7 +140,7 @@ def circular_steps(
             "shape, kernel and channels must be at least 1;"
             f" got {tuple(shape)}, {kernel} and {channels}"
         )
-    layers = [[Map(0.0)]] * (depth - 1)
+    layers = [[ActivatedMap(0.0)]] * (depth - 1)
     overlaps = mapped_overlaps(act, layers, np.array([input_c]), np.ones(depth - 1))
     found = channel_steps(
         act, overlaps, shape=shape, kernel=kernels, channels=channels, common=common, exact=False
@@ -149,8 +149,8 @@ def circular_steps(
 
 
 def channel_steps(
-    activation: Activation,
-    overlaps: list[list[Overlaps]],
+    activation: ActivationFunction,
+    overlaps: list[list[PairOverlaps]],
     *,
     shape: tuple[int, ...],
     kernel: tuple[int, ...],
@@ -159,7 +159,7 @@ def channel_steps(
     orthogonal: bool = False,
     common: float | None = None,
     exact: bool = True,
-) -> Steps:
+) -> ChannelSteps:
     """First order in depth/channels; without windows one example's ``exact`` step where known.
 
     overlaps: of the maps of each of z_2 .. z_L in forward order; shape: examples and positions, of
@@ -214,7 +214,7 @@ def channel_steps(
         bottom = 1 + (4 * mixed * straight + square * cross) / channels
         spectrum = top / np.maximum(bottom, 1e-12)
         spectrum /= np.maximum(spectrum.mean(axis=1, keepdims=True), 1.0)
-    return Steps(*np.array(steps[::-1]).reshape(-1, 3).T)
+    return ChannelSteps(*np.array(steps[::-1]).reshape(-1, 3).T)
 
 
 def _overlaps(activation, series, c, m1):

@@ -34,7 +34,7 @@ from scipy.special import digamma, gammaln, polygamma
 
 from flowlab.errors import InputError
 from flowlab.numerics.blas import kept
-from flowlab.theory.activations import Activation, get_activation
+from flowlab.theory.activations import ActivationFunction, get_activation
 from flowlab.theory.moments import mean_derivative_power
 
 
@@ -72,7 +72,7 @@ def orthogonal_relu_step(n: int) -> tuple[float, float]:
     return float(mean), float(weight @ ((step - mean) ** 2 + spread))
 
 
-def kappa(activation: str | Activation, q: float = 1.0, orthogonal: bool = False) -> float:
+def kappa(activation: str | ActivationFunction, q: float = 1.0, orthogonal: bool = False) -> float:
     """n times the relative variance of one example's squared gradient norm per layer.
 
     3 mu_2/mu_1^2 - 1 for Gaussian weights and 3 mu_2/mu_1^2 - 3 for orthogonal ones, with
@@ -84,7 +84,7 @@ def kappa(activation: str | Activation, q: float = 1.0, orthogonal: bool = False
 
 
 def step_mean_variance(
-    activation: str | Activation, n: int, orthogonal: bool = False, q: float = 1.0
+    activation: str | ActivationFunction, n: int, orthogonal: bool = False, q: float = 1.0
 ) -> tuple[float, float]:
     """Mean and variance of one layer's step of log ||delta||^2 - log chi, for one example.
 
@@ -97,7 +97,9 @@ def step_mean_variance(
     return exact_step(get_activation(activation), n, kappa(activation, q, orthogonal), orthogonal)
 
 
-def exact_step(act: Activation, n: int, kappa_: float, orthogonal: bool) -> tuple[float, float]:
+def exact_step(
+    act: ActivationFunction, n: int, kappa_: float, orthogonal: bool
+) -> tuple[float, float]:
     """The step of relative variance kappa/n, by its exact law where that is known."""
     if not orthogonal and act.negative_slope == 1:
         return chi_square_step(n)

@@ -26,14 +26,16 @@ g = dz_next W^T has no component along h. To first order in 1/d this gives `norm
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.special import digamma, gammaln, polygamma
 
 from flowlab.errors import InputError, unknown
 from flowlab.numerics.blas import kept
-from flowlab.theory.activations import Activation, get_activation
+from flowlab.theory.activations import ActivationFunction, get_activation
 from flowlab.theory.moments import NODES, WEIGHTS, kappa0, kappa1
 
 NORMS = ("layer_norm", "rms_norm")
@@ -57,7 +59,7 @@ def _check_batch(batch: int) -> None:
 
 
 @kept(maxsize=256)
-def batch_moments(activation: Activation, batch: int) -> BatchMoments:
+def batch_moments(activation: ActivationFunction, batch: int) -> BatchMoments:
     """By quadrature in polar coordinates over the plane of two examples.
 
     Their law is elliptical, of correlation -1/(B-1) and radius sqrt(B-1) sin x, where x has density
@@ -91,7 +93,7 @@ def batch_moments(activation: Activation, batch: int) -> BatchMoments:
     )
 
 
-def batch_norm_rate(activation: str | Activation, batch: int) -> float:
+def batch_norm_rate(activation: str | ActivationFunction, batch: int) -> float:
     """Rate of a plain net with batch norm, E||dz_l||^2 / E||dz_{l+1}||^2 (Yang et al. 2019).
 
     Independent of sigma_w; infinite width, exchangeable examples. Identity and ReLU in closed form,
@@ -110,7 +112,22 @@ def batch_norm_rate(activation: str | Activation, batch: int) -> float:
     return batch * moments.spread / ((batch - 3) * moments.centred)
 
 
-def batch_norm_error(activation: str | Activation, batch: int, width: int) -> float:
+def batch_norm_rates(activations: Sequence[str], batch_sizes: Sequence[int]) -> pd.DataFrame:
+    """`batch_norm_rate` in decades of the norm per layer: columns activation, batch_size, rate.
+
+    Batches below 4, where the mean rate is infinite, are left out. Raises InputError for an unknown
+    activation.
+    """
+    rows = [
+        (activation, batch, math.log10(batch_norm_rate(activation, batch)) / 2)
+        for activation in activations
+        for batch in batch_sizes
+        if batch >= 4
+    ]
+    return pd.DataFrame(rows, columns=["activation", "batch_size", "rate"])
+
+
+def batch_norm_error(activation: str | ActivationFunction, batch: int, width: int) -> float:
     """How far the mean log of a net of that width may lie from the log of `batch_norm_rate`.
 
     The batch's Gram matrix drifts at finite width, which raises the mean log by up to 0.1 B/N of
@@ -123,24 +140,14 @@ def batch_norm_error(activation: str | Activation, batch: int, width: int) -> fl
     return drift * batch / width + 2.0 * (batch < 6) / math.sqrt(width)
 
 
-def norm_rate(activation: str | Activation) -> float:
-    """Rate of a plain net with layer or RMS norm at infinite width: E phi'(z)^2 / E phi(z)^2.
+def norm_step(activation: str | ActivationFunction, norm: str, width: int) -> tuple[float, float]:
+    """Mean and variance of one example's step of log ||dz||^2 less the log of its rate.
 
-    z ~ N(0, 1); independent of sigma_w; 1 for homogeneous activations.
-    """
-    act = get_activation(activation)
-    if act.homogeneous:
-        return 1.0
-    return float((act.derivative(NODES) ** 2 @ WEIGHTS) / (act.phi(NODES) ** 2 @ WEIGHTS))
-
-
-def norm_step(activation: str | Activation, norm: str, width: int) -> tuple[float, float]:
-    """Mean and variance of one layer's step of log ||dz||^2 - log `norm_rate`, for one example.
-
-    norm: ``layer_norm`` or ``rms_norm``; width: d, the number of normalized units. Steps are
-    independent over layers. Exact for RMS norm with identity or ReLU (given two active units), for
-    layer norm with identity; else first order in 1/d. In RMS norm the identity's step is
-    log(chi^2_{d-1}/chi^2_d), independent, and ReLU's log(chi^2_{K-1}/(b chi^2_d)) with K active
+    The rate is E phi'(z)^2 / E phi(z)^2 with z ~ N(0, 1), whatever sigma_w, and 1 for homogeneous
+    activations. norm: ``layer_norm`` or ``rms_norm``; width: d, the number of normalized units.
+    Steps are independent over layers. Exact for RMS norm with identity or ReLU (given two active
+    units), for layer norm with identity; else first order in 1/d. In RMS norm the identity's step
+    is log(chi^2_{d-1}/chi^2_d), independent, and ReLU's log(chi^2_{K-1}/(b chi^2_d)) with K active
     units and b ~ Beta(K/2, (d-K)/2): variance 4/d and 8/d.
     Raises `InputError` for an unknown norm or width < 4.
     """
@@ -202,33 +209,16 @@ def _relu_rms_step(width):
 
 @dataclass(frozen=True)
 class Growth:
-    """Forward variance and backward rate of a residual net over L blocks.
+    """Forward variance and backward rate of a residual net with batch norm over L blocks.
 
     variance: (L + 1,) v_0 .. v_L, v_l the variance that block l's norm divides by; rate: (L,), the
-    factor of the squared cotangent across block l, from x_{l+1} to x_l; common: of batch norm, the
+    factor of the squared cotangent across block l, from x_{l+1} to x_l; common: the
     share of ||delta_0||^2 that is equal for all examples.
     """
 
     variance: np.ndarray
     rate: np.ndarray
-    common: float = math.nan
-
-
-def norm_branch(
-    activation: str | Activation, sigma_w2: float, hidden_sigma_w2: float | None = None
-) -> tuple[float, float]:
-    """Second moment v_f and rate chi_f of a branch that reads an input of unit variance.
-
-    The branch phi(x) W, or phi(x W_1) W with sigma_w^2 of W_1 ``hidden_sigma_w2``; chi_f with
-    respect to that normalized input: v_f = sigma_w2 E phi(u)^2, chi_f = sigma_w2 [hidden] E phi'^2.
-    """
-    act = get_activation(activation)
-    q = 1.0 if hidden_sigma_w2 is None else hidden_sigma_w2
-    u = np.sqrt(q) * NODES
-    return (
-        float(sigma_w2 * (act.phi(u) ** 2 @ WEIGHTS)),
-        float(sigma_w2 * q * (act.derivative(u) ** 2 @ WEIGHTS)),
-    )
+    common: float
 
 
 def _variances(start, gain, scale, depth):
@@ -244,44 +234,8 @@ def _variances(start, gain, scale, depth):
     return variance
 
 
-def pre_norm(
-    branch_moment: float,
-    branch_rate: float,
-    depth: int,
-    *,
-    start: float = 1.0,
-    branch_scale: float = 1.0,
-    output_scale: float = 1.0,
-) -> Growth:
-    """x -> s (x + a f(norm(x))) with layer or RMS norm, f ending in a Gaussian linear map.
-
-    v_{l+1} = s^2 (v_l + a^2 v_f), rate s^2 (1 + a^2 chi_f/v_l); infinite width (the norm's
-    projection takes O(1/d) of the branch). branch_moment, branch_rate: v_f and chi_f, as
-    `norm_branch` gives them; start: v_0. With s = 1 the product of L rates is
-    Gamma(b+L+rho) Gamma(b) / (Gamma(b+rho) Gamma(b+L)), b = v_0/(a^2 v_f), rho = chi_f/v_f: a power
-    law L^rho. With s < 1, v tends to s^2 a^2 v_f/(1-s^2) and the rate to s^2 + (1-s^2) rho.
-    Raises `InputError` for start <= 0 or depth < 1.
-    """
-    s2, a2 = output_scale**2, branch_scale**2
-    variance = _variances(start, a2 * branch_moment, s2, depth)
-    return Growth(variance, s2 * (1 + a2 * branch_rate / variance[:-1]))
-
-
-def pre_norm_log_growth(exponent: float, start: float, depth: int) -> float:
-    """log of the product of ``depth`` pre-norm rates at s = 1: the Gamma quotient of `pre_norm`.
-
-    exponent: rho = chi_f/v_f; start: b = v_0/(a^2 v_f).
-    """
-    return float(
-        gammaln(start + depth + exponent)
-        - gammaln(start + exponent)
-        + gammaln(start)
-        - gammaln(start + depth)
-    )
-
-
 def pre_batch_norm(
-    activation: str | Activation,
+    activation: str | ActivationFunction,
     batch: int,
     sigma_w2: float,
     depth: int,
@@ -320,12 +274,3 @@ def pre_batch_norm(
         rate[layer] = s2 * total
         spread, along = following / total, along / total
     return Growth(variance, rate, along)
-
-
-def post_norm_rate(branch_moment: float, branch_rate: float, branch_scale: float = 1.0) -> float:
-    """Rate of x -> norm(x + a f(x)), layer or RMS norm: (1 + a^2 chi_f)/(1 + a^2 v_f).
-
-    f ends in a Gaussian linear map and reads the normalized x; infinite width (`norm_branch`).
-    """
-    a2 = branch_scale**2
-    return (1 + a2 * branch_rate) / (1 + a2 * branch_moment)

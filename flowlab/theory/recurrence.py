@@ -1,4 +1,4 @@
-"""Gradient flow through time: h_{t+1} = phi(W h_t + inputs), and gated cells at initialization.
+"""Gradient flow through time: h_{t+1} = phi(W h_t + inputs).
 
 Rates are factors of the squared cotangent per time step going backward. The weights are tied: over
 t steps the cotangent meets powers of one matrix. While t is well below sqrt(N) those of a Gaussian
@@ -8,15 +8,11 @@ the largest eigenvalue takes over: 2 log rho per step where phi' = 1 (linear, or
 signals). An orthogonal W, or a ReLU net with W = 1 and positive preactivations, has rate 1 exactly.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from scipy.special import expit, gammainc
+from scipy.special import gammainc
 
 from flowlab.errors import InputError
-from flowlab.theory.activations import Activation, get_activation
-from flowlab.theory.mean_field import chi, q_fixed_point
-from flowlab.theory.moments import NODES, WEIGHTS
+from flowlab.theory.activations import ActivationFunction, get_activation
 
 
 def spectral_radius(weights: np.ndarray) -> np.ndarray:
@@ -35,12 +31,12 @@ def late_log_rate(weights: np.ndarray) -> np.ndarray:
         return 2 * np.log(spectral_radius(weights))
 
 
-def largest_slope(activation: str | Activation) -> float:
+def largest_slope(activation: str | ActivationFunction) -> float:
     """sup |phi'|: the gamma of Pascanu et al. (2013), 1 for tanh and ReLU, 1/4 for sigmoid."""
     return float(np.abs(get_activation(activation).derivative(np.linspace(-50, 50, 200_001))).max())
 
 
-def rate_bound(weights: np.ndarray, activation: str | Activation) -> np.ndarray:
+def rate_bound(weights: np.ndarray, activation: str | ActivationFunction) -> np.ndarray:
     """(sigma_max sup|phi'|)^2, (...): no step's rate exceeds it (Pascanu et al. 2013, section 2.1).
 
     Below 1 gradients must vanish; above 1 they may explode or not: necessary, not sufficient.
@@ -67,76 +63,3 @@ def gaussian_late_log_rate(width: int, g2: float = 1.0) -> float:
         log_cdf = np.log(gammainc(k[:, None], width * np.exp(log_x))).sum(0) / 2
     # E log x = (upper end) - integral of the distribution function.
     return float(np.log(g2) + log_x[-1] - np.trapezoid(np.exp(log_cdf), log_x))
-
-
-def untied_rate(activation: str | Activation, g2: float, input_variance: float = 0.0) -> float:
-    """Mean-field rate g^2 E phi'^2 at the variance's fixed point, valid for t well below sqrt(N).
-
-    input_variance: of the inputs' share of a preactivation, drawn afresh at every step.
-    """
-    act = get_activation(activation)
-    return chi(act, q_fixed_point(act, g2, input_variance), g2)
-
-
-def gated_rate(
-    bias: float,
-    variance: float,
-    candidate_rate: float,
-    *,
-    gate_sigma_w2: float = 0.0,
-    gap: float = 0.0,
-) -> float:
-    """Rate of h' = u h + (1 - u) c(h) with u = sigmoid(gate), gate ~ N(bias, variance).
-
-    E u^2 + E (1-u)^2 candidate_rate + gate_sigma_w2 E [u (1-u)]^2 gap: untied weights, gates
-    independent of h unit by unit. candidate_rate: chi of c (for a GRU whose reset gate is open);
-    gap: E (h - c)^2, through which the gate's own weights, of N Var = gate_sigma_w2, carry
-    gradient. variance = 0 is the constant gate of Chen et al. (2018), u^2 + (1-u)^2 chi.
-    Raises `InputError` for a negative variance.
-    """
-    u = _gate(bias, variance)
-    rate = (
-        u**2 + (1 - u) ** 2 * candidate_rate + gate_sigma_w2 * gap * (u * (1 - u)) ** 2
-    ) @ WEIGHTS
-    return float(rate)
-
-
-@dataclass(frozen=True)
-class GatePath:
-    """log of ||dc_0||^2/||dc_t||^2 along a path of gates alone.
-
-    typical: 2 t E log f, of one unit; fresh: t log E f^2, the many units' norm where every step
-    draws its gates anew; frozen: log E f^{2t}, where a unit keeps its gate.
-    """
-
-    typical: float
-    fresh: float
-    frozen: float
-
-
-def gate_path(bias: float, variance: float, steps: int) -> GatePath:
-    """The direct cell path of an LSTM, prod f_t, or of a GRU, prod u_t, with the h-path cut.
-
-    f = sigmoid(gate), gate ~ N(bias, variance) over units. Raises `InputError` for a negative
-    variance or steps.
-    """
-    if steps < 0:
-        raise InputError(f"steps must be at least 0; got {steps}")
-    _gate(bias, variance)
-    log_f = -np.logaddexp(0, -(bias + np.sqrt(variance) * NODES))
-    return GatePath(
-        typical=float(2 * steps * (log_f @ WEIGHTS)),
-        fresh=float(steps * np.log(np.exp(2 * log_f) @ WEIGHTS)),
-        frozen=_log_mean(2 * steps * log_f),
-    )
-
-
-def _log_mean(log_values):
-    top = log_values.max()
-    return float(top + np.log(np.exp(log_values - top) @ WEIGHTS))
-
-
-def _gate(bias, variance):
-    if not variance >= 0:
-        raise InputError(f"variance must be at least 0; got {variance}")
-    return expit(bias + np.sqrt(variance) * NODES)

@@ -141,7 +141,8 @@ def test_tokens_share_weights_in_the_law_over_all_subsets():
     network = {"name": "transformer", "steps": 4, "heads": 2}
     run = settings(network=network, width=4, depth=3, skip="identity", norm="layer")
     sizes = [1, 2, 4, 6]
-    exact = batch_law.log10_norms(batch_law.law(flowlab.measure(run)), sizes, "sum")
+    law = batch_law.law(flowlab.measure(run))
+    exact = batch_law.log10_norms(law, sizes, "sum")
     exact = exact.droplevel("run").reorder_levels([*subsets.ORDER, "batch_size"])
     found = subsets.direct(run, sizes, subsets=20).set_index(exact.index.names)
     ops = {"embedding", "Q", "K", "V", "O", "mlp_in", "mlp_out", "linear"}
@@ -154,7 +155,7 @@ def test_tokens_share_weights_in_the_law_over_all_subsets():
     for layer, parameter in ((2, "W"), (2, "b"), (3, "W")):
         K = subsets.gram(run, layer, parameter)
         alignment = (K.sum(axis=(1, 2)) / 6 - 1) / 5
-        rows = subsets.finite_sample(run).query("layer == @layer and parameter == @parameter")
+        rows = law.query("layer == @layer and parameter == @parameter")
         last = rows.drop_duplicates("seed", keep="last")["alignment"]
         assert last.to_numpy() == pytest.approx(alignment, rel=1e-8)
 
@@ -294,56 +295,12 @@ def test_example_norms_at_any_scale(dtype, at, up):
     assert (out[0] == -np.inf).all() and np.isnan(out[1, 0]) and np.isfinite(out[2]).all()
 
 
-def test_gram_matrices_and_cosines_are_those_of_materialised_gradients():
+def test_gram_matrices_are_those_of_materialised_gradients():
     run = settings(batch_size=9)
-    found = subsets.similarity(run).set_index(["seed", "layer", "parameter"])
     for (layer, parameter), gradients in materialised(run).items():
         K = gradients @ gradients.transpose(0, 2, 1)
         unit = np.trace(K, axis1=1, axis2=2)[:, None, None] / 9
         assert subsets.gram(run, layer, parameter) == pytest.approx(K / unit, abs=1e-12)
-        for seed, g in enumerate(gradients, run.seed):
-            row = found.loc[(seed, layer, parameter)]
-            C = _cosines(g)
-            pairs = C[np.triu_indices(9, 1)]
-            values = np.linalg.svd(g / np.linalg.norm(g, axis=1)[:, None], compute_uv=False) ** 2
-            assert row["cosine"] == pytest.approx(pairs.mean(), abs=1e-12)
-            assert row["cosine_sd"] == pytest.approx(pairs.std(), rel=1e-9)
-            assert row["top"] == pytest.approx(values[0] / 9, rel=1e-9)
-            assert row["rank"] == pytest.approx(values.sum() ** 2 / (values**2).sum(), rel=1e-9)
-
-
-def _cosines(g):
-    unit = g / np.linalg.norm(g, axis=1)[:, None]
-    return unit @ unit.T
-
-
-def test_jackknife_leaves_out_each_example():
-    run = settings(batch_size=9)
-    found = subsets.finite_sample(run).set_index(["seed", "layer", "parameter"])
-    for (layer, parameter), gradients in materialised(run).items():
-        for seed, g in enumerate(gradients, run.seed):
-            K = g @ g.T
-
-            def alignment(kept, K=K):
-                part = K[np.ix_(kept, kept)]
-                diagonal = np.trace(part) / len(kept)
-                return (part.sum() / len(kept) - diagonal) / (len(kept) - 1) / diagonal
-
-            left = np.array([alignment(np.delete(np.arange(9), i)) for i in range(9)])
-            se = np.sqrt(8 / 9 * ((left - left.mean()) ** 2).sum())
-            row = found.loc[(seed, layer, parameter)]
-            assert row["alignment"] == pytest.approx(alignment(np.arange(9)), rel=1e-8, abs=1e-12)
-            assert row["se"] == pytest.approx(se, rel=1e-8)
-            assert row["noise_scale_low"] <= row["noise_scale"] <= row["noise_scale_high"]
-
-
-def test_jackknife_covers_the_population():
-    """Fresh examples before the same weights: the interval holds the large sample's value."""
-    axes = {"depth": 1, "width": 4, "data": "gaussian", "upstream": "ones", "reduction": "sum"}
-    small = subsets.finite_sample(settings(**axes, batch_size=60, seeds=300))
-    W = small[small["parameter"] == "W"]
-    covered = ((W["low"] <= 0) & (W["high"] >= 0)).mean()  # zero-mean inputs: |G|² = 0
-    assert covered > 0.95 - 4 * np.sqrt(0.05 * 0.95 / 300)
 
 
 def test_estimators_are_unbiased_and_their_cost_is_counted():
@@ -591,7 +548,6 @@ def _table():
         (lambda: subsets.direct(settings(), [2], layers=[4]), "layer must be from 1 to 3"),
         (lambda: subsets.gram(settings(), 0), "layer must be from 1 to 3; got 0"),
         (lambda: subsets.gram(settings(), 1, "c"), "parameter must be W or b; got c"),
-        (lambda: subsets.finite_sample(settings(batch_size=2)), "at least 3"),
         (lambda: subsets.estimators(settings(), 2, 7), "small < big <= 6 .*got 2, 7"),
         (lambda: subsets.estimators(settings(), 2, 4, repeats=0), "repeats must be"),
         (lambda: flowlab.measure(settings(batch_size=5000)), "at most the 1797 rows"),

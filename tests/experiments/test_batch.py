@@ -21,7 +21,7 @@ def told(tmp_path, monkeypatch, capsys):
         replaced = {text.partition("=")[0] for text in overrides}
         kept = [text for text in SMALL if text.partition("=")[0] not in replaced]
         monkeypatch.setattr(sys, "argv", ["batch", *kept, *overrides])
-        return main(batch.batch), capsys.readouterr()
+        return main(batch.run), capsys.readouterr()
 
     return run
 

@@ -14,7 +14,7 @@ from flowlab import schema
 from flowlab.errors import InputError
 from flowlab.figures import by_init, extreme, finite_width, gallery, heat_map, phase, skips
 from flowlab.storage import tables
-from flowlab.theory.plane import phase_plane
+from flowlab.theory.mean_field import phase_plane
 from tests.figures.test_figures import assert_readable as all_readable
 
 DELTA = "delta_log10_norm"

@@ -19,7 +19,8 @@ from flowlab.figures import (
     transformer,
 )
 from flowlab.storage import tables
-from flowlab.theory.rates import batch_norm_rates, border_rates
+from flowlab.theory.convolution import border_rates
+from flowlab.theory.normalization import batch_norm_rates
 from tests.experiments.test_plots import assert_readable, labelled, net
 
 DELTA, COTANGENT = "delta_log10_norm", "dh_log10_norm"

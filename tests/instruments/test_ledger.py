@@ -16,8 +16,8 @@ from flowlab.errors import InputError
 from flowlab.figures.waterfall import caption, complete, largest, totals, waterfall
 from flowlab.instruments.ledger import (
     IdentityJacobian,
+    gains,
     imbalance,
-    ledger,
     operations,
     replace_jacobian,
 )
@@ -60,7 +60,7 @@ def log_gain(dx, dy):
 def test_a_chain_against_numpy(activation):
     settings = make(depth=4, activation=activation, dtype="float64", **SMALL)
     weights, batches, upstream = weights_and_cotangents(settings)
-    table = ledger(settings)
+    table = gains(settings)
     phi, slope = naive.ACTIVATIONS[activation]
     for seed, own in weights.items():
         x, z = batches([seed])[0][0], []
@@ -92,7 +92,7 @@ def test_a_residual_block_against_numpy(skip):
     maps = {"name": "mlp", "branch_maps": 2}
     settings = make(depth=4, skip=skip, activation="tanh", network=maps, dtype="float64", **SMALL)
     weights, batches, upstream = weights_and_cotangents(settings)
-    table = ledger(settings)
+    table = gains(settings)
     phi, slope = naive.ACTIVATIONS["tanh"]
     a, s = (1, 0.5**0.5) if skip == "mix" else (3**-0.5, 1)
     for seed, own in weights.items():
@@ -132,7 +132,7 @@ def test_a_residual_block_against_numpy(skip):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("skip", SKIPS)
 def test_gains_add_up(skip, dtype):
-    table = ledger(make(depth=7, skip=skip, width=16, batch_size=8, seeds=3, dtype=dtype))
+    table = gains(make(depth=7, skip=skip, width=16, batch_size=8, seeds=3, dtype=dtype))
     assert len(imbalance(table)) == 3
     assert imbalance(table).abs().max() < 1e-10 * table["log10_end_to_end"].abs().min()
     last = table[table["counted"]].groupby("seed")["log10_cumulative"].last()
@@ -152,7 +152,7 @@ def test_gains_add_up(skip, dtype):
 def test_gains_add_up_in_every_architecture(axes):
     network = {"width": 8, "batch_size": 4, "seeds": 2, "depth": 4, "dtype": "float64"}
     settings = make(**{**network, **axes})
-    table = ledger(settings)
+    table = gains(settings)
     assert imbalance(table).abs().max() < 1e-12
     # The counted gains lead from the last delta to the first layer's input.
     rows = measure(settings)
@@ -167,19 +167,19 @@ def test_gains_add_up_in_every_architecture(axes):
 
 def test_recurrent_nets_are_refused():
     with pytest.raises(InputError, match="network must not be recurrent; got lstm"):
-        ledger(make(network="lstm", seeds=2, batch_size=4, width=8))
+        gains(make(network="lstm", seeds=2, batch_size=4, width=8))
 
 
 def test_gains_add_up_far_below_the_smallest_number():
     settings = make(depth=1200, width=8, batch_size=4, seeds=2, activation="sigmoid", init="xavier")
-    table = ledger(settings)
+    table = gains(settings)
     assert (table["log10_end_to_end"] < -400).all() and (table["status"] == "ok").all()
     assert imbalance(table).abs().max() < 1e-10
 
 
 def test_a_wrong_gain_does_not_pass(monkeypatch):
     settings = make(depth=5, skip="mix", dtype="float64", **SMALL)
-    table = ledger(settings)
+    table = gains(settings)
     table.loc[table["op"] == "branch", "log10_gain"] += 1e-6
     np.testing.assert_allclose(imbalance(table), 4e-6, rtol=1e-6)
 
@@ -187,24 +187,24 @@ def test_a_wrong_gain_does_not_pass(monkeypatch):
         return log2_norm(x) * (1 + 1e-6)
 
     monkeypatch.setattr(flowlab.instruments.ledger, "log2_norm", slightly_wrong)
-    assert imbalance(ledger(settings)).abs().min() > 1e-9
+    assert imbalance(gains(settings)).abs().min() > 1e-9
 
 
 def test_threads_and_parts_change_nothing():
     axes = {**SMALL, "seeds": 5, "depth": 5, "skip": "identity"}
     pd.testing.assert_frame_equal(
-        ledger(make(threads=1, **axes)), ledger(make(threads=2, memory_gib=1e-9, **axes))
+        gains(make(threads=1, **axes)), gains(make(threads=2, memory_gib=1e-9, **axes))
     )
 
 
-def test_zeros_are_told():
+def test_zeros_are_marked():
     settings = make(depth=40, width=2, batch_size=1, seeds=6)
-    table = ledger(settings)
+    table = gains(settings)
     for _, rows in table.groupby("seed"):
-        gains = rows["log10_gain"].to_numpy()
-        dies = np.flatnonzero(np.isneginf(gains))
+        found = rows["log10_gain"].to_numpy()
+        dies = np.flatnonzero(np.isneginf(found))
         if len(dies):
-            assert np.isfinite(gains[: dies[0]]).all() and np.isnan(gains[dies[0] + 1 :]).all()
+            assert np.isfinite(found[: dies[0]]).all() and np.isnan(found[dies[0] + 1 :]).all()
             assert (rows["status"].iloc[dies[0] :] == "zero").all()
     dead = table.loc[np.isneginf(table["log10_gain"]), "seed"].nunique()
     assert dead > 3
@@ -212,17 +212,17 @@ def test_zeros_are_told():
 
 
 def test_a_branch_that_starts_at_zero_costs_nothing():
-    table = ledger(make(depth=4, skip="rezero", **SMALL))
+    table = gains(make(depth=4, skip="rezero", **SMALL))
     counted = table[table["counted"] & table["layer"].isin([2, 3])]
     assert (counted["log10_gain"] == 0).all()
     assert np.isneginf(table.loc[table["op"] == "scale", "log10_gain"]).all()
 
 
 @pytest.mark.parametrize(("activation", "gain"), [("silu", 100.0), ("sigmoid", 3e4)])
-def test_what_left_the_range_is_told(activation, gain):
+def test_what_left_the_range_is_marked(activation, gain):
     # Forward values overflow; slopes of saturated units underflow, which is no exact zero.
     init = {"name": "he", "gain": gain}
-    table = ledger(make(depth=60, activation=activation, init=init, **SMALL))
+    table = gains(make(depth=60, activation=activation, init=init, **SMALL))
     unknown = table["status"].isin(["lost", "nonfinite"])
     assert unknown.any() and not (np.isinf(table["log10_gain"]) & unknown).any()
 
@@ -232,7 +232,7 @@ HE = {"depth": 8, "width": 64, "batch_size": 32, "seeds": 32, "upstream": "gauss
 
 def test_replacing_an_activation_does_what_its_entry_says():
     settings = make(**HE)
-    before, after = ledger(settings), ledger(settings, "4.relu")
+    before, after = gains(settings), gains(settings, "4.relu")
     entry = before[(before["layer"] == 4) & (before["op"] == "relu")].set_index("seed")
     now = after[(after["layer"] == 4) & (after["op"] == "relu")]
     assert (now["log10_gain"] == 0).all()
@@ -260,7 +260,7 @@ def test_a_replacement_leaves_the_forward_pass_alone():
     assert measure(settings)[norms].equals(measure(settings, network=replaced)[norms])
     assert operations(replaced.blocks[1]) == operations(network.blocks[1]) == ["relu", "linear"]
     assert (replaced.blocks[1].a, replaced.blocks[1].s) == (1.0, 1.0)
-    table = ledger(settings, "2.linear")
+    table = gains(settings, "2.linear")
     entry = table[(table["layer"] == 2) & (table["op"] == "linear")]
     assert (entry["log10_gain"] == 0).all() and not entry["counted"].any()
     assert (entry["kind"] == "linear").all()
@@ -290,7 +290,7 @@ def test_a_replaced_layer_keeps_the_gradients_of_its_parameters():
 def test_bad_replacements(replace, message):
     axes = {**SMALL, "data": "digits"}
     with pytest.raises(InputError, match=message) as error:
-        ledger(make(depth=3, **axes), replace)
+        gains(make(depth=3, **axes), replace)
     assert "\n" not in str(error.value)
 
 
@@ -299,7 +299,7 @@ def test_bad_replacements(replace, message):
 
 @pytest.fixture(scope="module")
 def residual():
-    return ledger(make(depth=5, skip="identity", **SMALL))
+    return gains(make(depth=5, skip="identity", **SMALL))
 
 
 def test_totals_count_what_adds_up(residual):
@@ -316,7 +316,7 @@ def test_totals_count_what_adds_up(residual):
 
 
 def test_the_largest_operations_are_named():
-    table = ledger(make(depth=6, **SMALL))
+    table = gains(make(depth=6, **SMALL))
     table.loc[(table["layer"] == 3) & (table["op"] == "relu"), "log10_gain"] -= 5
     picked = largest(table)
     assert (picked.iloc[0]["layer"], picked.iloc[0]["op"]) == (3, "relu")
@@ -327,7 +327,7 @@ def test_the_largest_operations_are_named():
 
 @pytest.mark.parametrize(("depth", "bars"), [(5, 9), (30, 59), (50, 2 * 17)])
 def test_bars_lead_from_the_upstream_norm_to_the_end(depth, bars):
-    table = ledger(make(depth=depth, **{**SMALL, "width": 32}))
+    table = gains(make(depth=depth, **{**SMALL, "width": 32}))
     steps = waterfall(table).axes[0]
     boxes = sorted(steps.patches, key=lambda bar: -bar.get_x())
     assert len(boxes) == bars
@@ -339,7 +339,7 @@ def test_bars_lead_from_the_upstream_norm_to_the_end(depth, bars):
 
 
 def test_figures_of_one_layer_and_one_seed_and_bad_tables(residual):
-    waterfall(ledger(make(**{**SMALL, "depth": 1, "seeds": 1})))
+    waterfall(gains(make(**{**SMALL, "depth": 1, "seeds": 1})))
     with pytest.raises(InputError, match="column must be"):
         waterfall(residual.drop(columns="kind"))
     with pytest.raises(InputError, match="ledger must hold one run; got 2"):

@@ -10,7 +10,7 @@ import pytest
 import flowlab
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
-from flowlab.instruments.ledger import ledger
+from flowlab.instruments.ledger import gains
 from flowlab.kernel import ShapeError
 from flowlab.layer import Chain, Parameter, Workspace
 from flowlab.layers import (
@@ -425,9 +425,9 @@ def test_saturated_slopes_are_lost():
 
 def test_the_ledger_knows_what_is_lost():
     axes = {**SMALL, "data": "gaussian"}
-    books = ledger(flowlab.make(norm="batch", **axes))
+    books = gains(flowlab.make(norm="batch", **axes))
     assert (books["status"] == "ok").all()  # a bias is beside the cotangent's way
-    lost = ledger(flowlab.make(norm="batch", activation="identity", upstream="ones", **axes))
+    lost = gains(flowlab.make(norm="batch", activation="identity", upstream="ones", **axes))
     known = lost["log10_gain"].notna()
     assert (lost.loc[~known, "status"] == "lost").all()
     assert (lost.loc[lost["layer"] < 3, "status"] == "lost").all() and known.any()

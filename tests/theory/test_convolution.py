@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from flowlab.errors import InputError
-from flowlab.theory import c_map, chi, get_activation, leaky_relu, q_map
+from flowlab.theory import chi, get_activation, leaky_relu, q_map
 from flowlab.theory import convolution as cv
 from flowlab.theory.finite_channels import circular_steps
 from flowlab.theory.finite_width import BackwardMap, batch_step
-from flowlab.theory.moments import Sites
+from flowlab.theory.moments import Sites, homogeneous_correlation
 
 
 def shifted(x, offset, circular):
@@ -63,27 +63,32 @@ def test_averaging_counts_the_window():
     assert np.all(cv.averaging(5, 2, 0).sum(1) == 1)
 
 
+def field(activation, depth, shape, sigma_w2, sigma_b2=0.0, circular=False, q=1.0):
+    """`field_flow` of one example with E x^2 = q everywhere and kernels of three positions."""
+    padded = [cv.averaging(n, 3, 1) for n in shape]
+    if circular:
+        eye = [np.eye(n) for n in shape]
+        padded = [(np.roll(one, -1, 1) + one + np.roll(one, 1, 1)) / 3 for one in eye]
+    maps = [[(sigma_w2, sigma_b2)]] * depth
+    return cv.field_flow(activation, maps, input_q=np.full((1, 1, *shape), q), averages=padded)
+
+
 def test_rate_tends_to_the_top_eigenvalue():
-    profile = cv.zero_padded_profile(
-        "relu", 400, input_q=np.ones((6, 9)), kernel=3, padding=1, sigma_w2=2.0
-    )
-    assert profile.rate[0] == pytest.approx(cv.border_rate((6, 9), 3), rel=1e-10)
+    flow, next_one = (field("relu", depth, (6, 9), 2.0) for depth in (400, 401))
+    top = np.log(cv.border_rate((6, 9), 3))
+    assert flow.log_rate[0] == pytest.approx(top, rel=1e-10)
     sine = np.multiply.outer(*(np.sin(np.pi * np.arange(1, n + 1) / (n + 1)) for n in (6, 9)))
-    np.testing.assert_allclose(profile.delta[0], sine / sine.mean(), rtol=1e-8)
-    assert np.diff(profile.log_q[-2:], axis=0) == pytest.approx(np.log(profile.rate[0]), rel=1e-8)
-    assert profile.log_delta[0] == pytest.approx(np.log(profile.rate).sum())
+    np.testing.assert_allclose(np.exp(flow.log_delta[0, 0]), sine / sine.mean(), rtol=1e-8)
+    assert next_one.log_q - flow.log_q == pytest.approx(top, rel=1e-8)
 
 
-def test_without_padding_the_inner_rate_is_chi():
-    """Every window is full: only positions near the border lose gradient."""
-    profile = cv.zero_padded_profile(
-        "tanh", 3, input_q=np.full(11, 0.8), kernel=3, padding=0, sigma_w2=1.7, sigma_b2=0.1
-    )
-    assert [x.size for x in profile.log_q] == [9, 7, 5]
-    q = q_map("tanh", 1.7 * 0.8 + 0.1, 1.7, 0.1)
-    np.testing.assert_allclose(profile.log_q[1], np.log(q))
-    # Each position of z_3 reads three of z_2: nothing is lost in the sum.
-    assert profile.rate[1] == pytest.approx(chi("tanh", q, 1.7), rel=1e-9)
+def test_with_circular_padding_the_rate_is_chi():
+    flow = field("tanh", 3, (11,), 1.7, 0.1, circular=True, q=0.8)
+    first = 1.7 * 0.8 + 0.1
+    second = q_map("tanh", first, 1.7, 0.1)
+    np.testing.assert_allclose(flow.log_q, np.log(q_map("tanh", second, 1.7, 0.1)), rtol=1e-5)
+    rates = [chi("tanh", q, 1.7) for q in (first, second)]
+    assert np.exp(flow.log_rate) == pytest.approx(rates, rel=1e-5)
 
 
 @pytest.mark.parametrize("activation, sigma_w2", [("relu", 2.0), ("tanh", 2.5)])
@@ -91,21 +96,19 @@ def test_zero_padding_matches_nets(activation, sigma_w2):
     """Profiles within 4 SE + 3 % per position, the rate's log likewise."""
     shape, channels, depth, seeds = (5, 4), 64, 8, 40
     squares, deltas = net(activation, shape, channels, depth, seeds, sigma_w2, circular=False)
-    profile = cv.zero_padded_profile(
-        activation, depth, input_q=np.ones(shape), kernel=3, padding=1, sigma_w2=sigma_w2
-    )
-    for layer in (0, 3, depth - 1):
-        q = squares[layer] / channels
+    for layers in (1, 4, depth):
+        q = squares[layers - 1] / channels
         se = q.std(0) / np.sqrt(seeds)
-        error = np.abs(q.mean(0) - np.exp(profile.log_q[layer]))
+        error = np.abs(q.mean(0) - np.exp(field(activation, layers, shape, sigma_w2).log_q[0, 0]))
         assert np.all(error < 4.5 * se + 0.03 * q.mean(0))
-        share = deltas[layer] / deltas[layer].mean((1, 2), keepdims=True)
-        se = share.std(0) / np.sqrt(seeds)
-        assert np.all(np.abs(share.mean(0) - profile.delta[layer]) < 4.5 * se + 0.03)
+    flow = field(activation, depth, shape, sigma_w2)
+    share = deltas[0] / deltas[0].mean((1, 2), keepdims=True)
+    se = share.std(0) / np.sqrt(seeds)
+    assert np.all(np.abs(share.mean(0) - np.exp(flow.log_delta[0, 0])) < 4.5 * se + 0.03)
     total = np.log(deltas.sum((2, 3)))
     change = total[0] - total[-1]
     slack = change.var() / 2 + (0.05 if activation == "tanh" else 0.02)
-    assert abs(change.mean() - profile.log_delta[0]) < 4 * change.std() / np.sqrt(seeds) + slack
+    assert abs(change.mean() - flow.log_rate.sum()) < 4 * change.std() / np.sqrt(seeds) + slack
 
 
 @pytest.mark.parametrize("shape, channels", [((8,), 24), ((4, 4), 16), ((1,), 24)])
@@ -134,7 +137,9 @@ def test_one_position_is_a_fully_connected_net():
 def test_without_a_window_positions_are_a_batch(activation):
     """A 1 x 1 kernel is a fully-connected net on a batch of positions, step by step."""
     act, c, width, alpha = get_activation(activation), 0.2, 30, 1 / 30
-    correlations = [c, c_map(act, c, 1.0, 1.0), c_map(act, c_map(act, c, 1.0, 1.0), 1.0, 1.0)]
+    correlations = [c]
+    for _ in range(2):
+        correlations.append(homogeneous_correlation(act.negative_slope, correlations[-1]))
     _, variance = circular_steps(
         act, 4, shape=(3, 2), kernel=1, channels=width, input_c=correlations[0]
     )
@@ -162,18 +167,6 @@ def test_identical_positions_fluctuate_as_one():
         (
             lambda: circular_steps("tanh", 4, shape=(3,), kernel=3, channels=4),
             "activation must be homogeneous .* got tanh",
-        ),
-        (
-            lambda: cv.zero_padded_profile(
-                "relu",
-                2,
-                input_q=np.ones(4),
-                kernel=3,
-                padding=1,
-                sigma_w2=2,
-                upstream=np.ones(3),
-            ),
-            r"upstream must have the shape \(4,\)",
         ),
     ],
 )

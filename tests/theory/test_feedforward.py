@@ -1,186 +1,10 @@
-"""Theory against closed forms, SciPy and simulation in plain NumPy."""
+"""Predicted norms of fully-connected nets against simulation in plain NumPy."""
 
 import numpy as np
 import pytest
-from scipy import integrate
 
 from flowlab import theory
 from flowlab.errors import InputError
-
-
-@pytest.mark.parametrize(
-    "sigma_b2, sigma_w2",
-    [(0, 1), (1e-4, 1.08603), (0.01, 1.42421), (0.05, 1.76096), (0.1, 1.98607), (0.3, 2.50513)],
-)
-def test_critical_line_of_tanh(sigma_b2, sigma_w2):
-    assert theory.critical_sigma_w2("tanh", sigma_b2) == pytest.approx(sigma_w2, abs=6e-6)
-
-
-@pytest.mark.parametrize(
-    "sigma_w2, q, chi, c, xi_q, xi_c",
-    [
-        (1.0, 0.1936, 0.7590, 1, 1.75, 3.63),
-        (1.5, 0.4180, 0.9386, 1, 1.68, 15.8),
-        (2.5, 1.0640, 1.1335, 0.447, 1.18, 11.8),
-    ],
-)
-def test_phases_of_tanh(sigma_w2, q, chi, c, xi_q, xi_c):
-    fixed = theory.q_fixed_point("tanh", sigma_w2, 0.05)
-    scales = theory.depth_scales("tanh", sigma_w2, 0.05)
-    assert fixed == pytest.approx(q, abs=6e-5)
-    assert theory.chi("tanh", fixed, sigma_w2) == pytest.approx(chi, abs=6e-5)
-    assert theory.c_fixed_point("tanh", sigma_w2, 0.05) == pytest.approx(c, abs=6e-4)
-    assert scales.xi_q == pytest.approx(xi_q, abs=6e-3)
-    assert scales.xi_c == pytest.approx(xi_c, abs=6e-2)
-    assert -1 / scales.xi_grad == pytest.approx(np.log(chi), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "activation, sigma_w2, chi",
-    [
-        ("identity", 1, 1),
-        ("identity", 2, 2),
-        ("relu", 1, 0.5),
-        ("relu", 2, 1),
-        ("relu", 1 / 3, 0.1667),
-        (theory.leaky_relu(0.2), 1, 0.52),
-        (theory.leaky_relu(0.2), 2, 1.04),
-        ("tanh", 1, 1),
-        ("tanh", 2, 1.1055),
-        ("tanh", 25 / 9, 1.2098),
-        ("tanh", 1 / 3, 0.3333),
-        ("sigmoid", 1, 0.0557),
-        ("sigmoid", 2, 0.1010),
-        ("sigmoid", 1 / 3, 0.0200),
-        ("selu", 1, 1.0716),
-        ("selu", 1 / 3, 0.699),
-        ("erf", 1, 1.0169),
-        ("erf", 2, 1.1974),
-        ("erf", 1 / 3, 0.424),
-    ],
-)
-def test_chi_at_the_fixed_point(activation, sigma_w2, chi):
-    q = theory.q_fixed_point(activation, sigma_w2)
-    assert theory.chi(activation, q, sigma_w2) == pytest.approx(
-        chi, abs=5.1e-4 if chi < 1 else 6e-5
-    )
-
-
-def test_fixed_points_that_are_zero_infinite_or_everywhere():
-    assert theory.q_fixed_point("selu", 1) == pytest.approx(1, rel=1e-9)
-    assert theory.q_fixed_point("tanh", 25 / 9) == pytest.approx(1.178, abs=6e-4)
-    assert theory.q_fixed_point("tanh", 1) == 0
-    assert theory.q_fixed_point("gelu", 2) == 0
-    assert theory.q_fixed_point("selu", 2) == np.inf
-    assert theory.q_fixed_point("relu", 2, start=3.0) == 3.0
-    assert theory.q_fixed_point("relu", 1, 0.3) == pytest.approx(0.6)
-    assert theory.depth_scales("relu", 2).xi_grad == np.inf
-    assert theory.critical_sigma_w2(theory.leaky_relu(0.3)) == pytest.approx(2 / 1.09)
-    assert theory.critical_sigma_w2("erf") == pytest.approx(np.pi / 4)
-
-
-@pytest.mark.parametrize("q", [1e-12, 0.3, 1.0, 40.0, 1e6])
-@pytest.mark.parametrize("c", [-0.6, 0.0, 0.5, 0.99])
-def test_erf_matches_its_closed_forms(q, c):
-    kernel = 2 / np.pi * np.arcsin(2 * q * c / (1 + 2 * q))
-    own = 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q))
-    assert theory.q_map("erf", q, 1.3, 0.0) == pytest.approx(1.3 * own, rel=1e-10)
-    assert theory.chi("erf", q, 1.3) == pytest.approx(
-        1.3 * 4 / np.pi / np.sqrt(1 + 4 * q), rel=1e-10
-    )
-    if q <= 40:
-        assert theory.c_map("erf", c, q, 1.3) == pytest.approx(kernel / own, rel=1e-8, abs=1e-12)
-        expected = 4 / np.pi / np.sqrt((1 + 2 * q) ** 2 - 4 * (q * c) ** 2)
-        assert theory.chi_c("erf", c, q, 1.0) == pytest.approx(expected, rel=1e-8)
-
-
-@pytest.mark.parametrize("name", sorted(theory.ACTIVATIONS))
-def test_moments_match_adaptive_quadrature(name):
-    act, q = theory.get_activation(name), 1.7
-
-    def mean(f):
-        def integrand(z):
-            return float(f(np.float64(np.sqrt(q) * z))) ** 2 * np.exp(-z * z / 2)
-
-        halves = [
-            integrate.quad(integrand, *ends, epsabs=0, epsrel=1e-12)
-            for ends in ((-14, -1e-300), (1e-300, 14))
-        ]
-        return sum(half[0] for half in halves) / np.sqrt(2 * np.pi)
-
-    assert theory.q_map(name, q, 1.0) == pytest.approx(mean(act.phi), rel=1e-10)
-    assert theory.chi(name, q, 1.0) == pytest.approx(mean(act.derivative), rel=1e-10)
-
-
-@pytest.mark.parametrize("name", sorted(theory.ACTIVATIONS))
-def test_derivatives_match_finite_differences(name):
-    act = theory.get_activation(name)
-    u = np.linspace(-4, 4, 41) + 0.013
-    slope = (act.phi(u + 1e-6) - act.phi(u - 1e-6)) / 2e-6
-    np.testing.assert_allclose(act.derivative(u), slope, rtol=1e-7, atol=1e-9)
-
-
-def test_tanh_limits_of_small_and_large_variance():
-    assert theory.q_map("tanh", 1e-4, 1.0) == pytest.approx(1e-4 - 2e-8, rel=1e-6)
-    assert theory.chi("tanh", 1e-4, 1.0) == pytest.approx(1 - 2e-4, rel=1e-6)
-    assert theory.chi("tanh", 1e8, 1.0) == pytest.approx(4 / 3 / np.sqrt(2 * np.pi * 1e8), rel=1e-6)
-    assert theory.q_map("tanh", 1e-300, 0.5) == pytest.approx(5e-301, rel=1e-9)
-    assert theory.q_map("gelu", 1e300, 1.0) == pytest.approx(5e299, rel=1e-9)
-
-
-def test_xavier_tanh_is_a_power_law():
-    q = theory.q_trajectory("tanh", 1.0, 1.0, 0.0, 1000)
-    assert 2000 * q[-1] == pytest.approx(1, abs=0.01)
-    assert 1000 * np.prod([theory.chi("tanh", x, 1.0) for x in q[:-1]]) == pytest.approx(
-        0.71, abs=0.01
-    )
-
-
-def test_relu_correlation_tends_to_one_as_a_power_law():
-    c = 0.0
-    for _ in range(5000):
-        c = theory.c_map("relu", c, 1.0, 2.0)
-    assert (1 - c) * 5000**2 == pytest.approx(9 * np.pi**2 / 2, rel=0.02)
-
-
-def test_he_relu_step_matches_a_draw():
-    rng, n = np.random.default_rng(0), 24
-    k = rng.binomial(n, 0.5, 400_000)
-    step = np.log(2 * rng.chisquare(k[k > 0]) / n)
-    mean, variance = theory.step_mean_variance("relu", n)
-    assert abs(step.mean() - mean) < 4 * np.sqrt(variance / step.size)
-    assert step.var() == pytest.approx(variance, rel=0.015)
-
-
-@pytest.mark.parametrize(
-    "activation, orthogonal, expected",
-    [
-        ("identity", False, 2),
-        ("relu", False, 5),
-        ("identity", True, 0),
-        ("relu", True, 3),
-        (theory.leaky_relu(0.3), False, 6 * 1.0081 / 1.09**2 - 1),
-    ],
-)
-def test_kappa(activation, orthogonal, expected):
-    assert theory.kappa(activation, orthogonal=orthogonal) == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_batch_of_identical_examples_fluctuates_as_one():
-    from flowlab.theory.finite_width import BackwardMap, batch_step
-
-    relu = BackwardMap(h=1.0, m=2.0, m1=2.0)
-    assert batch_step([relu], 1.0, 50, 16, 1.0) == pytest.approx((5 / 50, 1.0))
-    linear = BackwardMap(1.0, 1.0, 1.0)
-    assert batch_step([linear], 1.0, 50, 16, 0.2)[0] == pytest.approx(
-        2 / 50 * (1 / 16 + 15 / 16 * 0.2)
-    )
-    assert batch_step([linear], 0.2, 50, 1, 1.0)[0] == pytest.approx(
-        (4 / 4 + 2 / 16) / (1.25**2 * 50)
-    )
-    orthogonal = BackwardMap(1.0, 1.0, 1.0, orthogonal=1.0)
-    assert batch_step([orthogonal], 1.0, 50, 16, 0.2) == pytest.approx((0.0, 0.2))
-
 
 WIDTH, DEPTH, SEEDS = 64, 30, 200
 
@@ -222,7 +46,7 @@ def simulate(activation, batch, sigma_w2, sigma_b2, residual, scale, upstream):
 
 def rows(activation="relu", depth=DEPTH, width=WIDTH, sigma_w2=2.0, sigma_b2=0.0, **options):
     settings = dict(batch_size=1, upstream="gaussian", input_log_q=0.0, input_c=0.0) | options
-    return theory.predict(
+    return theory.norms_by_layer(
         fan_in=[width] * depth,
         fan_out=[width] * depth,
         sigma_w2=[sigma_w2] * depth,
@@ -334,7 +158,7 @@ def test_closed_branches_have_exact_zeros():
 
 
 def test_loss_cotangent_at_uniform_softmax_and_at_large_logits():
-    small = theory.predict(
+    small = theory.norms_by_layer(
         fan_in=[64],
         fan_out=[10],
         sigma_w2=[1e-8],
@@ -361,7 +185,7 @@ def test_extreme_depth_stays_finite(activation, sigma_w2):
 
 
 def test_unequal_widths_use_the_fan_in_backward_and_the_fan_out_in_the_norm():
-    frame = theory.predict(
+    frame = theory.norms_by_layer(
         fan_in=[8, 100],
         fan_out=[100, 400],
         sigma_w2=[1, 3],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flowlab.errors import InputError
-from flowlab.theory import get_activation
+from flowlab.theory import chi, get_activation, leaky_relu, q_map
 from flowlab.theory import normalization as nm
 
 AXIS = {"batch_norm": -2, "layer_norm": -1, "rms_norm": -1}
@@ -40,21 +40,22 @@ def plain(activation, kind, seeds, batch, width, depth, seed=0):
     return np.diff(log, axis=0)[1:-1]
 
 
-def residual(activation, kind, seeds, batch, width, depth, scale, branch, common=False):
-    """Mean variance of x_l (depth + 1,) and log squared cotangents (depth + 1, seeds)."""
-    act, rng = get_activation(activation), np.random.default_rng(1)
+def residual(seeds, batch, width, depth, scale, common):
+    """Of ReLU branches behind batch norm: mean variance of every x_l (depth,), and log squared
+    cotangents (depth + 1, seeds)."""
+    act, rng = get_activation("relu"), np.random.default_rng(1)
     x, saved, variance = rng.standard_normal((seeds, batch, width)), [], []
     for _ in range(depth):
-        variance.append(x.var(1, ddof=1).mean() if kind == "batch_norm" else np.mean(x**2))
-        u, sigma = normalize(x, kind)
+        variance.append(x.var(1, ddof=1).mean())
+        u, sigma = normalize(x, "batch_norm")
         w = rng.standard_normal((seeds, width, width)) / np.sqrt(width)
         saved.append((u, sigma, w))
-        x = scale * (x + branch * act.phi(u) @ w)
+        x = scale * (x + act.phi(u) @ w)
     d = rng.standard_normal((seeds, 1 if common else batch, width)) + np.zeros((batch, 1))
     log = [np.log(np.sum(d**2, axis=(1, 2)))]
     for u, sigma, w in reversed(saved):
         g = (d @ w.swapaxes(1, 2)) * act.derivative(u)
-        d = scale * (d + branch * pull(g, u, sigma, kind))
+        d = scale * (d + pull(g, u, sigma, "batch_norm"))
         log.append(np.log(np.sum(d**2, axis=(1, 2))))
     return np.array(variance), np.array(log[::-1])
 
@@ -94,7 +95,7 @@ def test_layer_and_rms_norm_steps_match_nets(kind, activation):
     steps = plain(activation, kind, seeds, 1, width, depth)
     total, layers = steps.sum(0), len(steps)
     mean, variance = nm.norm_step(activation, kind, width)
-    mean += np.log(nm.norm_rate(activation))
+    mean += np.log(chi(activation, 1.0, 1.0) / q_map(activation, 1.0, 1.0))
     se = total.std() / np.sqrt(seeds) / layers
     second_order = 0 if activation == "identity" else 10 / width**2
     assert abs(steps.mean() - mean) < 4 * se + second_order
@@ -117,8 +118,6 @@ def test_relu_rms_step_is_exact_in_its_own_law():
 
 def test_first_order_agrees_with_the_exact_laws():
     """The general formula, reached through leaky slopes near 0 and 1, at a large width."""
-    from flowlab.theory import leaky_relu
-
     for kind, near, name in (
         ("rms_norm", 1e-9, "relu"),
         ("rms_norm", 1 - 1e-9, "identity"),
@@ -128,25 +127,11 @@ def test_first_order_agrees_with_the_exact_laws():
         assert general == pytest.approx(nm.norm_step(name, kind, 4000), rel=3e-3)
 
 
-@pytest.mark.parametrize("scale, branch", [(1.0, 1.0), (0.8, 1.5)])
-def test_pre_norm_residual_matches_nets(scale, branch):
-    seeds, width, depth = 60, 96, 20
-    moments = nm.norm_branch("tanh", 1.0)
-    variance, log = residual("tanh", "rms_norm", seeds, 1, width, depth, scale, branch)
-    growth = nm.pre_norm(*moments, depth, branch_scale=branch, output_scale=scale)
-    np.testing.assert_allclose(variance, growth.variance[:-1], rtol=4 * np.sqrt(4 / width / seeds))
-    total = log[0] - log[-1]
-    # Log means lie below the log of the mean by half the variance; the projection takes O(1/d).
-    slack = total.var() / 2 + 2 * depth / width * 0.3
-    error = total.mean() - np.log(growth.rate).sum()
-    assert abs(error) < 4 * total.std() / np.sqrt(seeds) + slack
-
-
 @pytest.mark.parametrize("common", [False, True])
 @pytest.mark.parametrize("batch, scale", [(8, 1.0), (16, 0.8)])
 def test_pre_batch_norm_residual_matches_nets(batch, scale, common):
     seeds, width, depth = 6, 250, 12
-    variance, log = residual("relu", "batch_norm", seeds, batch, width, depth, scale, 1.0, common)
+    variance, log = residual(seeds, batch, width, depth, scale, common)
     growth = nm.pre_batch_norm(
         "relu", batch, 1.0, depth, output_scale=scale, common=1.0 if common else None
     )
@@ -158,40 +143,9 @@ def test_pre_batch_norm_residual_matches_nets(batch, scale, common):
 
 
 def test_residual_growth_is_a_power_law():
-    v, chi = nm.norm_branch("tanh", 1.3)
-    growth = nm.pre_norm(v, chi, 300, start=0.7, branch_scale=0.5)
-    closed = nm.pre_norm_log_growth(chi / v, 0.7 / (0.25 * v), 300)
-    assert np.log(growth.rate).sum() == pytest.approx(closed, rel=1e-10)
-    for rate, rho in (
-        (nm.pre_norm(v, chi, 4000).rate, chi / v),
-        (nm.pre_batch_norm("relu", 16, 1.0, 4000, common=0.0).rate, nm.batch_norm_rate("relu", 16)),
-    ):
-        doubling = np.log(rate[2000:]).sum() / np.log(2)
-        assert doubling == pytest.approx(rho, rel=2e-3)
-
-
-def test_post_norm_matches_nets():
-    act, rng, seeds, width, depth = get_activation("tanh"), np.random.default_rng(3), 60, 96, 20
-    x, saved = rng.standard_normal((seeds, 1, width)), []
-    x, _ = normalize(x, "rms_norm")
-    for _ in range(depth):
-        w = rng.standard_normal((seeds, width, width)) * np.sqrt(2 / width)
-        u, sigma = normalize(x + act.phi(x) @ w, "rms_norm")
-        saved.append((x, u, sigma, w))
-        x = u
-    d = rng.standard_normal(x.shape)
-    start = np.log(np.sum(d**2, axis=(1, 2)))
-    for x, u, sigma, w in reversed(saved):
-        dy = pull(d, u, sigma, "rms_norm")
-        d = dy + (dy @ w.swapaxes(1, 2)) * act.derivative(x)
-    step = (np.log(np.sum(d**2, axis=(1, 2))) - start) / depth
-    expected = np.log(nm.post_norm_rate(*nm.norm_branch("tanh", 2.0)))
-    assert abs(step.mean() - expected) < 4 * step.std() / np.sqrt(seeds) + 2 / width
-    assert nm.post_norm_rate(*nm.norm_branch("relu", 5.0)) == pytest.approx(1)
-
-
-def test_branch_with_a_hidden_layer():
-    assert nm.norm_branch("relu", 2.0, 3.0) == pytest.approx((3.0, 3.0))
+    rate = nm.pre_batch_norm("relu", 16, 1.0, 4000, common=0.0).rate
+    doubling = np.log(rate[2000:]).sum() / np.log(2)
+    assert doubling == pytest.approx(nm.batch_norm_rate("relu", 16), rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +154,8 @@ def test_branch_with_a_hidden_layer():
         (lambda: nm.batch_norm_rate("relu", 3), "batch must be at least 4"),
         (lambda: nm.norm_step("relu", "layernorm", 8), "did you mean layer_norm"),
         (lambda: nm.norm_step("relu", "rms_norm", 2), "width must be at least 4; got 2"),
-        (lambda: nm.pre_norm(1, 1, 0), "depth must be at least 1; got 0"),
-        (lambda: nm.pre_norm(1, 1, 3, start=0.0), "start must be above 0; got 0"),
+        (lambda: nm.pre_batch_norm("relu", 8, 1.0, 0), "depth must be at least 1; got 0"),
+        (lambda: nm.pre_batch_norm("relu", 8, 1.0, 3, start=0.0), "start must be above 0; got 0"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

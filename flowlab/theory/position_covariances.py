@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowlab.errors import InputError
-from flowlab.theory.activations import Activation, get_activation
-from flowlab.theory.pairs import Pairs
+from flowlab.theory.activations import ActivationFunction, get_activation
+from flowlab.theory.field_moments import Pairs
 
 NORMS = ("none", "example", "batch")
 
@@ -105,7 +105,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class KernelFlow:
+class CovarianceFlow:
     """A batch's squared cotangents on their way back.
 
     log_rate: (L - 1,) from z_{l+1} to z_l, -inf where a norm takes off all there is; share:
@@ -118,7 +118,7 @@ class KernelFlow:
     log_top: float
 
 
-class PositionKernels:
+class PositionCovariances:
     """The covariances of z_1 = conv(x), then conv(phi(norm(z))), plain or across skips.
 
     layers, residual and the scales: as in `convolution.field_flow`; inputs: (2, P, P), mean over
@@ -133,7 +133,7 @@ class PositionKernels:
 
     def __init__(
         self,
-        activation: str | Activation,
+        activation: str | ActivationFunction,
         layers: list[list[tuple[float, float]]],
         *,
         inputs: np.ndarray,
@@ -173,7 +173,9 @@ class PositionKernels:
         self.log_pooled = pooled.log_scale + _log(pooled.of[0].mean())
         self.freedoms = np.array([read.freedom for mine in self.reads for read, _ in mine])
 
-    def back(self, *, white: bool = True, pooled: bool = False, common: float = 0.0) -> KernelFlow:
+    def back(
+        self, *, white: bool = True, pooled: bool = False, common: float = 0.0
+    ) -> CovarianceFlow:
         """Rates from a cotangent of z_L that is ``white`` or the same at all positions.
 
         If ``pooled`` it is the same at all positions of phi(norm(z_L)). common: the cosine of two
@@ -202,7 +204,7 @@ class PositionKernels:
             log_rate.append(g.log_mean - delta.log_mean)
             shares.append(share)
             delta = _Scaled.at(0.0, g.of)
-        return KernelFlow(np.array(log_rate[::-1]), np.array(shares[::-1]), log_top)
+        return CovarianceFlow(np.array(log_rate[::-1]), np.array(shares[::-1]), log_top)
 
     def _read(self, state, excess=0.0, log_own=-np.inf):
         k, log_divisor, inverse_freedom = state.of, 0.0, 0.0

@@ -5,11 +5,10 @@ import pytest
 
 from flowlab.errors import InputError
 from flowlab.theory import ACTIVATIONS, get_activation
+from flowlab.theory.field_moments import Pairs, one_point
 from flowlab.theory.finite_width import exact_step, orthogonal_relu_step
 from flowlab.theory.normalization import batch_norm_rate, pre_batch_norm
-from flowlab.theory.one_point import one_point
-from flowlab.theory.pairs import Pairs
-from flowlab.theory.position_kernels import PositionKernels, Windows, windows_freedom
+from flowlab.theory.position_covariances import PositionCovariances, Windows, windows_freedom
 
 BENT = ("tanh", "gelu", "selu", "softplus")
 
@@ -74,7 +73,7 @@ def kernels(activation, layers, norm="batch", batch=4, shape=(4, 4), kernel=(1, 
     size = int(np.prod(shape))
     inputs = np.stack([np.eye(size), np.zeros((size, size))])
     windows = Windows(shape, kernel, options.pop("circular", True))
-    return PositionKernels(
+    return PositionCovariances(
         activation, layers, inputs=inputs, batch=batch, windows=windows, norm=norm, **options
     )
 

@@ -8,8 +8,9 @@ from scipy.special import logsumexp
 from threadpoolctl import ThreadpoolController
 
 from flowlab import theory
-from flowlab.theory.examples import nodes
-from flowlab.theory.moments import Sites, curves
+from flowlab.theory.batch_average import nodes
+from flowlab.theory.moment_curves import curves
+from flowlab.theory.moments import Sites
 
 HEAVY = np.random.default_rng(3).standard_t(1.5, (12, 40)) ** 2
 
@@ -110,7 +111,7 @@ def test_one_example_drifts_as_predicted(name, sigma_w2, sigma_b2, width):
     """Within 4 SE of 800 nets and theory's own error, which is below half the drift."""
     depth, nets, to_log = 40, 800, 2 * np.log(10)
     logs = one_example(name, width, depth, sigma_w2, sigma_b2, nets)
-    frame = theory.predict(
+    frame = theory.norms_by_layer(
         fan_in=[width] * depth,
         fan_out=[width] * depth,
         sigma_w2=[sigma_w2] * depth,
@@ -141,7 +142,7 @@ def test_theory_is_finite_or_an_exact_zero_at_any_scale():
             depth, width = int(rng.integers(1, 5)), int(rng.integers(1, 4))
             batch = int(rng.integers(1, 4))
             log_q = rng.choice([-np.inf, -600.0, 0.0, 600.0], (2, batch))
-            frame = theory.predict(
+            frame = theory.norms_by_layer(
                 fan_in=[width] * depth,
                 fan_out=[width] * depth,
                 sigma_w2=[float(rng.choice([0.0, 1e-250, 2.0, 1e250]))] * depth,

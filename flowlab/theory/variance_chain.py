@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowlab.theory.moments import Curves
+from flowlab.theory.moment_curves import Curves
 
 MOST_POINTS = 200
 # Beyond this log Q activations are powers: nothing that leaves comes back, and no step depends on
@@ -23,7 +23,7 @@ LOWEST, HIGHEST = -40.0, 36.0
 
 
 @dataclass(frozen=True)
-class Law:
+class ChainLaw:
     """Of log ||delta_l||^2 - log ||delta_L||^2: the mean over nets and the log of the mean square,
     (layers, starts)."""
 
@@ -31,7 +31,7 @@ class Law:
     log_mean: np.ndarray
 
 
-def backward_law(curves: Curves, maps, start: np.ndarray, low: float, high: float) -> Law:
+def backward_law(curves: Curves, maps, start: np.ndarray, low: float, high: float) -> ChainLaw:
     """The law below every layer, from starts log Q_1 (n,), with log Q kept within low .. high.
 
     maps: (log sigma_w^2, log sigma_b^2, width, share of orthogonality) from each layer to the next.
@@ -40,7 +40,7 @@ def backward_law(curves: Curves, maps, start: np.ndarray, low: float, high: floa
     fluctuation = max(3.0 / max(width for _, _, width, _ in maps), 1e-12)
     step = max(finest, np.sqrt(fluctuation))
     grid = low + step * np.arange(int(np.ceil((high - low) / step)) + 3)
-    tables = {map_: _Table(curves, grid, *map_) for map_ in set(maps)}
+    tables = {map_: _Transitions(curves, grid, *map_) for map_ in set(maps)}
 
     at = np.zeros((len(start), len(grid)))
     columns, weights = _spread(grid, np.clip(start, grid[0], grid[-1]), np.zeros(len(start)))
@@ -60,10 +60,10 @@ def backward_law(curves: Curves, maps, start: np.ndarray, low: float, high: floa
         value, scale = value / peak, scale + np.log(peak) + tables[maps[layer]].largest
         mean.append(mean[-1] + steps[layer])
         log_mean.append(np.log(laws[layer] @ value) + scale)
-    return Law(np.array(mean[::-1]), np.maximum(log_mean, mean)[::-1])
+    return ChainLaw(np.array(mean[::-1]), np.maximum(log_mean, mean)[::-1])
 
 
-class _Table:
+class _Transitions:
     """One layer on the grid: transitions, log steps' means, and the annealed step backward."""
 
     def __init__(self, curves, grid, log_w2, log_b2, width, orthogonal):

@@ -25,14 +25,14 @@ from scipy.linalg import solve_triangular
 from scipy.special import expit
 
 from flowlab.errors import InputError, unknown
-from flowlab.theory.activations import Activation
+from flowlab.theory.activations import ActivationFunction
 
 CELLS = ("rnn", "lstm", "gru")
 _UNITS = 512  # of each example
 
 
 @dataclass(frozen=True)
-class Layer:
+class RecurrentLayer:
     """Second moments of a layer's parameters.
 
     sigma2_in: fan_in Var(W_ih); g2: N Var(W_hh), or the square of what multiplies the identity if
@@ -62,9 +62,9 @@ class SampledFlow:
 
 def sampled_flow(
     cell: str,
-    layers: list[Layer],
+    layers: list[RecurrentLayer],
     inputs: np.ndarray,
-    activation: Activation | None = None,
+    activation: ActivationFunction | None = None,
     members: int = 4096,
 ) -> SampledFlow:
     """States through layers of one ``cell`` (`CELLS`) and cotangents of the last one's states.
@@ -80,7 +80,9 @@ def sampled_flow(
     rng = np.random.default_rng(0)
     size = max(_UNITS, 2 * inputs.shape[1])
     for layer in layers:
-        units = {"rnn": _Plain, "lstm": _LSTM, "gru": _GRU}[cell](layer, inputs, size, rng)
+        units = {"rnn": _PlainUnits, "lstm": _LSTMUnits, "gru": _GRUUnits}[cell](
+            layer, inputs, size, rng
+        )
         units.forward(activation)
         inputs = units.h[:, 1:] @ units.h[:, 1:].transpose(0, 2, 1) / size
     square = np.einsum("ett->t", inputs) / len(inputs)
@@ -186,7 +188,7 @@ class _Units:
         pass
 
 
-class _Plain(_Units):
+class _PlainUnits(_Units):
     def advance(self, t, z, activation):
         if t == 0:
             self.slopes = np.empty((self.examples, self.steps, self.size))
@@ -197,7 +199,7 @@ class _Plain(_Units):
         return 0.0, (self.slopes[:, t] * dh)[:, None]
 
 
-class _LSTM(_Units):
+class _LSTMUnits(_Units):
     gates = 4
 
     def advance(self, t, z, _):
@@ -227,7 +229,7 @@ class _LSTM(_Units):
         self.dc = self.dc * factor
 
 
-class _GRU(_Units):
+class _GRUUnits(_Units):
     gates = 2  # of which input and state are added before the slope; the candidate's are not
 
     def forward(self, activation):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowlab.numerics.blas import kept
-from flowlab.theory.activations import Activation
+from flowlab.theory.activations import ActivationFunction
 
 UNITS = 512
 MOST_LAYERS = 10
@@ -73,7 +73,7 @@ class Forward:
 
 
 def forward(
-    act: Activation, gram: np.ndarray, branches: list[Branch], width: int, eps: float
+    act: ActivationFunction, gram: np.ndarray, branches: list[Branch], width: int, eps: float
 ) -> Forward:
     """The Gram matrix of preactivations (B, B) through the branches, up to ``MOST_LAYERS``.
 

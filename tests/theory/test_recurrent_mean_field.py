@@ -6,7 +6,7 @@ from scipy.special import gammaln
 
 from flowlab.errors import InputError
 from flowlab.theory import get_activation
-from flowlab.theory.dynamic_mean_field import Layer, _Process, sampled_flow
+from flowlab.theory.recurrent_mean_field import RecurrentLayer, _Process, sampled_flow
 
 FRESH = np.stack([np.eye(8)] * 4)  # inputs drawn afresh at every step
 
@@ -24,10 +24,12 @@ def test_a_process_has_the_covariance_it_is_given():
 def test_gates_without_recurrence_are_gates_alone():
     """g2 = 0: a GRU keeps E u^2 per step, an LSTM's state is read at once and nothing goes back."""
     u = 1 / (1 + np.exp(-np.random.default_rng(3).standard_normal(400_000)))
-    flow = sampled_flow("gru", [Layer(1.0, 0.0)], FRESH)
+    flow = sampled_flow("gru", [RecurrentLayer(1.0, 0.0)], FRESH)
     np.testing.assert_allclose(np.diff(flow.log_square), -np.log(np.mean(u**2)), atol=0.08)
     assert flow.log_square[0] == pytest.approx(7 * np.log(np.mean(u**2)), abs=0.12)
-    assert np.isneginf(sampled_flow("lstm", [Layer(1.0, 0.0)], FRESH).log_square[:-1]).all()
+    assert np.isneginf(
+        sampled_flow("lstm", [RecurrentLayer(1.0, 0.0)], FRESH).log_square[:-1]
+    ).all()
 
 
 def test_identity_relu_follows_the_arcsine_law():
@@ -39,7 +41,9 @@ def test_identity_relu_follows_the_arcsine_law():
     m = np.arange(9)
     u = np.exp(gammaln(2 * m + 1) - 2 * gammaln(m + 1) - m * np.log(4))
     alive = np.minimum(np.cumsum(u * u[::-1])[1:], 1.0)
-    flow = sampled_flow("rnn", [Layer(1.0, 1.0, identity=True)], FRESH, get_activation("relu"))
+    flow = sampled_flow(
+        "rnn", [RecurrentLayer(1.0, 1.0, identity=True)], FRESH, get_activation("relu")
+    )
     se = np.sqrt((1 - alive) / alive / (4 * 512))
     assert np.all(np.abs(np.exp(flow.log_square + flow.tail) / alive - 1) < 4 * se + 0.01)
 
@@ -77,7 +81,7 @@ def test_lstm_by_nets_on_inputs_that_stay_the_same():
             dc = f * dc
         logs.append(found[-1] - found[0])
         squares.append(h @ h / width)
-    flow = sampled_flow("lstm", [Layer(1.0, 1.0, 0.25)], (x @ x.T / 20)[None])
+    flow = sampled_flow("lstm", [RecurrentLayer(1.0, 1.0, 0.25)], (x @ x.T / 20)[None])
     se = np.std(logs) / np.sqrt(seeds)
     assert np.mean(logs) == pytest.approx(flow.log_square[0], abs=4 * se + 2 * steps / width + 0.05)
     se = np.std(squares) / np.sqrt(seeds)
@@ -87,8 +91,8 @@ def test_lstm_by_nets_on_inputs_that_stay_the_same():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: sampled_flow("lstms", [Layer(1.0, 1.0)], FRESH), "did you mean lstm"),
-        (lambda: sampled_flow("gru", [Layer(1.0, 1.0)], FRESH[0]), r"\(examples, T, T\)"),
+        (lambda: sampled_flow("lstms", [RecurrentLayer(1.0, 1.0)], FRESH), "did you mean lstm"),
+        (lambda: sampled_flow("gru", [RecurrentLayer(1.0, 1.0)], FRESH[0]), r"\(examples, T, T\)"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from flowlab.prediction.inputs import TO_LOG10, Run
+from flowlab.prediction.inputs import TO_LOG10, Inputs
 from flowlab.schema import DELTA, NORMS
 
 _BLOCK = ("activation_log10_norm", DELTA)
@@ -21,7 +21,7 @@ FEW_EXAMPLES = "batch norm's mean rate is infinite below 4 examples; batch_size=
 
 
 def curve(
-    run: Run,
+    given: Inputs,
     *,
     top: float,
     log_rate,
@@ -55,10 +55,10 @@ def curve(
     return pd.DataFrame(columns)
 
 
-def by_operation(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+def by_operation(table: pd.DataFrame, given: Inputs) -> pd.DataFrame:
     """Give each layer's prediction to its rows: block norms to the last, others to the last map."""
     layers, names, of_block, of_map = [], [], [], []
-    for layer, block in enumerate(run.rows):
+    for layer, block in enumerate(given.rows):
         maps = [k for k, row in enumerate(block) if row.has_delta and row.op != "scale"]
         for k, row in enumerate(block):
             layers.append(layer)
@@ -66,7 +66,7 @@ def by_operation(table: pd.DataFrame, run: Run) -> pd.DataFrame:
             of_block.append(k == len(block) - 1)
             of_map.append(k == maps[-1])
     layers = np.array(layers)
-    columns = {"run": run.settings.run(), "layer": layers + 1, "op": names}
+    columns = {"run": given.settings.run(), "layer": layers + 1, "op": names}
     for name in NORMS:
         mine = of_block if name in _BLOCK else of_map
         for column in (name, f"{name}_sd"):
@@ -82,14 +82,14 @@ def _where(mine: list[bool], table: pd.DataFrame, column: str, layers: np.ndarra
     return np.where(mine, table[column].to_numpy(dtype=float)[layers], math.nan)
 
 
-def unpredicted(run: Run) -> pd.DataFrame:
+def unpredicted(given: Inputs) -> pd.DataFrame:
     """The rows of layers without a prediction, beside others that have one."""
-    return by_operation(pd.DataFrame(index=range(len(run.rows))), run)
+    return by_operation(pd.DataFrame(index=range(len(given.rows))), given)
 
 
-def silent(run: Run, because: str) -> pd.DataFrame:
+def silent(given: Inputs, because: str) -> pd.DataFrame:
     """The rows of a run without a prediction: one sentence, the assumption that fails."""
-    return _because(unpredicted(run), because)
+    return _because(unpredicted(given), because)
 
 
 def _because(table: pd.DataFrame, sentence: str | None) -> pd.DataFrame:
