@@ -15,11 +15,11 @@ import pandas as pd
 
 from experiments.command import guarded, note, options
 from experiments.progress import Progress
+from flowlab import schema
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, check_positive, unknown
 from flowlab.figures.files import save
 from flowlab.figures.gallery import Drawing, drawings
-from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment, find
 from flowlab.storage.files import write
 from flowlab.theory.plane import phase_plane
@@ -65,7 +65,7 @@ def _experiment(folder: Path, kept_within: float, progress: Progress) -> int:
     kept = Experiment(folder)
     frames, problems, unreadable = [], [], set()
     progress.at(f"reading {folder.name}")
-    for part, least in (("runs", tables.REQUIRED), ("theory", tables.PREDICTED)):
+    for part, least in (("runs", schema.REQUIRED), ("theory", schema.PREDICTED)):
         try:
             frame = kept.load(part=part)
         except InputError as error:

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError, check_count, unknown
+from flowlab.schema import setting
 
 SOURCES = ("digits", "gaussian", "file")
 # One stream of random numbers for each use of a seed.
@@ -33,18 +34,43 @@ MOST_CLASSES, ROWS_OF_A_CLASS = 20, 5  # where numbers name classes: see _measur
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
+def _file(settings) -> bool:
+    return settings.data.name == "file"
+
+
+def _gaussian_data(settings) -> bool:
+    return settings.data.name == "gaussian"
+
+
 @dataclass
 class DataSettings:
-    """What to load; the schema of the ``data`` configuration group."""
+    """What to load."""
 
-    name: str = "digits"  # digits, gaussian or file
-    path: str | None = None  # file: .csv, .parquet, .npz or IDX images; CSV and IDX also gzipped
-    inputs: str | None = None  # npz: key of the inputs, by default X
-    target: str | None = None  # csv, parquet: label column, by default the last; npz: key, or y
-    labels: str | None = None  # IDX: the label file, by default guessed from the images' name
-    standardise: bool = True  # digits, file: features and targets to mean 0 and variance 1
-    features: int | None = None  # gaussian: number of features, by default what the network takes
-    classes: int = 10  # gaussian: number of classes
+    name: str = setting("digits", "where the examples come from", choices=SOURCES)
+    path: str | None = setting(
+        None, "the file: .csv, .parquet, .npz or IDX images; CSV and IDX also gzipped", where=_file
+    )
+    inputs: str | None = setting(None, "npz: key of the inputs, by default X", where=_file)
+    target: str | None = setting(
+        None, "csv, parquet: label column, by default the last; npz: key, by default y", where=_file
+    )
+    labels: str | None = setting(
+        None, "IDX: the label file, by default guessed from the images' name", where=_file
+    )
+    standardise: bool = setting(
+        True,
+        "digits, file: whether features and targets get mean 0 and variance 1",
+        where=lambda settings: settings.data.name != "gaussian",
+    )
+    features: int | None = setting(
+        None,
+        "gaussian: number of features, by default what the network takes",
+        check=check_count,
+        where=_gaussian_data,
+    )
+    classes: int = setting(
+        10, "gaussian: number of classes", allowed="whole numbers from 2", where=_gaussian_data
+    )
 
     def validate(self) -> None:
         """Raise InputError unless the settings agree with one another."""

@@ -13,6 +13,7 @@ from flowlab.errors import InputError, check_scale, unknown
 from flowlab.kernel import kernel
 from flowlab.layer import Parameter
 from flowlab.numerics import random
+from flowlab.schema import check_each, setting
 
 MODES = ("fan_in", "fan_out", "fan_avg")
 
@@ -60,39 +61,44 @@ PRESETS = {
 }
 
 
+def _check_deviation(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} must be a finite number, at least 0; got {value}")
+    if value:
+        check_scale(name, value)
+
+
 @dataclass
 class InitSettings:
-    """How parameters are drawn.
+    """How parameters are drawn."""
 
-    ``gain`` multiplies the weights' standard deviation. ``mode`` overrides the scheme's fan
-    (``fan_in``, ``fan_out``, ``fan_avg``). ``sigma_w`` belongs to ``normal``; ``sigma_b`` is the
-    biases' standard deviation (``torch_default`` draws its own).
-    """
-
-    name: str = "he"
-    gain: float = 1.0
-    mode: str | None = None
-    sigma_w: float = 1.0
-    sigma_b: float = 0.0
+    name: str = setting("he", "the scheme that draws the weights", choices=SCHEMES)
+    gain: float = setting(1.0, "factor of the weights' standard deviation", check=check_scale)
+    mode: str | None = setting(
+        None,
+        "the fan in the weights' variance; by default the scheme's",
+        choices=MODES,
+        column="init_mode",
+    )
+    sigma_w: float = setting(
+        1.0, "the weights' standard deviation times √fan_in, for init=normal", check=check_scale
+    )
+    sigma_b: float = setting(
+        0.0,
+        "the biases' standard deviation; torch_default draws its own",
+        check=_check_deviation,
+        allowed="numbers from 0",
+    )
 
     def validate(self) -> None:
         """Raise InputError for an unknown scheme or mode and for numbers out of range."""
         if self.name not in SCHEMES:
             raise unknown("init", self.name, SCHEMES)
-        if self.mode is not None and self.mode not in MODES:
-            raise unknown("init.mode", self.mode, MODES)
+        check_each(self, "init.")
         without_mode = ("orthogonal", "delta_orthogonal", "identity", "torch_default")
         if self.mode is not None and self.name in without_mode:
             raise InputError(f"init.mode does not apply to {self.name}; got {self.mode}")
-        for name in ("gain", "sigma_w"):
-            check_scale(f"init.{name}", getattr(self, name))
         check_scale("init.gain times init.sigma_w", self.gain * self.sigma_w)
-        if not (math.isfinite(self.sigma_b) and self.sigma_b >= 0):
-            raise InputError(
-                f"init.sigma_b must be a finite number, at least 0; got {self.sigma_b}"
-            )
-        if self.sigma_b:
-            check_scale("init.sigma_b", self.sigma_b)
         if self.sigma_w != 1.0 and self.name != "normal":
             raise InputError(f"init.sigma_w belongs to init=normal; got init={self.name}")
         if self.sigma_b != 0.0 and self.name == "torch_default":

@@ -4,16 +4,21 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, get_args
 
+import pandas as pd
+
+from flowlab import schema
 from flowlab.data import DataSettings
 from flowlab.errors import InputError, check_count, check_positive, check_scale, unknown
 from flowlab.initializers import PRESETS, InitSettings
 from flowlab.layers.activation import ACTIVATIONS
 from flowlab.layers.convolution import PADDING_MODES
 from flowlab.layers.loss import LOSSES, REDUCTIONS
+from flowlab.schema import Column, Setting, check_each, dtype_of, setting, settings_of
 
 SKIPS = ("none", "identity", "scaled", "mix", "rezero", "fixup")
 NORMALIZATIONS = ("none", "batch", "layer", "rms")
@@ -30,8 +35,6 @@ _IMAGE = ("kernel_size", "padding", "channels", "image")
 _ACTIVATIONS = {"rnn": ("tanh", "relu", "identity"), "lstm": ("tanh",), "gru": ("tanh",)}
 _TIME = ("steps", "recurrent", "radius", "truncation")
 _SHALLOW = {"depth": 2, "batch_size": 32, "activation": "tanh"}
-# Settings that change no number of the table.
-_NOT_MEASURED = ("experiment", "results_dir", "memory_gib", "threads", "overwrite", "kept_within")
 # Each network: the options that it reads, and the axes whose defaults it changes.
 NETWORKS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "mlp": (_BRANCH, {}),
@@ -56,42 +59,86 @@ NETWORKS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 SEQUENCES = tuple(name for name, (options, _) in NETWORKS.items() if "steps" in options)
 
 
+def _odd(name: str, value: int) -> None:
+    check_count(name, value)
+    if value % 2 == 0:
+        raise InputError(f"{name} must be odd, to keep the image's size; got {value}")
+
+
+def _finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise InputError(f"{name} must be finite; got {value}")
+
+
+def _folder_name(name: str, value: str) -> None:
+    plain = value.strip(". ") and value.isprintable()
+    if not plain or set(value) & set('/\\:*?"<>|'):
+        raise InputError(f"{name} must be a plain folder name; got {value!r}")
+
+
+def _folder(name: str, value: str) -> None:
+    if not value or "\0" in value:
+        raise InputError(f"{name} must be the name of a folder; got {value!r}")
+
+
 @dataclass
 class NetworkSettings:
-    """The architecture; each network reads the options that `NETWORKS` lists for it.
+    """The architecture; each network reads the options that `NETWORKS` lists for it."""
 
-    ``branch_maps`` is the number of maps in a residual branch (1 or 2; by default 2 for fixup and
-    resnet, else 1); ``branch_scale`` is the factor a of ``skip=scaled``: 1/sqrt(L) or 1/L for L
-    blocks. Images have ``channels`` (by default 1, of gaussian data the width) and of gaussian data
-    the side ``image``; convolutions keep their size by ``padding``, zeros or circular, and so have
-    an odd ``kernel_size``.
-
-    Sequences have ``steps``: an image's rows (8) or pixels (64), say. Of recurrence, ``recurrent``
-    is the scheme of the maps from state to state (by default the run's), ``radius`` their gain,
-    ``truncation`` the steps after which backpropagation through time is cut (by default never), and
-    ``forget_bias`` is added to an LSTM's forget gates. Of attention there are ``heads``, of tokens
-    that see earlier ones alone if ``causal``; logits are divided by the square root of a head's
-    width, or by that width (``logit_scale``); ``placement`` puts normalizations before a branch or
-    after its sum; the token-wise MLP is ``expansion`` times as wide.
-    """
-
-    name: str = "mlp"
-    branch_maps: int | None = None
-    branch_scale: str = "inverse_sqrt_depth"
-    kernel_size: int = 3
-    padding: str = "zeros"
-    channels: int | None = None
-    image: int = 8
-    steps: int = 8
-    recurrent: str | None = None
-    radius: float = 1.0
-    truncation: int | None = None
-    forget_bias: float = 0.0
-    heads: int = 4
-    causal: bool = False
-    logit_scale: str = "inverse_sqrt"
-    placement: str = "pre"
-    expansion: int = 4
+    name: str = setting("mlp", "the architecture", choices=NETWORKS)
+    branch_maps: int | None = setting(
+        None,
+        "maps in a residual branch, by default 2 for fixup and resnet, else 1",
+        allowed="1, 2",
+        where=lambda settings: settings.skip != "none",
+    )
+    branch_scale: str = setting(
+        "inverse_sqrt_depth",
+        "the factor a of skip=scaled: 1/sqrt(L) or 1/L for L branches",
+        choices=BRANCH_SCALES,
+        where=lambda settings: settings.skip == "scaled",
+    )
+    kernel_size: int = setting(
+        3, "side of a convolution's kernel", check=_odd, allowed="odd whole numbers"
+    )
+    padding: str = setting(
+        "zeros", "what surrounds an image, so that it keeps its size", choices=PADDING_MODES
+    )
+    channels: int | None = setting(
+        None, "an image's channels; by default 1, of gaussian data the width", check=check_count
+    )
+    image: int = setting(
+        8,
+        "side of an image of gaussian data",
+        check=check_count,
+        where=lambda settings: settings.data.name == "gaussian" and settings.data.features is None,
+    )
+    steps: int = setting(
+        8, "steps of a sequence: an image's rows (8) or pixels (64), say", check=check_count
+    )
+    recurrent: str | None = setting(
+        None, "scheme of the maps from state to state; by default the run's", choices=RECURRENT
+    )
+    radius: float = setting(1.0, "gain of the maps from state to state", check=check_scale)
+    truncation: int | None = setting(
+        None,
+        "steps after which backpropagation through time is cut; by default never",
+        check=check_count,
+    )
+    forget_bias: float = setting(0.0, "added to an LSTM's forget gates", check=_finite)
+    heads: int = setting(4, "heads of attention", check=check_count)
+    causal: bool = setting(False, "whether tokens attend to earlier ones alone")
+    logit_scale: str = setting(
+        "inverse_sqrt",
+        "what divides the logits: the square root of a head's width, or that width",
+        choices=LOGIT_SCALES,
+    )
+    placement: str = setting(
+        "pre", "normalizations before a branch, or after its sum", choices=PLACEMENTS
+    )
+    expansion: int = setting(
+        4, "width of the token-wise MLP over that of the tokens", check=check_count
+    )
 
     def validate(self) -> None:
         """Raise InputError for an unknown name, an option of another network, a broken rule."""
@@ -106,87 +153,82 @@ class NetworkSettings:
                 )
         if self.branch_maps not in (None, 1, 2):
             raise InputError(f"network.branch_maps must be 1 or 2; got {self.branch_maps}")
-        for name, known in (
-            ("branch_scale", BRANCH_SCALES),
-            ("padding", PADDING_MODES),
-            ("recurrent", (None, *RECURRENT)),
-            ("logit_scale", LOGIT_SCALES),
-            ("placement", PLACEMENTS),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown(f"network.{name}", getattr(self, name), [k for k in known if k])
-        for name in (
-            *("kernel_size", "channels", "image", "steps", "truncation", "heads", "expansion"),
-        ):
-            if getattr(self, name) is not None:
-                check_count(f"network.{name}", getattr(self, name))
-        if self.kernel_size % 2 == 0:
-            raise InputError(
-                f"network.kernel_size must be odd, to keep the image's size; got {self.kernel_size}"
-            )
-        check_scale("network.radius", self.radius)
-        if not math.isfinite(self.forget_bias):
-            raise InputError(f"network.forget_bias must be finite; got {self.forget_bias}")
+        check_each(self, "network.")
 
 
 @dataclass
 class Settings:
-    """One run. ``validate`` raises InputError in one line for the first rule that is broken.
-
-    ``seeds`` networks are drawn with the seeds ``seed``, ``seed + 1``, ...; ``upstream`` is the
-    cotangent at the output: of a ``loss`` on labels, ``gaussian`` (independent of the forward pass)
-    or ``ones``, divided by the batch size under ``reduction=mean``. ``kept_within`` is the
-    threshold of the verdict, in decades from end to end of the body.
-    """
+    """One run. ``validate`` raises InputError in one line for the first rule that is broken."""
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     init: InitSettings = field(default_factory=InitSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    depth: int = 50
-    width: int = 128
-    activation: str = "relu"
-    skip: str = "none"
-    norm: str = "none"
-    batch_size: int = 128
-    seeds: int = 16
-    seed: int = 0
-    upstream: str = "loss"
-    loss: str = "cross_entropy"
-    reduction: str = "mean"
-    dtype: str = "float32"
-    experiment: str = "single"
-    results_dir: str = "results"
-    memory_gib: float = 2.0
-    threads: int | None = None
-    overwrite: bool = False
-    kept_within: float = 1.0
+    depth: int = setting(50, "counted layers, the last one linear", check=check_count)
+    width: int = setting(
+        128, "units, or channels, of a layer", check=check_count, architecture=True
+    )
+    activation: str = setting("relu", "the nonlinearity", choices=ACTIVATIONS, architecture=True)
+    skip: str = setting("none", "the skip connection", choices=SKIPS, architecture=True)
+    norm: str = setting("none", "the normalization", choices=NORMALIZATIONS, architecture=True)
+    batch_size: int = setting(128, "examples in the batch", check=check_count)
+    seeds: int = setting(
+        16, "networks drawn, with the seeds seed, seed + 1, ...", check=check_count
+    )
+    seed: int = setting(0, "the first network's seed", allowed="whole numbers from 0", column="")
+    upstream: str = setting(
+        "loss",
+        "the cotangent at the output: of a loss on labels, gaussian (independent of the forward "
+        "pass) or ones",
+        choices=UPSTREAMS,
+    )
+    loss: str = setting(
+        "cross_entropy",
+        "the loss, for upstream=loss",
+        choices=LOSSES,
+        where=lambda settings: settings.upstream == "loss",
+    )
+    reduction: str = setting(
+        "mean", "whether the cotangent is divided by the batch size", choices=REDUCTIONS
+    )
+    dtype: str = setting("float32", "type of the arithmetic", choices=DTYPES)
+    experiment: str = setting(
+        "single", "name of the folder of results", check=_folder_name, measured=False
+    )
+    results_dir: str = setting(
+        "results", "folder of all experiments", check=_folder, measured=False, column=""
+    )
+    memory_gib: float = setting(
+        2.0,
+        "memory that a run may have; seeds are processed in parts that fit",
+        unit="GiB",
+        check=check_positive,
+        measured=False,
+        column="",
+    )
+    threads: int | None = setting(
+        None,
+        "threads of a process; by default one for each core",
+        check=check_count,
+        measured=False,
+        column="",
+    )
+    overwrite: bool = setting(
+        False, "whether to measure anew what a sweep finds kept", measured=False, column=""
+    )
+    kept_within: float = setting(
+        1.0,
+        "end to end, a gradient that changes by less is called kept",
+        unit="decades",
+        check=check_positive,
+        measured=False,
+        column="",
+    )
 
     def validate(self) -> "Settings":
         """Check every rule and return self."""
-        for name in ("depth", "width", "batch_size", "seeds"):
-            check_count(name, getattr(self, name))
+        check_each(self)
         if not 0 <= self.seed < 2**63 - self.seeds:
             raise InputError(f"seed must be at least 0 and below 2^63; got {self.seed}")
-        for name, known in (
-            ("activation", ACTIVATIONS),
-            ("skip", SKIPS),
-            ("norm", NORMALIZATIONS),
-            ("upstream", UPSTREAMS),
-            ("loss", LOSSES),
-            ("reduction", REDUCTIONS),
-            ("dtype", DTYPES),
-        ):
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
-        if self.threads is not None:
-            check_count("threads", self.threads)
-        check_positive("memory_gib", self.memory_gib)
-        check_positive("kept_within", self.kept_within)
-        plain = self.experiment.strip(". ") and self.experiment.isprintable()
-        if not plain or set(self.experiment) & set('/\\:*?"<>|'):
-            raise InputError(f"experiment must be a plain folder name; got {self.experiment!r}")
-        if not self.results_dir or "\0" in self.results_dir:
-            raise InputError(f"results_dir must be the name of a folder; got {self.results_dir!r}")
         self.network.validate()
         self.init.validate()
         self.data.validate()
@@ -209,14 +251,23 @@ class Settings:
     def resolved(self) -> dict:
         """Everything that determines the numbers, as plain data: no folders, no thresholds."""
         plain = dataclasses.asdict(self)
-        for name in _NOT_MEASURED:
-            del plain[name]
+        for own, setting_ in settings_of(self):
+            if not setting_.measured:
+                del plain[own.name]
         return plain
 
     def run(self) -> str:
         """The run's name: a digest of the resolved settings."""
         text = json.dumps(self.resolved(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def axes(self) -> dict[str, Any]:
+        """Every setting that can differ between two runs, by its column; None where it does not
+        apply.
+
+        ``seed`` is not among them: tables have it in every row.
+        """
+        return {axis.column.name: axis.value(self) for axis in AXES}
 
 
 def flat(resolved: dict, prefix: str = "") -> dict:
@@ -277,7 +328,8 @@ def _typed(schema, values: dict, prefix: str = "") -> dict:
     return typed
 
 
-_GROUPS = {"init": InitSettings, "network": NetworkSettings, "data": DataSettings}
+_GROUPS = {"network": NetworkSettings, "init": InitSettings, "data": DataSettings}
+_PREFIXES = {"network": "", "init": "", "data": "data_"}  # of their settings' columns
 _KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -289,3 +341,89 @@ def _is(value, kind) -> bool:
     if kind is float:
         return isinstance(value, Real)
     return isinstance(value, kind)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that has a column; ``key`` is its name on the command line, such as init.gain."""
+
+    key: str
+    column: Column
+    setting: Setting
+
+    @property
+    def of_architecture(self) -> bool:
+        """Whether a network of a user's own lacks it."""
+        return self.setting.architecture or self.key.startswith("network.")
+
+    def value(self, settings: Settings) -> Any:
+        """Its value, as Settings resolves it, or None where it does not apply."""
+        group, _, name = self.key.rpartition(".")
+        if group == "network" and name not in NETWORKS[settings.network.name][0]:
+            return None
+        if self.setting.where is not None and not self.setting.where(settings):
+            return None
+        if self.key in _GROUPS:
+            return getattr(settings, self.key).name
+        # What follows from other settings, too, is a property of the whole.
+        return getattr(settings if hasattr(settings, name) else getattr(settings, group), name)
+
+
+def _every() -> Iterator[tuple[str, dataclasses.Field, Setting]]:
+    """Every setting with its key: the groups' choices, plain settings, the groups' options."""
+    options = []
+    for group, kind in _GROUPS.items():
+        (own, choice), *others = settings_of(kind)
+        yield group, own, choice
+        options += [(f"{group}.{own.name}", own, option) for own, option in others]
+    yield from ((own.name, own, plain) for own, plain in settings_of(Settings))
+    yield from options
+
+
+def _axes() -> Iterator[Axis]:
+    for key, own, setting_ in _every():
+        group, _, name = key.rpartition(".")
+        named = setting_.column
+        if named is None:
+            named = name if key in _GROUPS or not group else _PREFIXES[group] + name
+        if named:
+            part = "setting" if setting_.measured else "run"
+            column = Column(named, setting_.unit, setting_.meaning, dtype_of(own.type), part)
+            yield Axis(key, column, setting_)
+
+
+AXES = tuple(_axes())
+schema.register(*(axis.column for axis in AXES))
+
+
+_ALLOWED = {
+    check_count: "whole numbers from 1",
+    check_positive: "numbers above 0",
+    check_scale: "numbers above 0",
+}
+_OF_TYPE = {bool: "true, false", int: "whole numbers", float: "numbers", str: "text"}
+
+
+def _allowed(own: dataclasses.Field, setting_: Setting) -> str:
+    """In words, the values that a setting may take."""
+    kinds = get_args(own.type) or (own.type,)
+    found = setting_.allowed or ", ".join(setting_.choices) or _ALLOWED.get(setting_.check)
+    found = found or next(_OF_TYPE[kind] for kind in kinds if kind in _OF_TYPE)
+    return f"{found}, null" if type(None) in kinds else found
+
+
+def frame() -> pd.DataFrame:
+    """Every setting: key, default, allowed values, column ("" for none), unit and meaning."""
+    columns = {axis.key: axis.column.name for axis in AXES}
+    rows = [
+        {
+            "key": key,
+            "default": own.default,
+            "allowed": _allowed(own, setting_),
+            "column": columns.get(key, ""),
+            "unit": setting_.unit,
+            "meaning": setting_.meaning,
+        }
+        for key, own, setting_ in _every()
+    ]
+    return pd.DataFrame(rows)

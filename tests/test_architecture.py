@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "storage", "analysis", "cache", "kernel", "layer", "numerics", "initializers"]
+ORDER = [
+    "errors",
+    "schema",
+    "storage",
+    "analysis",
+    "cache",
+    "kernel",
+    "layer",
+    "numerics",
+    "initializers",
+]
 ORDER += ["laws", "layers", "data", "settings", "networks", "measurement", "instruments"]
 ORDER += ["lessons", "theory", "prediction", "figures", "claims", "report"]
 # Parts that a subject must do without, although they lie beneath it.

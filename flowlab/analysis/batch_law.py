@@ -20,7 +20,7 @@ import pandas as pd
 
 from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError, unknown
-from flowlab.storage.tables import EXAMPLES
+from flowlab.schema import EXAMPLE_NORMS
 
 PARAMETERS = ("W", "b")
 REDUCTIONS = ("mean", "sum")
@@ -178,7 +178,7 @@ def check(batch_sizes, reduction: str, examples: int) -> None:
 
 def _parameters(table: pd.DataFrame) -> pd.DataFrame:
     """A row for W and one for b of every row that has them, with both log10 norms."""
-    for name in (*EXAMPLES, "batch_size", "reduction"):
+    for name in (*EXAMPLE_NORMS, "batch_size", "reduction"):
         if name not in table:
             raise InputError(f"the batch law needs the column {name}; got a table without it")
     shared = table[["run", "seed", "layer", "op", "batch_size", "reduction"]]

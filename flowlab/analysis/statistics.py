@@ -18,9 +18,8 @@ from numpy.typing import ArrayLike
 from scipy.special import chdtri, stdtrit
 
 from flowlab.errors import InputError, unknown
+from flowlab.schema import DELTA
 
-DELTA = "delta_log10_norm"
-COTANGENT = "dh_log10_norm"  # of a state
 NO_FINITE_SEED = "no seed has finite norms throughout"
 
 Statistic = Callable[[pd.DataFrame, str], pd.Series]

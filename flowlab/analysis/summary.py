@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from flowlab.analysis.statistics import COTANGENT, DELTA, profile
+from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import Verdict, view
+from flowlab.schema import COTANGENT, DELTA
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = {

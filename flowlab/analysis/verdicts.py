@@ -29,15 +29,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
-from flowlab.analysis.statistics import (
-    COTANGENT,
-    DELTA,
-    Interval,
-    by_seed,
-    format_of,
-    mean_interval,
-)
+from flowlab.analysis.statistics import Interval, by_seed, format_of, mean_interval
 from flowlab.errors import InputError, check_positive
+from flowlab.schema import COTANGENT, DELTA
 
 KEPT_WITHIN = 1.0  # decades, end to end
 RELATIVE_MARGIN, LEAST_MARGIN = 0.1, 0.1  # of the predicted change; decades

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from flowlab.analysis.statistics import DELTA, seed_ratios
+from flowlab.analysis.statistics import seed_ratios
 from flowlab.initializers import Initializer, InitSettings
 from flowlab.laws import Pass
 from flowlab.layer import Chain, Layer, Shape, Workspace, leaves, map_leaves
 from flowlab.measurement.passes import measure
+from flowlab.schema import DELTA
 from flowlab.settings import make
 
 _SQUARED_NATURAL = 2 * np.log(10)  # log10 of a norm to ln of its square

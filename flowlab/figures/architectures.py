@@ -7,12 +7,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flowlab.analysis.statistics import COTANGENT, DELTA, profile
+from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, counted, judge, tally
 from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, key, legend, panel
 from flowlab.figures.runs import describe, single_steps, whole_layers
 from flowlab.figures.through_time import as_layers
+from flowlab.schema import COTANGENT, DELTA
 
 PANEL = 1.75  # inches, the height of a panel
 COLUMNS = 4

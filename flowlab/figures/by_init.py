@@ -6,11 +6,12 @@ from textwrap import fill
 import pandas as pd
 from matplotlib.figure import Figure
 
-from flowlab.analysis.statistics import DELTA, profile
+from flowlab.analysis.statistics import profile
 from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, PANEL, SYMBOLS, caption, key, legend, panel
 from flowlab.figures.ratios import init_labels
 from flowlab.figures.runs import describe
+from flowlab.schema import DELTA
 
 
 def small_multiples(

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from flowlab.analysis.statistics import DELTA, profile
+from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import KEPT_WITHIN, judge
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
-from flowlab.figures.runs import Run, describe, whole_layers
+from flowlab.figures.runs import Named, describe, whole_layers
+from flowlab.schema import DELTA
 
 SYMBOLS = {
     "activation_log10_norm": "‖h‖",
@@ -125,7 +126,7 @@ def panel(
     ax: Axes,
     column: str,
     summary: pd.DataFrame,
-    runs: list[Run],
+    runs: list[Named],
     prediction: pd.DataFrame | None,
     span: int,
 ) -> set[str]:

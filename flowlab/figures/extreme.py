@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flowlab.analysis.statistics import DELTA, profile
+from flowlab.analysis.statistics import profile
 from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.by_layer import THEORY, legend
 from flowlab.figures.runs import describe, whole_layers
+from flowlab.schema import DELTA
 
 # log2 of half the smallest subnormal: what lies below is rounded to 0.
 UNDERFLOW = {"float32": -150, "float64": -1075}

@@ -5,10 +5,10 @@ from math import nan
 
 import pandas as pd
 
-from flowlab.analysis.statistics import DELTA
 from flowlab.analysis.verdicts import KEPT_WITHIN, Verdict, judge_all
 from flowlab.errors import InputError, unknown
 from flowlab.figures.runs import whole_layers
+from flowlab.schema import DELTA
 
 SYMBOL = r"change of $\log_{10}\Vert\delta\Vert$"  # on axes
 WORDS = "Change of log10‖δ‖ over the body"  # in captions

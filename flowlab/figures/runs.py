@@ -1,24 +1,18 @@
-"""Which runs a table holds, and the words that tell them apart."""
+"""Which runs a table holds, and the words that distinguish them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
+from flowlab import schema
 from flowlab.errors import InputError, unknown
-from flowlab.storage.tables import READINGS
 
-MOST = 8  # more curves than this cannot be told apart
-
-# Columns that describe a row or an ensemble, not the configuration of a run.
-NOT_AXES = {
-    *("run", "seed", "seeds", "layer", "op", "fan_in", "fan_out", "status", "step", "time"),
-    *READINGS,
-}
+MOST = 8  # more curves than this look alike
 
 
 @dataclass(frozen=True)
-class Run:
+class Named:
     """A run, named by what sets it apart; the label adds the number of seeds where that differs."""
 
     id: object
@@ -28,7 +22,7 @@ class Run:
 
 
 def whole_layers(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table or a prediction that tell of layers, not of single time steps."""
+    """The rows of a table or a prediction of whole layers, not of single time steps."""
     return frame[frame["time"].isna()] if "time" in frame else frame
 
 
@@ -40,12 +34,14 @@ def single_steps(frame: pd.DataFrame) -> pd.DataFrame:
     return steps[steps["layer"] == steps.groupby("run", observed=True)["layer"].transform("max")]
 
 
-def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Run], str]:
-    """The runs of ``table`` (tidy: run, seed, configuration axes, ...) and what they share.
+def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Named], str]:
+    """The runs of ``table`` (tidy: run, seed, axes, ...) and what they share.
 
-    Names tell the axes in ``always`` even where runs agree in them.
-    Runs are sorted by the axes in which they differ, so that the order of rows does not matter.
-    Runs that agree in every axis are named by their id. Raises InputError for an empty table, for
+    Axes are all columns but those of the schema that say where a row stands and what was measured:
+    a user's own are among them. Names hold the axes in ``always`` even where runs agree in them,
+    and the first seed where nothing else differs. Runs are sorted by the axes in which they differ,
+    so that the order of rows does not matter. Runs that agree in everything are named by their id.
+    Raises InputError for an empty table, for
     one without ``run`` or ``seed``, and for more than 8 runs.
     """
     for name in ("run", "seed"):
@@ -60,12 +56,14 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Run]
             "filter it first, as in table.query('depth == 50')"
         )
     groups = table.groupby("run", observed=True)
-    axes = [c for c in table if c not in NOT_AXES and not str(c).endswith("_log10_norm")]
+    axes = [column for column in table if _is_axis(column)]
     varying = groups[axes].nunique().gt(1).any() if axes else {}
     axes = [axis for axis in axes if not varying[axis]]
     values = groups[axes].first() if axes else pd.DataFrame(index=groups.size().index)
     seeds = groups["seed"].nunique()
 
+    if values.nunique(dropna=False).le(1).all():
+        values = values.assign(seed=groups["seed"].min())
     differing = [a for a in axes if a in always or values[a].nunique(dropna=False) > 1]
     values = values.sort_values(differing) if differing else values
     labels = [_settings(values.loc[run], differing) for run in values.index]
@@ -84,10 +82,16 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Run]
             label if label and labels.count(label) == 1 else f"{label} run={str(run)[:8]}".strip()
         )
         text = f"{name} ({counts[run]})" if counts[run] else name
-        runs.append(Run(run, name, text, int(seeds[run])))
+        runs.append(Named(run, name, text, int(seeds[run])))
     return runs, shared
 
 
 def _settings(values: pd.Series, axes: list[str]) -> str:
     present = [(axis, values[axis]) for axis in axes if pd.notna(values[axis])]
     return ", ".join(f"{a}={v:g}" if isinstance(v, float) else f"{a}={v}" for a, v in present)
+
+
+def _is_axis(column: object) -> bool:
+    """Whether a column belongs to a run's configuration; ``seeds`` is its label's."""
+    measured = column in schema.columns("row", "measured", "status")
+    return not measured and column not in ("run", "seeds", "step")

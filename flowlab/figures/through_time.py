@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flowlab.analysis.statistics import COTANGENT, profile
+from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.by_layer import LINE, THEORY, key, legend, panel
-from flowlab.figures.runs import Run, describe, single_steps
+from flowlab.figures.runs import Named, describe, single_steps
+from flowlab.schema import COTANGENT
 
 PANEL = 1.65  # inches, the height of a panel
 SYMBOL = "‖∂L/∂$h_t$‖"
@@ -192,7 +193,7 @@ def _values(table: pd.DataFrame, axis: str) -> list:
     return sorted(table[axis].fillna("run's own").unique(), reverse=True)
 
 
-def _runs(rows: pd.DataFrame) -> list[Run]:
+def _runs(rows: pd.DataFrame) -> list[Named]:
     """A panel's runs, named at least by the radius of a simple net or the scheme of a gated one."""
     if rows.empty:
         return []
@@ -209,7 +210,7 @@ def as_layers(steps: pd.DataFrame) -> pd.DataFrame:
     return kept.astype({"layer": float})
 
 
-def _bounds(ax: Axes, rows: pd.DataFrame, summary: pd.DataFrame, runs: list[Run]) -> bool:
+def _bounds(ax: Axes, rows: pd.DataFrame, summary: pd.DataFrame, runs: list[Named]) -> bool:
     """The slope log10 ρ from each run's last step on; is there any?"""
     drawn = False
     for place, run in enumerate(runs):

@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from flowlab.analysis.statistics import DELTA, profile
+from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import KEPT_WITHIN, judge
 from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.by_layer import INTERVAL, LINE, key, legend, panel
 from flowlab.figures.runs import describe, whole_layers
+from flowlab.schema import DELTA
 
 PANEL = 2.0  # inches, the height of a panel
 WEIGHTS = {"Q": "", "K": "...", "V": "///", "O": "xx"}  # and their hatches

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from flowlab import schema
 from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
 from flowlab.figures.runs import describe
-from flowlab.storage.tables import KEYS
 
 MOST_LAYERS = 30  # more are drawn in bins
 BINS = 20
@@ -36,7 +36,9 @@ def waterfall(ledger: pd.DataFrame) -> Figure:
     Raises InputError for a missing column, several runs, or no such seed.
     """
     rows, left_out = _checked(ledger)
-    _, shared = describe(ledger[[name for name in (*KEYS, "seed") if name in ledger]])
+    _, shared = describe(
+        ledger[[name for name in (*schema.names("run", "setting"), "seed") if name in ledger]]
+    )
     kinds = list(dict.fromkeys(rows["kind"]))
     looks = _looks(kinds)
     with style.context():

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from flowlab import schema
 from flowlab.errors import InputError, unknown
 from flowlab.layer import Chain, Layer, Primitive, primitives
 from flowlab.layers import Activation, Fork, Residual
@@ -39,7 +40,6 @@ from flowlab.measurement.passes import Batches, Progress, affordable, measure
 from flowlab.networks import Network, build
 from flowlab.numerics.scale import LOG10_2, log2_norm
 from flowlab.settings import Settings
-from flowlab.storage.tables import KEYS
 
 COLUMNS = ("run", "seed", "layer", "position", "op", "kind", "counted", "log10_gain")
 COLUMNS += ("log10_cumulative", "log10_end_to_end", "status")
@@ -313,7 +313,8 @@ def _tidy(settings: Settings, books: _Books, table: pd.DataFrame) -> pd.DataFram
     arrived = table[first].groupby("seed")["dX_log10_norm"].first()
     upstream = table[last].groupby("seed")["delta_log10_norm"].last()
 
-    columns = {name: table[name].iat[0] for name in KEYS if name in table}
+    constant = table[schema.names("run", "setting")].iloc[:1]
+    columns = {name: constant[name].array.repeat(seeds * len(accounts)) for name in constant}
     columns["seed"] = np.repeat(np.arange(settings.seed, settings.seed + seeds), len(accounts))
     columns["layer"] = np.tile(layers, seeds)
     columns["position"] = np.tile(np.arange(1, len(accounts) + 1), seeds)

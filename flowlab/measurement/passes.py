@@ -8,7 +8,6 @@ float range, or are below the rounding of what they were made from
 (see :mod:`flowlab.measurement.rounding`).
 """
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -29,16 +28,24 @@ from flowlab.layers.attention import token_cosine
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.rounding import LOST, MARGIN, NONFINITE, OK, Block, Report, told_of
 from flowlab.measurement.scan import Stack, record, single
+from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network, build, example_shape, features
 from flowlab.numerics import random
 from flowlab.numerics.blas import one_thread
 from flowlab.numerics.scale import LOG10_2, log2_norm, log2_norms, renormalise, shift
-from flowlab.settings import NETWORKS, SEQUENCES, Settings
-from flowlab.storage.tables import EXAMPLES, GAINS, GAINS_EXAMPLES, NORMS, READINGS, STEPS
+from flowlab.schema import (
+    EXAMPLE_NORMS,
+    GAIN_EXAMPLE_NORMS,
+    GAIN_NORMS,
+    NORMS,
+    READINGS,
+    STATE_NORMS,
+)
+from flowlab.settings import SEQUENCES, Settings
 
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
-COLUMNS = (*NORMS, *EXAMPLES, *GAINS, *GAINS_EXAMPLES, *READINGS)
+COLUMNS = (*NORMS, *EXAMPLE_NORMS, *GAIN_NORMS, *GAIN_EXAMPLE_NORMS, *READINGS)
 ACTIVATION, DELTA, DX = range(3)
 # A parameter's role: the columns of its gradient's norm and of its examples'.
 _GRADIENTS = {
@@ -50,11 +57,6 @@ _GRADIENTS = {
 }
 # Gradients that are products of the cotangent and the input, in the units of both.
 _OF_INPUT = [COLUMNS.index(name) for name in _GRADIENTS["weight"]]
-# The network's options that are columns of the table.
-_OPTIONS = {
-    **{"branch_scale": "string", "padding": "string", "kernel_size": "Int64", "steps": "Int64"},
-    **{"recurrent": "string", "radius": "Float64", "heads": "Int64", "placement": "string"},
-}
 _COSINE, _OF_DX = COLUMNS.index("token_cosine"), COLUMNS.index("statistics_log10_gain")
 # Base-2 logarithms until the table is made.
 _LOGARITHMS = np.array([LOG10_2 if "log10" in name else 1.0 for name in COLUMNS])
@@ -68,7 +70,6 @@ _PART_ELEMENTS = 2**17
 LOWEST = {"float32": -100.0, "float64": -960.0}
 # Zeros are exact where the standard deviations of weights are within these powers of two.
 _MODERATE = {"float32": 30.0, "float64": 240.0}
-_STATUS = np.array(["ok", "lost", "nonfinite"])
 # How large inputs may be in each type: what they become in a layer must fit, too.
 _LARGEST = {"float32": 1e37, "float64": 1e150}
 _GIB = 2**30
@@ -282,10 +283,10 @@ def measure(
     with one_thread(), ThreadPoolExecutor(_threads(settings)) as pool:
         measured = list(pool.map(one, parts))
     arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
-    table = _tidy(settings, rows, seeds, *arrays)
-    if own:
-        return table.assign(**_own(settings, network, len(table)))
-    return table if rewritten is None else table.assign(run=rewritten)
+    axes = axes_of(settings, network if own else None)
+    if rewritten is not None:
+        axes["run"] = rewritten
+    return of_pass(axes, rows, seeds, COLUMNS, *arrays)
 
 
 class NotRepeated(Exception):
@@ -440,7 +441,7 @@ class Ensemble:
         self.backward(dy, dy_exponent, runs, known, progress)
         for column in _OF_INPUT:
             self.values[unknown, column] = np.nan
-        steps = np.empty((len(self.seeds), 0, 0, len(STEPS)))
+        steps = np.empty((len(self.seeds), 0, 0, len(STATE_NORMS)))
         return self.values * _LOGARITHMS, self.status, steps, steps[..., 0]
 
     def held(self, x):
@@ -755,84 +756,3 @@ def _range_of(log2_norms: np.ndarray, lowest: float) -> np.ndarray:
 def _accumulated(first: np.ndarray, found: np.ndarray) -> np.ndarray:
     """The largest so far along a run's layers (S, count), after ``first`` (S,)."""
     return np.maximum.accumulate(np.hstack([first[:, None], found]), axis=1)[:, 1:]
-
-
-def _own(settings: Settings, network: Network, n: int) -> dict[str, Any]:
-    """The columns of a network that the settings do not describe: a name, its depth, nulls."""
-    name = hashlib.sha256(f"{settings.run()} {network.digest()}".encode()).hexdigest()[:16]
-    kinds = {
-        "width": "Int64",
-        **dict.fromkeys(("activation", "skip", "norm"), "string"),
-        **_OPTIONS,
-    }
-    nulls = {column: pd.array([None] * n, dtype=kind) for column, kind in kinds.items()}
-    return {"run": name, "network": "own", "depth": len(network.blocks), **nulls}
-
-
-def _options(settings: Settings, n: int) -> dict[str, Any]:
-    """The network's options as columns of ``n`` rows, null where it has them not."""
-    columns = {}
-    for name in _OPTIONS:
-        applies = name in NETWORKS[settings.network.name][0]
-        if name == "branch_scale":
-            applies = applies and settings.skip == "scaled"
-        value = getattr(settings.network, name)
-        columns[name] = pd.array([value if applies else None] * n, dtype=_OPTIONS[name])
-    return columns
-
-
-def _tidy(settings: Settings, rows, seeds, values, found, times, times_found) -> pd.DataFrame:
-    """Arrays (seeds, rows, columns) as the table, one row per (seed, row), then one per step.
-
-    ``times`` are (seeds, recurrent layers, steps, norms); what is found, without the last axis.
-    """
-    flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
-    n = len(flat)
-    status = _status(values, found)
-    columns = {
-        "run": settings.run(),
-        "experiment": settings.experiment,
-        "network": settings.network.name,
-        "init": settings.init.name,
-        "data": settings.data.name,
-    }
-    for axis in ("depth", "width", "activation", "skip", "norm", "batch_size", "upstream"):
-        columns[axis] = getattr(settings, axis)
-    columns |= {name: getattr(settings, name) for name in ("reduction", "dtype", "seeds")}
-    columns |= _options(settings, len(seeds) * n)
-    columns |= {axis: getattr(settings.init, axis) for axis in ("gain", "sigma_w", "sigma_b")}
-    columns["seed"] = np.repeat(seeds, n)
-    columns["layer"] = np.tile([layer for layer, _ in flat], len(seeds))
-    for field in ("op", "fan_in", "fan_out"):
-        columns[field] = np.tile([getattr(row, field) for _, row in flat], len(seeds))
-    columns["time"] = pd.array([None] * len(seeds) * n, dtype="Int64")
-    columns |= dict(zip(COLUMNS, values.reshape(-1, len(COLUMNS)).T, strict=True))
-    columns["dh_log10_norm"] = np.nan
-    columns["status"] = status.ravel()
-    table = pd.DataFrame(columns)
-    if times.size:
-        table = pd.concat([table, _steps(table, seeds, times, times_found)], ignore_index=True)
-    return table
-
-
-def _status(values: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The word for each row: what was found of it, or that it holds an exact zero."""
-    found = np.where(np.isposinf(values).any(axis=-1), NONFINITE, found)
-    zero = np.isneginf(values).any(axis=-1) & (found == OK)
-    return np.where(zero, "zero", _STATUS[found])
-
-
-def _steps(table: pd.DataFrame, seeds, times, found) -> pd.DataFrame:
-    """The rows of single steps, in the columns of ``table``."""
-    _, layers, steps, _ = times.shape
-    count = len(seeds) * layers * steps
-    shared = table.columns[: table.columns.get_loc("seed")]
-    rows = table.loc[[0] * count, shared].reset_index(drop=True)
-    rows["seed"] = np.repeat(seeds, layers * steps)
-    rows["layer"] = np.tile(np.repeat(np.arange(1, layers + 1), steps), len(seeds))
-    rows["time"] = pd.array(np.tile(np.arange(1, steps + 1), len(seeds) * layers), dtype="Int64")
-    rows["op"], rows["fan_in"], rows["fan_out"] = "state", *[table["width"].iat[0]] * 2
-    values = LOG10_2 * times.reshape(count, -1)
-    rows[list(STEPS)] = values
-    rows["status"] = _status(values, found.reshape(count))
-    return rows.reindex(columns=table.columns).astype(table.dtypes)

@@ -11,9 +11,9 @@ from flowlab.layers.recurrent import Recurrence
 from flowlab.measurement.passes import LOWEST, Ensemble, told
 from flowlab.measurement.rounding import LOST, NONFINITE, OK
 from flowlab.numerics.scale import log2_norm
-from flowlab.storage.tables import STEPS
+from flowlab.schema import STATE_NORMS
 
-_STATE, _DELTA, _COTANGENT = range(len(STEPS))
+_STATE, _DELTA, _COTANGENT = range(len(STATE_NORMS))
 
 
 class ThroughTime(Ensemble):
@@ -24,7 +24,7 @@ class ThroughTime(Ensemble):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         layers = sum(isinstance(block.layers[0], Recurrence) for block in self.network.blocks)
-        self.times = np.full((len(self.seeds), layers, self.shapes[0][1], len(STEPS)), np.nan)
+        self.times = np.full((len(self.seeds), layers, self.shapes[0][1], len(STATE_NORMS)), np.nan)
         self.along = None  # exponents (seeds, steps) of what a recurrent layer passed on
         self.received: list[np.ndarray] = []  # exponents of each recurrent layer's input
         self.inputs: dict[int, np.ndarray] = {}  # log2 norms (seeds, steps) of its steps

@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from flowlab.analysis.statistics import DELTA
 from flowlab.prediction.inputs import TO_LOG10, Run
-from flowlab.storage.tables import NORMS
+from flowlab.schema import DELTA, NORMS
 
 _BLOCK = ("activation_log10_norm", DELTA)
 _OF_LAYER = (f"{DELTA}_infinite", "q", "chi", "slope_error")

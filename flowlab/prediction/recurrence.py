@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from flowlab.analysis.statistics import COTANGENT
 from flowlab.prediction.curve import SHALLOW, unpredicted
 from flowlab.prediction.inputs import TO_LOG10, Run
+from flowlab.schema import COTANGENT
 from flowlab.theory.activations import Activation, get_activation
 from flowlab.theory.dynamic_mean_field import Layer, sampled_flow
 from flowlab.theory.finite_width import kappa

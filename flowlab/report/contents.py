@@ -11,10 +11,10 @@ from typing import Protocol
 
 import pandas as pd
 
-from flowlab.analysis.statistics import DELTA
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, TRENDS, Verdict, judge, tally
 from flowlab.errors import InputError
 from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
+from flowlab.schema import DELTA
 from flowlab.settings import flat
 from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment as Store

@@ -25,8 +25,8 @@ from flowlab.storage import tables
 from flowlab.storage.compaction import clear, lock, rebuild, steady, undo
 from flowlab.storage.files import line, listed, make_folder, reading, storing, sync
 from flowlab.storage.index import (
+    LEAST,
     PARTS,
-    REQUIRED,
     Entry,
     Listing,
     Run,
@@ -184,7 +184,7 @@ class Experiment:
         def find() -> pd.DataFrame:
             path = self._single(run, part)
             if path:
-                return tables.read(path, REQUIRED[part])
+                return tables.read(path, LEAST[part])
             return self._listing.rows(part, self._packed(run, part)).to_pandas()
 
         return steady(self.folder, find)

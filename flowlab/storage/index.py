@@ -19,11 +19,12 @@ from typing import NamedTuple
 import numpy as np
 
 from flowlab.errors import InputError
+from flowlab.schema import PREDICTED, REQUIRED
 from flowlab.storage import tables
 from flowlab.storage.files import listed, reading, sync
 
 PARTS = ("runs", "theory")
-REQUIRED = {"runs": tables.REQUIRED, "theory": tables.PREDICTED}
+LEAST = {"runs": REQUIRED, "theory": PREDICTED}  # columns of a table of each part
 MANIFEST = "_manifest.parquet"
 CACHED = 100  # files from which on a reader keeps what their footers say
 
@@ -247,7 +248,7 @@ def describe(path: Path, part: str) -> Entry:
     """What a single file's footer tells; raises InputError for a damaged or foreign one."""
     schema, rows, told = tables.footer(path)
     tables.readable(path, told)
-    tables.complete(path, schema.names, REQUIRED[part])
+    tables.complete(path, schema.names, LEAST[part])
     try:
         settings, version = told["settings"], str(told["versions"]["flowlab"])
         run = (condition_of(settings), int(settings["seed"]), int(settings["seeds"]), version)

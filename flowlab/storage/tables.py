@@ -13,31 +13,11 @@ from typing import IO
 import pandas as pd
 
 from flowlab.errors import InputError
+from flowlab.schema import REQUIRED
 from flowlab.storage.files import reading, replacing
 
 SCHEMA = 1
-NORMS = (
-    "activation_log10_norm",
-    "delta_log10_norm",
-    "dX_log10_norm",
-    "dW_log10_norm",
-    "db_log10_norm",
-)
-# log10 √Σ_n ‖g_n‖² over the examples' own gradients; null where examples are not independent.
-EXAMPLES = ("dW_examples_log10_norm", "db_examples_log10_norm")
-# Of a normalization: gradients of its gain and bias, as above.
-GAINS = ("dgain_log10_norm", "dbias_log10_norm")
-GAINS_EXAMPLES = ("dgain_examples_log10_norm", "dbias_examples_log10_norm")
-# What some operations tell beside norms; log10 of ratios, cosines and nats.
-READINGS = ("statistics_log10_gain", "token_cosine", "attention_entropy")
-# Of the state at one time step: h_t, ∂L/∂z_t and ∂L/∂h_t; the last is null in all other rows.
-STEPS = ("activation_log10_norm", "delta_log10_norm", "dh_log10_norm")
-KEYS = ("run", "experiment", "network", "init", "data", "depth", "width", "activation", "skip")
-KEYS += ("norm", "padding", "kernel_size", "steps", "recurrent", "radius", "heads", "placement")
-KEYS += ("batch_size", "upstream", "reduction", "dtype", "gain", "sigma_w", "sigma_b", "seeds")
-REQUIRED = ("run", "experiment", "seed", "layer", "op", *NORMS, "status")
 _PLAIN = {"str", "bool", "int64", "int32", "float64", "float32"}  # restored from the file's types
-PREDICTED = ("run", "layer", *NORMS)  # what a prediction holds at least
 
 
 class NewerError(InputError):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import flowlab
-from flowlab import claims
+from flowlab import claims, schema
 from flowlab.analysis import batch_law
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
@@ -21,7 +21,6 @@ from flowlab.instruments import biases, subsets
 from flowlab.layers import Linear
 from flowlab.measurement.passes import Batches
 from flowlab.networks import build
-from flowlab.storage import tables
 
 SMALL = {"depth": 3, "width": 5, "activation": "tanh", "dtype": "float64", "seeds": 2, "seed": 7}
 SMALL |= {"init": {"name": "he", "sigma_b": 0.3}}
@@ -228,14 +227,14 @@ def test_runs_of_either_reduction_have_one_law():
 
 def test_every_table_carries_the_law_and_others_are_refused(monkeypatch):
     table = flowlab.measure(settings(skip="rezero"))
-    assert set(tables.EXAMPLES) <= set(table)
-    assert table.loc[table["op"] == "scale", list(tables.EXAMPLES)].isna().all(axis=None)
+    assert set(schema.EXAMPLE_NORMS) <= set(table)
+    assert table.loc[table["op"] == "scale", list(schema.EXAMPLE_NORMS)].isna().all(axis=None)
     assert set(batch_law.law(table)["op"]) == {"linear"}
     with pytest.raises(InputError, match="needs the column dW_examples_log10_norm"):
         batch_law.law(table.drop(columns="dW_examples_log10_norm"))
     monkeypatch.setattr(Linear, "couples_examples", True)
     coupled = flowlab.measure(settings())
-    assert coupled[list(tables.EXAMPLES)].isna().all(axis=None)
+    assert coupled[list(schema.EXAMPLE_NORMS)].isna().all(axis=None)
     with pytest.raises(InputError, match=r"couples examples \(batch norm\)"):
         batch_law.law(coupled)
     with pytest.raises(InputError, match=r"couples them \(batch norm\)"):

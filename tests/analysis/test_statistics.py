@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from flowlab.analysis.statistics import (
-    DELTA,
     Interval,
     backward_slope,
     contrast,
@@ -21,6 +20,7 @@ from flowlab.analysis.statistics import (
     variance_interval,
 )
 from flowlab.errors import InputError
+from flowlab.schema import DELTA
 
 
 def make_table(norms, run="a", seeds=None, status="ok"):

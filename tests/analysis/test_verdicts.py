@@ -6,10 +6,10 @@ import pytest
 from scipy import stats
 
 import flowlab
-from flowlab.analysis.statistics import COTANGENT, DELTA
 from flowlab.analysis.verdicts import judge, judge_all
 from flowlab.errors import InputError
 from flowlab.networks import build
+from flowlab.schema import COTANGENT, DELTA
 
 LAYERS = np.arange(1, 41)
 

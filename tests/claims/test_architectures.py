@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from flowlab import claims, layer
-from flowlab.analysis.statistics import DELTA
 from flowlab.claims import architectures, chains
 from flowlab.claims.claim import FAILS, HOLDS
 from flowlab.claims.trial import Trial, square
 from flowlab.kernel import ShapeError
 from flowlab.layers import recurrent
+from flowlab.schema import DELTA
 from flowlab.settings import NETWORKS
 
 CLAIMS = {id: claim for id, claim in claims.load().items() if id.startswith("S14-")}

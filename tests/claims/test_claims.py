@@ -11,7 +11,6 @@ import pytest
 
 from experiments import claims as command
 from flowlab import claims, initializers
-from flowlab.analysis.statistics import DELTA
 from flowlab.claims import chains, compare, parity, residual, suite
 from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN
 from flowlab.claims.trial import Trial
@@ -19,6 +18,7 @@ from flowlab.errors import InputError
 from flowlab.kernel import Kernel
 from flowlab.layers import Linear
 from flowlab.numerics import scale
+from flowlab.schema import DELTA
 from flowlab.storage import tables
 
 SEEDS = 32

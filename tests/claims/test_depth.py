@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flowlab import claims
-from flowlab.analysis.statistics import DELTA
 from flowlab.claims.claim import FAILS, HOLDS
 from flowlab.claims.trial import Trial
 from flowlab.layers import BatchNorm, normalization
+from flowlab.schema import DELTA
 from flowlab.theory import convolution
 from flowlab.theory import normalization as theory
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments import command
+from flowlab import schema
 from flowlab.errors import InputError
 from flowlab.storage import tables
 
@@ -50,13 +51,13 @@ def test_a_run_writes_a_table_and_its_prediction(tmp_path):
     runs, theory = tmp_path / "results/single/runs", tmp_path / "results/single/theory"
     assert files(runs) == files(theory) and len(files(tmp_path)) == 2
     table = pd.read_parquet(runs)
-    assert set(COLUMNS.split()) | set(tables.NORMS) <= set(table.columns)
+    assert set(COLUMNS.split()) | set(schema.NORMS) <= set(table.columns)
     assert len(table) == 2 * 3
     assert sorted(table["seed"].unique()) == [0, 1]
     assert sorted(table["layer"].unique()) == [1, 2, 3]
     assert (table["seeds"] == 2).all() and (table["status"] == "ok").all()
-    assert table[list(tables.NORMS)].dtypes.eq("float64").all()
-    assert set(tables.NORMS) | {"layer", "op", "run"} <= set(pd.read_parquet(theory).columns)
+    assert table[list(schema.NORMS)].dtypes.eq("float64").all()
+    assert set(schema.NORMS) | {"layer", "op", "run"} <= set(pd.read_parquet(theory).columns)
     stored = tables.metadata(next(runs.iterdir()))
     assert stored["settings"]["depth"] == 3
     assert stored["command"] == "python -m experiments.run " + " ".join(SMALL)

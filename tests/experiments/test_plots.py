@@ -10,6 +10,7 @@ import pytest
 
 from experiments import plots
 from experiments.command import groups
+from flowlab import schema
 from flowlab.errors import InputError
 from flowlab.figures import by_init, extreme, finite_width, gallery, heat_map, phase, skips
 from flowlab.storage import tables
@@ -33,10 +34,10 @@ def net(run, slope, depth=6, seeds=5, noise=0.01, kappa=0.0, **axes):
     wobble -= wobble.mean()
     frames = []
     for seed in range(seeds):
-        norms = {name: line + wobble[seed] * (depth - layer) for name in tables.NORMS}
+        norms = {name: line + wobble[seed] * (depth - layer) for name in schema.NORMS}
         frames.append(pd.DataFrame({**config, "seed": seed, "layer": layer, **norms}))
     sd = np.sqrt(kappa * (depth - layer) / 10 / SQUARED)
-    told = {name: line for name in tables.NORMS} | {f"{name}_sd": sd for name in tables.NORMS}
+    told = {name: line for name in schema.NORMS} | {f"{name}_sd": sd for name in schema.NORMS}
     told = pd.DataFrame({"run": run, "layer": layer, "op": "linear", **told})
     return pd.concat(frames, ignore_index=True), told
 
@@ -50,7 +51,7 @@ def sweep(*runs):
 def shift(table, run, by):
     """The table with log-norms of a run tilted by ``by`` decades per layer."""
     tilt = by * (table["depth"] - table["layer"]) * (table["run"] == run)
-    return table.assign(**{name: table[name] + tilt for name in tables.NORMS})
+    return table.assign(**{name: table[name] + tilt for name in schema.NORMS})
 
 
 def labelled(figure, label):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from experiments import plots
+from flowlab import schema
 from flowlab.errors import InputError
 from flowlab.figures import (
     architectures,
@@ -134,8 +135,8 @@ def test_rows_of_steps_do_not_count_as_layers():
     """Figures of layers are the same with and without rows of single steps."""
     made = [net("a", -0.1, depth=5), net("b", -0.2, depth=9)]
     table, told = together(*made)
-    steps = table[table["layer"] < 4].assign(**dict.fromkeys(tables.NORMS, -99.0), fan_out=1)
-    more = told.assign(**{name: -50.0 for name in tables.NORMS})
+    steps = table[table["layer"] < 4].assign(**dict.fromkeys(schema.NORMS, -99.0), fan_out=1)
+    more = told.assign(**{name: -50.0 for name in schema.NORMS})
     mixed = (
         pd.concat([table, steps.assign(time=1)], ignore_index=True),
         pd.concat([told, more.assign(time=1)], ignore_index=True),

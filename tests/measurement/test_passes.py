@@ -8,14 +8,14 @@ import pytest
 
 import flowlab
 from flowlab import data
-from flowlab.analysis.statistics import DELTA, backward_slope
+from flowlab.analysis.statistics import backward_slope
 from flowlab.analysis.verdicts import judge
 from flowlab.initializers import Initializer
 from flowlab.layer import Parameter
 from flowlab.measurement.passes import _parts
 from flowlab.networks import build
 from flowlab.numerics import random
-from flowlab.storage.tables import NORMS
+from flowlab.schema import DELTA, NORMS
 
 GAUSSIAN = {"upstream": "gaussian", "data": "gaussian"}
 SMALL = {"depth": 4, "width": 8, "batch_size": 6, "seeds": 3}

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 import flowlab
-from flowlab.analysis.statistics import DELTA
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
 from flowlab.instruments.ledger import ledger
@@ -33,6 +32,7 @@ from flowlab.layers import (
 from flowlab.layers.attention import token_cosine
 from flowlab.measurement.passes import Batches
 from flowlab.networks import Network
+from flowlab.schema import DELTA
 
 mpmath.mp.dps = 400
 GAUSSIAN = {"upstream": "gaussian", "data": "gaussian"}

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 
 import flowlab
-from flowlab.analysis.statistics import DELTA
 from flowlab.kernel import kernel
 from flowlab.layer import Chain
 from flowlab.layers import Activation, Linear
 from flowlab.measurement import passes
 from flowlab.measurement.scan import Program, Stack, record, single
 from flowlab.networks import Network, build
+from flowlab.schema import DELTA
 
 
 @kernel("(n),()->(n),()")

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from flowlab import make, measure, predict
-from flowlab.analysis.statistics import DELTA, seed_slopes, slope_of
+from flowlab.analysis.statistics import seed_slopes, slope_of
 from flowlab.data import DataSettings
 from flowlab.initializers import InitSettings
+from flowlab.schema import DELTA
 from flowlab.theory import gram
 from flowlab.theory.activations import get_activation
 from flowlab.theory.normalization import batch_norm_rate

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from flowlab import judge, measure, predict
-from flowlab.analysis.statistics import COTANGENT, DELTA
+from flowlab.schema import COTANGENT, DELTA
 from flowlab.settings import NetworkSettings, make
 
 SHARED = {"data": "gaussian", "upstream": "gaussian", "seeds": 8}

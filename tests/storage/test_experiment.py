@@ -16,6 +16,7 @@ import pytest
 
 import flowlab
 from flowlab.errors import InputError
+from flowlab.schema import NORMS
 from flowlab.storage import compaction, index, tables
 from flowlab.storage import experiment as stored
 from flowlab.storage.experiment import Experiment, Run, covered, missing_seeds
@@ -28,7 +29,7 @@ def made(number, seeds=2, depth=3, **more):
     run, rows = f"{number:016x}", seeds * depth
     settings = {"depth": depth, "seed": seeds * number, "seeds": seeds, "init": {"name": "he"}}
     table = {"run": run, "experiment": "made", "op": "linear", "status": "ok"}
-    table |= {name: rng.normal(size=rows) for name in tables.NORMS}
+    table |= {name: rng.normal(size=rows) for name in NORMS}
     table |= {"seed": np.repeat(seeds * number + np.arange(seeds), depth)}
     table |= {"layer": np.tile(np.arange(1, depth + 1), seeds), **more}
     table = pd.DataFrame(table)

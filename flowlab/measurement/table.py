@@ -1,0 +1,119 @@
+"""The table: what was measured, beside what was set and where in the network it stands.
+
+:func:`tidy` makes it for anyone who has the settings of a run as a dictionary, the rows and the
+values; :func:`of_pass` for a pass over an ensemble.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from flowlab import schema
+from flowlab.errors import unknown
+from flowlab.measurement.rounding import NONFINITE, OK
+from flowlab.networks import Network
+from flowlab.numerics.scale import LOG10_2
+from flowlab.settings import AXES, Settings
+
+_STATUS = np.array(["ok", "lost", "nonfinite"])
+
+
+def tidy(
+    axes: Mapping[str, Any],
+    rows: Mapping[str, ArrayLike],
+    values: Mapping[str, ArrayLike],
+    status: ArrayLike,
+) -> pd.DataFrame:
+    """A table of n rows with every column of the schema, in its order.
+
+    ``axes`` are the run's name and its settings by column, one value each; ``rows`` say of each row
+    where it belongs (seed, layer, op, ...; (n,) each); ``values`` are what was measured there, in
+    the units of the schema ((n,) each, log10 of norms), and ``status`` (n,) whether that is known.
+    Settings and values that are not given are null, in their column's type. Raises InputError for
+    a name that the schema does not have: register it first.
+    """
+    given = {**axes, **rows, **values, "status": status}
+    columns = schema.columns()
+    for name in given:
+        if name not in columns:
+            raise unknown("column", name, columns)
+    n = len(np.asarray(rows["seed"]))
+    constant = schema.columns("run", "setting")
+    found = {}
+    for name, column in columns.items():
+        if name in constant:
+            found[name] = pd.array([given.get(name)], dtype=column.dtype).repeat(n)
+        elif name in given:
+            found[name] = given[name]
+        elif column.part == "measured":
+            found[name] = np.full(n, np.nan)
+        elif column.dtype == "Int64":
+            found[name] = pd.array([None], dtype="Int64").repeat(n)
+    return pd.DataFrame(found)
+
+
+def axes_of(settings: Settings, own: Network | None = None) -> dict[str, Any]:
+    """A run's name and settings by column; of a network of a user's ``own`` a name that is its own,
+    ``network`` "own", its depth, and no settings of an architecture.
+    """
+    axes = {"run": settings.run(), **settings.axes()}
+    if own is None:
+        return axes
+    name = hashlib.sha256(f"{settings.run()} {own.digest()}".encode()).hexdigest()[:16]
+    nulls = {axis.column.name: None for axis in AXES if axis.of_architecture}
+    return {**axes, **nulls, "run": name, "network": "own", "depth": len(own.blocks)}
+
+
+def of_pass(
+    axes: Mapping[str, Any],
+    rows: Sequence[Sequence[Any]],
+    seeds: NDArray[np.int64],
+    measured: Sequence[str],
+    values: NDArray[np.float64],
+    found: NDArray[np.int8],
+    times: NDArray[np.float64],
+    times_found: NDArray[np.int8],
+) -> pd.DataFrame:
+    """One row for each seed (S) and row of a block, then one for each step of a recurrent layer.
+
+    ``rows`` are the blocks' rows, R in all; ``values`` (S, R, C) are the columns ``measured`` and
+    ``found`` (S, R) what is known of them; ``times`` (S, layers, steps, 3) are the log2 norms of
+    states, with ``times_found`` alike.
+    """
+    flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
+    whole = {
+        "seed": np.repeat(seeds, len(flat)),
+        "layer": np.tile([layer for layer, _ in flat], len(seeds)),
+        **{
+            name: np.tile([getattr(row, name) for _, row in flat], len(seeds))
+            for name in ("op", "fan_in", "fan_out")
+        },
+    }
+    by_column = dict(zip(measured, values.reshape(-1, len(measured)).T, strict=True))
+    table = tidy(axes, whole, by_column, status_of(values, found).ravel())
+    if not times.size:
+        return table
+    _, layers, steps, norms = times.shape
+    count = len(seeds) * layers * steps
+    # A state has as many units as its layer.
+    width = next(row.fan_out for block in rows for row in block)
+    single = {
+        "seed": np.repeat(seeds, layers * steps),
+        "layer": np.tile(np.repeat(np.arange(1, layers + 1), steps), len(seeds)),
+        **dict(op=["state"] * count, fan_in=np.full(count, width), fan_out=np.full(count, width)),
+        "time": pd.array(np.tile(np.arange(1, steps + 1), len(seeds) * layers), dtype="Int64"),
+    }
+    by_column = dict(zip(schema.STATE_NORMS, LOG10_2 * times.reshape(count, norms).T, strict=True))
+    states = tidy(axes, single, by_column, status_of(times, times_found).ravel())
+    return pd.concat([table, states], ignore_index=True)
+
+
+def status_of(values: NDArray[np.float64], found: NDArray[np.int8]) -> NDArray[np.str_]:
+    """The word for each row (...) of values (..., columns): what was found, or an exact zero."""
+    found = np.where(np.isposinf(values).any(axis=-1), NONFINITE, found)
+    zero = np.isneginf(values).any(axis=-1) & (found == OK)
+    return np.where(zero, "zero", _STATUS[found])
