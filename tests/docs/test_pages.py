@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import command
+from experiments import command, docs
 from experiments.sweep import plugins, pool
+from flowlab.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
@@ -154,3 +155,18 @@ def test_every_page_is_linked_from_the_readme():
     assert {f"docs/{name}" for name in PAGES} - {"docs/README.md"} <= set(
         re.findall(r"\]\((docs/[^)#]+)\)", PAGES["README.md"])
     )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_tables_are_up_to_date(page):
+    assert docs.renewed(PAGES[page]) == PAGES[page], "make docs"
+
+
+def test_a_table_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match="generated table must be"):
+        docs.renewed("<!-- generated: colums -->\n<!-- end -->")
+
+
+def test_settings_choices_and_columns_have_their_tables():
+    generated = {name for page in PAGES.values() for name in re.findall("generated: (\\w+)", page)}
+    assert generated == {"settings", "choices", "columns", "predicted"}
