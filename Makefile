@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint results list compact plots report claims bench clean
+.PHONY: help run test lint results list compact plots report claims bench docs clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -55,6 +55,9 @@ claims: $(VENV)/test.stamp ## Test the field's claims against measurements
 
 bench: $(VENV)/test.stamp ## Time a measurement against other ways to make it
 	$(BIN)/python -m experiments.benchmark $(ARGS)
+
+docs: $(VENV)/run.stamp ## Rewrite the generated tables of docs/
+	$(BIN)/python -m experiments.docs $(ARGS)
 
 clean: ## Remove caches and build leftovers; results and .venv stay
 	find . \( -name $(VENV) -o -name .git -o -name results \) -prune \

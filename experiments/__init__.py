@@ -1,5 +1,10 @@
 """Commands: compose a configuration, call flowlab, say what happened."""
 
-from experiments.console import settle
+import sys
 
-settle()
+# While Python locates a module to run, as for `python -m experiments.run`, argv[0] is "-m": only
+# then is a command about to import what may be slow, interrupted or have something to say.
+if sys.argv[:1] == ["-m"]:
+    from experiments.console import settle
+
+    settle()

@@ -7,12 +7,12 @@ import traceback
 from collections.abc import Callable
 
 from hydra import version
-from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.hydra_private import get_args_parser, run_hydra
 from experiments.overrides import CONF, check_overrides, groups, keys
 from flowlab.errors import InputError, unknown
 from flowlab.settings import Settings
@@ -108,7 +108,7 @@ def _hydra(task, swept: bool) -> None:
     job.swept = swept
     # As hydra.main does, with text as it was typed.
     version.setbase("1.3")
-    _run_hydra(
+    run_hydra(
         args=received,
         args_parser=get_args_parser(),
         task_function=job,

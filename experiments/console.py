@@ -1,10 +1,13 @@
-"""What every command needs of its surroundings, settled before anything else is imported."""
+"""What a command's process needs of its surroundings, settled before anything else is imported."""
 
 import codecs
 import io
 import os
 import sys
 import warnings
+from pathlib import Path
+
+_ROOT = str(Path(__file__).resolve().parent.parent)
 
 # Readable stand-ins where the terminal's encoding lacks a letter.
 _PLAIN = dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True))
@@ -19,12 +22,17 @@ def settle() -> None:
 
     Letters that the encoding lacks are replaced; a reader who leaves, as ``head`` does, ends what
     is printed and nothing else; figures are drawn for files, whatever MPLBACKEND says; notices and
-    Ctrl-C are lines.
+    Ctrl-C are lines; processes that this one starts find this project's modules in any folder.
     """
     sys.excepthook = _say_interrupted
     codecs.register_error("flowlab.plain", _replaced)
     sys.stdout, sys.stderr = (_sturdy(file) for file in (sys.stdout, sys.stderr))
     os.environ["MPLBACKEND"] = "agg"
+    paths = os.environ.get("PYTHONPATH")
+    if paths is None:
+        os.environ["PYTHONPATH"] = _ROOT
+    elif _ROOT not in paths.split(os.pathsep):
+        os.environ["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{paths}"
     warnings.showwarning = _show
 
 

@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from experiments.hydra_private import get_args_parser, raw
 from flowlab.errors import InputError, unknown
 from flowlab.settings import Settings
 
@@ -107,21 +107,21 @@ def as_typed(key: str, value: str) -> str:
     if override is not None:
         if override.is_sweep_override() and not _simple(override):
             return value
-        if not override.is_sweep_override() and isinstance(override._value, (str, QuotedString)):
+        if not override.is_sweep_override() and isinstance(raw(override), (str, QuotedString)):
             return value
     return ",".join(_quoted(key, part) for part in _between_commas(value))
 
 
 def _simple(override: Override) -> bool:
     """Is it a sweep of values between commas alone?"""
-    sweep = override._value
+    sweep = raw(override)
     return isinstance(sweep, ChoiceSweep) and sweep.simple_form and not sweep.tags
 
 
 def _quoted(key: str, text: str) -> str:
     override = _parsed(f"{key}={text}")
     same = override is not None and not override.is_sweep_override()
-    if same and isinstance(override._value, (str, QuotedString, type(None))):
+    if same and isinstance(raw(override), (str, QuotedString, type(None))):
         return text
     return QuotedString(text=text, quote=Quote.single).with_quotes()
 

@@ -17,5 +17,6 @@ from flowlab.measurement.ensemble import measure
 from flowlab.prediction import predict
 from flowlab.settings import Settings, make
 from flowlab.storage.experiment import load
+from flowlab.storage.versions import __version__
 
-__all__ = ["InputError", "Settings", "judge", "load", "make", "measure", "predict"]
+__all__ = ["InputError", "Settings", "__version__", "judge", "load", "make", "measure", "predict"]

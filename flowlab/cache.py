@@ -4,6 +4,9 @@ Numba names a function's compiled forms 1, 2, ... and enters a name into the ind
 is written. So two processes may give one name to two forms, and one that dies in between leaves
 the name of an older file: either way a later process would run the wrong code. Nor does Numba see
 edits of functions that are called from another file.
+
+All of this goes by names that Numba does not promise to keep: no other file uses such names, and
+pyproject.toml admits the versions of Numba that are known to have them.
 """
 
 import glob

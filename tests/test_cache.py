@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 from numba.core.caching import IndexDataCacheFile
 
@@ -12,6 +13,29 @@ from flowlab.cache import _CacheFile
 from flowlab.errors import Notice
 
 ROOT = Path(__file__).resolve().parents[1]
+PRIVATE = [
+    "_cache_path",
+    "_index_name",
+    "_source_stamp",
+    "_load_index",
+    "_save_index",
+    "_save_data",
+]
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_numba_has_the_private_name(name, tmp_path):
+    file = IndexDataCacheFile(str(tmp_path), "f", 1)
+    assert hasattr(file, name), f"a cache file of Numba {numba.__version__} lacks {name}"
+
+
+def test_a_compiled_function_has_the_private_names():
+    function = numba.njit(test_numba_has_the_private_name)
+    function.enable_caching()
+    file = getattr(getattr(function, "_cache", None), "_cache_file", None)
+    lacking = f"a function of Numba {numba.__version__} lacks _cache._cache_file"
+    assert isinstance(file, IndexDataCacheFile), lacking
+    assert hasattr(numba.core.config, "CACHE_DIR"), f"Numba {numba.__version__} lacks CACHE_DIR"
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.command import keys
+from experiments.hydra_private import converted
 from flowlab.errors import InputError
 from flowlab.settings import Settings, from_plain
 
@@ -70,7 +70,7 @@ def _axes(loader, overrides: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
                 f"a sweep lists its values, as in {key}=1,2; got {override.input_line}"
             )
         texts = override.sweep_string_iterator()
-        values = override.sweep_iterator(transformer=Override._convert_value)
+        values = override.sweep_iterator(transformer=converted)
         axes[key] = list(zip(texts, values, strict=True))
         if not axes[key]:
             raise InputError(f"a sweep needs values; got none in {override.input_line}")

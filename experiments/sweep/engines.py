@@ -13,6 +13,7 @@ from typing import NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from experiments.hydra_private import OWN
 from experiments.sweep import pool
 from experiments.sweep.work import ATTEMPTS, Work
 from flowlab.errors import InputError
@@ -43,7 +44,7 @@ def means(launcher: DictConfig, count: int) -> Means:
         launcher.workers = workers
         part = min(-(-count // (8 * workers)), _LARGEST)
         return Means(part, max(cores // workers, 1), workers)
-    if launcher._target_.startswith("hydra._internal"):  # one job after the other
+    if launcher._target_.startswith(OWN):  # one job after the other
         return Means(min(-(-count // 8), _LARGEST), None, 1)
     if launcher._target_.endswith("submitit_launcher.LocalLauncher"):  # all jobs at once
         return Means(-(-count // cores), 1, cores)

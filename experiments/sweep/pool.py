@@ -10,6 +10,7 @@ from multiprocessing import forkserver, get_context, parent_process, resource_tr
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 
+from experiments.console import settle
 from experiments.sweep.work import ATTEMPTS, Work
 from flowlab.cache import ready
 
@@ -100,6 +101,7 @@ def _send(worker: Connection, part: int) -> None:
 
 def _serve(parts: Connection, work: Work) -> None:
     """Do parts as they are named until nobody names any."""
+    settle()
     Thread(target=_leave_with_parent, daemon=True).start()
     while True:
         try:

@@ -7,15 +7,16 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+__version__ = "0.1.0"  # pyproject.toml reads it from here
 PACKAGES = ("numpy", "scipy", "numba", "pandas", "pyarrow")
 
 
 def versions(*others: str) -> dict[str, str]:
     """Versions of Python, of the packages that make the numbers, and of others if installed.
 
-    flowlab's ends in a digest of its sources, as in ``0.1.0+3f2a91c0``.
+    flowlab's ends in a digest of its sources and bundled data, as in ``0.1.0+3f2a91c0``.
     """
-    found = {"python": platform.python_version(), "flowlab": f"{_installed('flowlab')}+{_code()}"}
+    found = {"python": platform.python_version(), "flowlab": f"{__version__}+{_code()}"}
     return found | {name: number for name in (*PACKAGES, *others) if (number := _installed(name))}
 
 
@@ -30,6 +31,6 @@ def _installed(package: str) -> str | None:
 def _code() -> str:
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted([*folder.rglob("*.py"), *folder.glob("*.csv.gz")]):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:8]

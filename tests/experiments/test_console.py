@@ -113,3 +113,54 @@ def test_commands_say_what_they_are_at(kept, command):
     )
     assert "reading single" in done.stderr
     assert "drawing single/profiles" in done.stderr or command == "report"
+
+
+IMPORT = """
+import os, sys, warnings
+def state():
+    hooks = sys.excepthook, sys.stdout, sys.stderr, warnings.showwarning
+    return hooks, dict(os.environ), sys.argv[:]
+before = state()
+import experiments, experiments.run, experiments.sweep.plugins
+print(state() == before)
+"""
+
+
+def python(folder, *arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_importing_commands_changes_nothing():
+    assert python(ROOT, "-c", IMPORT) == (0, "True\n", "")
+
+
+STARTS = {
+    "as a module": ["-m", "experiments.run"],
+    "by runpy": ["-c", "import runpy; runpy.run_module('experiments.run', run_name='__main__')"],
+    "as a function": [
+        "-c",
+        "import sys; from experiments import command, run; sys.exit(command.main(run.run))",
+    ],
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_bad_input_is_one_line_however_a_command_is_started(tmp_path, start):
+    code, _, errors = python(tmp_path, *STARTS[start], "depth=0", PYTHONPATH=str(ROOT))
+    assert (code, errors) == (2, "error: depth must be at least 1; got 0\n")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_commands_and_their_processes_need_no_path_in_the_clone(tmp_path, monkeypatch, workers):
+    sweep = ["-m", "experiments.run", "-m", *SMALL.split(), "depth=2,3", f"results_dir={tmp_path}"]
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    code, output, errors = python(ROOT, *sweep, f"hydra.launcher.workers={workers}")
+    assert (code, errors) == (0, "") and "2 measured" in output

@@ -1,0 +1,172 @@
+"""What the README and the pages of docs/ show is there and runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from experiments import command, docs
+from experiments.sweep import plugins, pool
+from flowlab.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+MAKEFILE = (ROOT / "Makefile").read_text()
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+YOURS = {"conf/init/mine.yaml"}  # files that a reader is to write
+
+
+def blocks(language):
+    """Each page with blocks of a language, and their texts."""
+    pattern = rf"^```{language}\n(.*?)^```"
+    found = {name: re.findall(pattern, page, re.DOTALL | re.M) for name, page in PAGES.items()}
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def words(line):
+    """A command's words, without the comment behind them."""
+    return shlex.split(line, comments=True)
+
+
+COMMANDS = {
+    line: words(line) for texts in blocks("sh").values() for t in texts for line in t.splitlines()
+}
+SHOWN = [
+    session
+    for texts in blocks("console").values()
+    for text in texts
+    for session in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.M)
+]
+
+
+def of(*modules):
+    """The arguments of commands that start one of these modules, by module."""
+    started = [words[2:] for words in COMMANDS.values() if words[:2] == ["python", "-m"]]
+    names = [f"experiments.{module}" for module in modules]
+    return [(name.split(".")[1], arguments) for name, *arguments in started if name in names]
+
+
+def start(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize("page", blocks("python"))
+def test_the_python_of_a_page_runs_in_order(page, tmp_path):
+    (tmp_path / "page.py").write_text("\n".join(blocks("python")[page]))
+    done = start(tmp_path, "page.py")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("line, expected", SHOWN)
+def test_a_session_prints_what_is_shown(line, expected, tmp_path):
+    python, *arguments = words(line)
+    assert python == "python"
+    assert start(tmp_path, *arguments).stdout.rstrip() == expected.rstrip()
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_starts_what_exists(line):
+    match COMMANDS[line]:
+        case ["make", target, *_]:
+            assert re.search(rf"^{target}:.*## ", MAKEFILE, re.M)
+        case ["python", "-m", module, *_]:
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+        case ["pip", "install", "-e", place, "-c", "constraints.txt"]:
+            assert place.strip(".[]") in EXTRAS
+        case other:
+            assert other == []
+
+
+class Planned:
+    """In place of a sweep's plan: every condition keeps the rules, none is measured."""
+
+    waiting = ()
+
+    def __init__(self, conditions):
+        assert conditions
+        assert not [condition.refusal for condition in conditions if condition.refusal]
+
+    def report(self):
+        pass
+
+
+@pytest.mark.parametrize("module, arguments", of("run", "ledger", "batch"))
+def test_settings_compose(module, arguments, calling, monkeypatch):
+    monkeypatch.setattr(plugins, "Plan", Planned)
+    monkeypatch.setattr(plugins.engines, "check", lambda launcher: None)
+    monkeypatch.setattr(pool, "warm", lambda: None)
+    call = calling(lambda: command.main(lambda settings: settings.validate(), swept=True))
+    try:
+        code, _, errors = call(*arguments)
+    except SystemExit as end:  # after --help
+        code, errors = end.code or 0, ""
+    assert code == 0 or "needs the extra" in errors, errors
+
+
+@pytest.mark.parametrize("module, arguments", of("shapes"))
+def test_shapes_are_shown(module, arguments, tmp_path):
+    done = start(tmp_path, "-m", "experiments.shapes", *arguments)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module, arguments", of("results", "compact", "plots", "report"))
+def test_options_are_known(module, arguments):
+    command.options(arguments, import_module(f"experiments.{module}").DEFAULTS)
+
+
+def test_every_command_is_tried():
+    tried = of("run", "ledger", "batch", "shapes", "results", "compact", "plots", "report")
+    assert len(tried) == sum(words[:1] == ["python"] for words in COMMANDS.values())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_files_exist(page):
+    home = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        name, _, anchor = target.partition("#")
+        if target.startswith("https://"):
+            continue
+        assert (home / name).is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (home / name).read_text(), re.M)
+            assert anchor in [heading.lower().replace(" ", "-") for heading in headings], target
+    for name in re.findall(r"`((?:[\w-]+/)+[\w.-]+\.\w+)`", PAGES[page]):
+        assert name in YOURS or (ROOT / name).is_file(), name
+    for target in re.findall(r"`make ([a-z]+)`", PAGES[page]):
+        assert re.search(rf"^{target}:.*## ", MAKEFILE, re.M), target
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert {f"docs/{name}" for name in PAGES} - {"docs/README.md"} <= set(
+        re.findall(r"\]\((docs/[^)#]+)\)", PAGES["README.md"])
+    )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_tables_are_up_to_date(page):
+    assert docs.renewed(PAGES[page]) == PAGES[page], "make docs"
+
+
+def test_a_table_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match="generated table must be"):
+        docs.renewed("<!-- generated: colums -->\n<!-- end -->")
+
+
+def test_settings_choices_and_columns_have_their_tables():
+    generated = {name for page in PAGES.values() for name in re.findall("generated: (\\w+)", page)}
+    assert generated == {"settings", "choices", "columns", "predicted"}
