@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flowlab.claims.sequence_examples import _HIDDEN
 
 from flowlab import claims, initializers
 from flowlab.claims import attention, recurrence
 from flowlab.claims.claim import FAILS, HOLDS
-from flowlab.claims.sequence_examples import _HIDDEN
 from flowlab.claims.trial import Trial, square
 from flowlab.layers import LSTM, Recurrent
 

@@ -5,10 +5,10 @@ from itertools import product
 
 import numpy as np
 import pytest
+from flowlab.claims.examples import EXAMPLES
 
 from flowlab import laws
 from flowlab.claims import convolution
-from flowlab.claims.examples import EXAMPLES
 from flowlab.claims.parity import difference, in_jax, in_torch
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
