@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flowlab.claims.sequence_examples import _HIDDEN
 
 from flowlab import claims, initializers
 from flowlab.claims import attention, recurrence
 from flowlab.claims.claim import FAILS, HOLDS
 from flowlab.claims.trial import Trial, square
+from flowlab.claims.twins.attention import HIDDEN
 from flowlab.layers import LSTM, Recurrent
 
 THEMES = ("attention", "recurrence")
@@ -225,7 +225,7 @@ def test_tokens_have_their_cosine(cosine):
 
 
 def test_masks_of_examples_leave_every_query_a_key():
-    assert not _HIDDEN[..., 0].any() and _HIDDEN.any(axis=(1, 2)).all()
+    assert not HIDDEN[..., 0].any() and HIDDEN.any(axis=(1, 2)).all()
 
 
 def test_a_vanished_cotangent_keeps_its_norm():

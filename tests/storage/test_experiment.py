@@ -5,10 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,30 +18,8 @@ from flowlab.storage import compaction, index, tables
 from flowlab.storage import experiment as stored
 from flowlab.storage.experiment import Experiment, Run, covered, missing_seeds
 from flowlab.storage.files import StorageError
-
-
-def made(number, seeds=2, depth=3, **more):
-    """A run by its number: name, table, prediction and metadata, all of them its own."""
-    rng = np.random.default_rng(number)
-    run, rows = f"{number:016x}", seeds * depth
-    settings = {"depth": depth, "seed": seeds * number, "seeds": seeds, "init": {"name": "he"}}
-    table = {"run": run, "experiment": "made", "op": "linear", "status": "ok"}
-    table |= {name: rng.normal(size=rows) for name in tables.NORMS}
-    table |= {"seed": np.repeat(seeds * number + np.arange(seeds), depth)}
-    table |= {"layer": np.tile(np.arange(1, depth + 1), seeds), **more}
-    table = pd.DataFrame(table)
-    table.loc[0, "db_log10_norm"] = -np.inf
-    table["time"] = pd.array([None] * (rows - 1) + [number], dtype="Int64")
-    prediction = table.head(depth).drop(columns=["seed", "experiment", "status"])
-    metadata = {"settings": settings, "command": "make it", "versions": {"flowlab": "1.2"}}
-    return run, table, prediction, metadata
-
-
-def filled(folder, *numbers):
-    experiment = Experiment(folder)
-    for number in numbers:
-        experiment.save(*made(number))
-    return experiment
+from tests.support.children import child, close
+from tests.support.runs import filled, made
 
 
 def assert_holds(experiment, *runs):
@@ -300,29 +276,6 @@ def test_the_disk_refusing_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 # Several processes
-
-CHILD = """
-import sys
-sys.path.insert(0, {tests!r})
-from tests.storage.test_experiment import Experiment, made, filled, numbered
-experiment = Experiment({folder!r})
-print("begun", flush=True)
-"""
-
-
-PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-
-
-def child(folder, code):
-    text = CHILD.format(tests=str(Path(__file__).parents[2]), folder=str(folder)) + code
-    process = subprocess.Popen([sys.executable, "-c", text], **PIPES, text=True)
-    assert process.stdout.readline() == "begun\n"
-    return process
-
-
-def close(process):
-    process.stdin.close()
-    process.stdout.close()
 
 
 def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
