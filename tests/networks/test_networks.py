@@ -122,7 +122,7 @@ def of_one(settings, network, seed, parameters, x, labels):
     if not network.chain.couples_examples:  # an example's own gradient: the cotangent of it alone
         alone = np.zeros((len(dy), *dy.shape))
         alone[np.arange(len(dy)), np.arange(len(dy))] = dy
-        each = jax.tree.map(lambda *g: np.stack(g), *(pull(own)[0] for own in alone))
+        each = jax.vmap(lambda own: pull(own)[0])(alone)
 
     for number in range(len(network.blocks)):
         operations, here = [], {}

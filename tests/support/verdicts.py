@@ -7,6 +7,7 @@ from types import MappingProxyType
 from flowlab import claims
 from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN
 from flowlab.claims.trial import Trial
+from tests.support.plants import remembered
 
 CLAIMS = claims.load()
 # What is expected of claims that do not simply hold.
@@ -47,7 +48,8 @@ class Verdicts:
     def test_every_claim_has_a_plant(self):
         assert claims_of(self.MODULE) == set(self.PLANTS)
 
-    def test_verdict(self, id):
+    def test_verdict(self, id, monkeypatch):
+        monkeypatch.setattr(Trial, "measure", remembered)
         finding, expected = self.check(id), EXPECTED.get(id, (HOLDS,))
         assert CLAIMS[id].expected == expected and finding.verdict == expected[0]
         if finding.verdict == HOLDS:
