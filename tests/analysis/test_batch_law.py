@@ -182,9 +182,9 @@ def test_law_predicts_runs_at_smaller_batches(reduction):
         table = flowlab.measure(settings(batch_size=size, **axes)).set_index(["seed", "layer"])
         exact = batch_law.log10_norms(full, [size], reduction)
         for parameter in "Wb":
-            told = exact.xs(parameter, level="parameter").reset_index(["run", "op"], drop=True)
-            told = told.droplevel("batch_size").swaplevel().sort_index()
-            ratio = 10 ** (2 * (table[f"d{parameter}_log10_norm"].sort_index() - told))
+            exactly = exact.xs(parameter, level="parameter").reset_index(["run", "op"], drop=True)
+            exactly = exactly.droplevel("batch_size").swaplevel().sort_index()
+            ratio = 10 ** (2 * (table[f"d{parameter}_log10_norm"].sort_index() - exactly))
             layers = ratio.groupby("layer").agg(["mean", "sem"])
             tolerance = 4 * layers["sem"] if size < 64 else 1e-4
             assert ((layers["mean"] - 1).abs() < tolerance).all()
@@ -353,12 +353,12 @@ def test_estimators_are_unbiased_and_their_cost_is_counted():
         by = found.pivot_table(f"{quantity}_spread", "draws", "estimator")
         assert by.loc[1].to_numpy() / by.loc[4].to_numpy() == pytest.approx(2, rel=0.25)
     law = batch_law.law(flowlab.measure(run)).set_index(["layer", "parameter"])["noise_scale"]
-    told = found.set_index(["layer", "parameter"])["noise_scale"]
-    assert told.to_numpy() == pytest.approx(law.reindex(told.index).to_numpy(), rel=1e-8)
+    estimated = found.set_index(["layer", "parameter"])["noise_scale"]
+    assert estimated.to_numpy() == pytest.approx(law.reindex(estimated.index).to_numpy(), rel=1e-8)
     two = found[(found["estimator"] == subsets.TWO_BATCHES) & (found["draws"] == 4)]
     assert set(two["passes"]) == {8} and set(two["examples"]) == {80}
     assert two["gflop"].iloc[0] == pytest.approx(6e-9 * (64 * 8 + 8 * 8 + 8 * 10) * 80)
-    # Per-example gradients tell trΣ far better than two norms.
+    # Per-example gradients show trΣ far better than two norms.
     trace = found.pivot_table("trace_spread", "estimator")["trace_spread"]
     assert trace[subsets.PER_EXAMPLE] < 0.5 * trace[subsets.TWO_BATCHES]
 
@@ -454,10 +454,12 @@ def test_runs_over_the_law_and_their_figures():
     assert ((rows["ratio"] - 1).abs() <= 4.5 * se + 1e-10).all()
     law = batch_law.law(runs[-1])
     scales = batch_law.noise_scales(law)
-    told = law.groupby(["layer", "parameter"])["alignment"].mean()
+    aligned = law.groupby(["layer", "parameter"])["alignment"].mean()
     found = scales.set_index(["layer", "parameter"])
     seen = np.isfinite(found["noise_scale"])
-    assert found["noise_scale"][seen].to_numpy() == pytest.approx((1 / told - 1)[seen].to_numpy())
+    assert found["noise_scale"][seen].to_numpy() == pytest.approx(
+        (1 / aligned - 1)[seen].to_numpy()
+    )
     assert (found["low"] <= found["noise_scale"]).all()
     assert (found["noise_scale"] <= found["high"]).all()
 
@@ -509,7 +511,7 @@ def _table():
         (lambda: flowlab.measure(settings(batch_size=5000)), "at most the 1797 rows"),
     ],
 )
-def test_bad_input_is_told_in_one_line(action, message):
+def test_bad_input_is_one_line(action, message):
     with pytest.raises(InputError, match=message) as error:
         action()
     assert "\n" not in str(error.value)

@@ -196,7 +196,7 @@ def test_threads_and_parts_change_nothing():
     )
 
 
-def test_zeros_are_told():
+def test_zeros_are_named():
     settings = make(depth=40, width=2, batch_size=1, seeds=6)
     table = ledger(settings)
     for _, rows in table.groupby("seed"):
@@ -218,7 +218,7 @@ def test_a_branch_that_starts_at_zero_costs_nothing():
 
 
 @pytest.mark.parametrize(("activation", "gain"), [("silu", 100.0), ("sigmoid", 3e4)])
-def test_what_left_the_range_is_told(activation, gain):
+def test_what_left_the_range_is_named(activation, gain):
     # Forward values overflow; slopes of saturated units underflow, which is no exact zero.
     init = {"name": "he", "gain": gain}
     table = ledger(make(depth=60, activation=activation, init=init, **SMALL))

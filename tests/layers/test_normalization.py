@@ -198,7 +198,7 @@ def test_share_of_an_independent_cotangent_that_passes(layer, axis, lost):
     a, b = (m - lost) / 2, lost / 2
     se = np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)) / ratio.size)
     assert abs(ratio.mean() - (m - lost) / m) <= 4 * se
-    assert 4 * se < 0.2 / m  # tells lost from lost ± 1
+    assert 4 * se < 0.2 / m  # parts lost from lost ± 1
     whole = 4.0 ** (log2_norm(dz) - layer.frozen_log2_norm(dy, tape))
     se = whole.std() / np.sqrt(seeds)
     assert abs(whole.mean() - (m - lost) / m) <= 4 * se
