@@ -1,4 +1,4 @@
-"""What tests share: the command in this process, options, and what is told at the end."""
+"""What tests share: the command in this process, options, and what is said at the end."""
 
 import sys
 from collections import Counter

@@ -106,14 +106,14 @@ def test_a_project_and_a_home_that_refuse_cost_time_and_one_line(tmp_path, tempo
     environment = {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "HOME": str(tmp_path / "home")}
     environment |= {"XDG_CACHE_HOME": str(tmp_path / "home"), "NUMBA_CACHE_DIR": ""}
 
-    def told():
+    def lines():
         command = [sys.executable, "-c", KEEPER, str(tmp_path / temporary)]
         done = subprocess.run(
             command, env=os.environ | environment, capture_output=True, text=True, check=True
         )
         return done.stdout.splitlines()
 
-    result, notice = told()
+    result, notice = lines()
     assert result == "6.0 0"
     refused = f"neither {tmp_path} nor the home folder is writable"
     if temporary == "refusing":
@@ -123,7 +123,7 @@ def test_a_project_and_a_home_that_refuse_cost_time_and_one_line(tmp_path, tempo
     assert Path(place).parent == tmp_path / temporary and list(Path(place).glob("*/*.nbc"))
     assert (Path(place).name == own) == (temporary == "writable")
     if temporary == "writable":
-        assert told() == ["6.0 1", notice]
+        assert lines() == ["6.0 1", notice]
 
 
 def test_a_disk_that_refuses_code_costs_time_and_one_line(cache, monkeypatch):

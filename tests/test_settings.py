@@ -31,7 +31,7 @@ from flowlab.errors import InputError
         ({"init": 3}, "init must be a name or a dictionary of settings; got 3"),
     ],
 )
-def test_bad_settings_are_told_in_one_line(axes, message):
+def test_bad_settings_are_one_line(axes, message):
     with pytest.raises(InputError, match=message) as error:
         flowlab.make(**axes)
     assert "\n" not in str(error.value)

@@ -5,8 +5,8 @@ import numpy as np
 from flowlab import laws
 from flowlab.claims import compare
 from flowlab.claims.claim import claim
-from flowlab.claims.examples import EXAMPLES, SEEDS, Example
 from flowlab.claims.trial import inner, square
+from flowlab.claims.twins import SEEDS, Instance, instances
 
 
 @claim(
@@ -16,7 +16,7 @@ from flowlab.claims.trial import inner, square
 )
 def adjoint_of_every_layer(trial):
     """Against derivatives by differences, for the input and every parameter."""
-    errors = {name: defect(example, trial.seed) for name, example in EXAMPLES.items()}
+    errors = {name: defect(instance, trial.seed) for name, instance in instances().items()}
     name = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
     result = compare.identity(
         "|⟨dy, Jv⟩ − ⟨Jᵀdy, v⟩| / ‖dy‖‖Jv‖", errors[name], laws.ADJOINT_TOLERANCE
@@ -30,10 +30,10 @@ def adjoint_of_every_layer(trial):
     )
 
 
-def defect(example: Example, seed: int) -> float:
+def defect(instance: Instance, seed: int) -> float:
     """The worst relative defect of one layer's pullback, for its input and every parameter."""
     trial = laws.Trial(
-        example.layer, example.shape, example.data, example.inputs, SEEDS, seed, (np.float64,)
+        instance.layer, instance.shape, instance.data, instance.inputs, SEEDS, seed, (np.float64,)
     )
     point = trial.point(np.float64)
     result = trial.run(point)

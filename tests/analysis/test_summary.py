@@ -5,8 +5,7 @@ import pytest
 
 from flowlab.analysis.summary import sparkline, summarise
 from flowlab.analysis.verdicts import judge
-from tests.experiments.test_plots import net
-from tests.figures.test_architectures import recurrent
+from tests.support.tables import net, recurrent
 
 
 def lines_of(table, upstream="gaussian"):
@@ -29,17 +28,17 @@ def test_the_read_out_is_shown_but_not_judged():
 
 
 @pytest.mark.parametrize("depth", [2, 4])
-def test_a_recurrent_run_is_told_by_steps_of_its_last_layer(depth):
+def test_a_recurrent_run_is_shown_by_steps_of_its_last_layer(depth):
     table, _ = recurrent("run", -0.1, depth=depth, down=5.0)
     lines = lines_of(table[table["layer"] == depth - 1])
-    told = lines_of(table)
-    assert told == lines
-    assert told[0].startswith("Vanishing: log10‖∂L/∂h_t‖ changes by -1.9")
-    assert told[2] == f"log10‖∂L/∂h_t‖ in layer {depth - 1} from step 1 to 20:"
-    assert told[3].strip() == sparkline(np.linspace(-1.9, 0, 20))
-    assert told[5].split() == ["step", "h_t", "δ_t", "∂L/∂h_t"]
-    assert told[6].split()[0] == "1" and told[6].split()[-2:] == ["-99.00", "-1.90"]
-    assert not any("log10‖δ‖ from layer" in line for line in told)
+    shown = lines_of(table)
+    assert shown == lines
+    assert shown[0].startswith("Vanishing: log10‖∂L/∂h_t‖ changes by -1.9")
+    assert shown[2] == f"log10‖∂L/∂h_t‖ in layer {depth - 1} from step 1 to 20:"
+    assert shown[3].strip() == sparkline(np.linspace(-1.9, 0, 20))
+    assert shown[5].split() == ["step", "h_t", "δ_t", "∂L/∂h_t"]
+    assert shown[6].split()[0] == "1" and shown[6].split()[-2:] == ["-99.00", "-1.90"]
+    assert not any("log10‖δ‖ from layer" in line for line in shown)
 
 
 @pytest.mark.parametrize("status", ["zero", "lost", "nonfinite"])

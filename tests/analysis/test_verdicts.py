@@ -146,7 +146,7 @@ def test_a_recurrent_run_is_judged_over_its_steps():
 # Shape
 
 
-def test_exponentials_and_powers_are_told_apart():
+def test_exponentials_and_powers_are_kept_apart():
     straight = judge(ensemble(line(-4), 0.02))
     assert (straight.shape, straight.exponent) == ("exponential", None)
     assert "it loses a decade every 9.8 layers (exponential, -0.103 a layer)" in straight.sentence

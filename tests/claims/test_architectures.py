@@ -3,20 +3,15 @@
 import numpy as np
 import pytest
 
-from flowlab import claims, layer
+from flowlab import layer
 from flowlab.claims import architectures, chains
-from flowlab.claims.claim import FAILS, HOLDS
 from flowlab.claims.trial import Trial, square
 from flowlab.kernel import ShapeError
 from flowlab.layers import recurrent
 from flowlab.schema import DELTA
 from flowlab.settings import NETWORKS
-
-CLAIMS = {id: claim for id, claim in claims.load().items() if id.startswith("S14-")}
-
-
-def check(id):
-    return CLAIMS[id].check(Trial(0, 16))
+from tests.support.plants import measured
+from tests.support.verdicts import Verdicts
 
 
 def unnamed(module):
@@ -32,30 +27,21 @@ def unnamed(module):
 def without_gradient(name):
     """One seed of one architecture has a gradient that is not a number."""
 
-    def plant(patch):
-        measure = Trial.measure
+    def lose(trial, table, axes):
+        if axes["network"] == name:
+            at = (table["seed"] == trial.seed) & table[DELTA].notna()
+            table.loc[at, "status"] = "nonfinite"
+        return table
 
-        def wrong(self, *args, **axes):
-            table = measure(self, *args, **axes)
-            if axes["network"] == name:
-                at = (table["seed"] == self.seed) & table[DELTA].notna()
-                table.loc[at, "status"] = "nonfinite"
-            return table
-
-        patch.setattr(Trial, "measure", wrong)
-
-    return plant
+    return measured(lose)
 
 
-def one_seed(patch):
+def of_one_seed(trial, table, axes):
     """A slope without an interval."""
-    measure = Trial.measure
+    return table[table["seed"] == trial.seed]
 
-    def wrong(self, *args, **axes):
-        table = measure(self, *args, **axes)
-        return table[table["seed"] == self.seed]
 
-    patch.setattr(Trial, "measure", wrong)
+one_seed = measured(of_one_seed)
 
 
 def by_layer(patch):
@@ -82,22 +68,17 @@ PLANTS = {
 }
 
 
-def test_every_claim_has_a_plant():
-    assert set(CLAIMS) == set(PLANTS)
+class TestArchitectures(Verdicts):
+    MODULE = "architectures"
+    PLANTS = PLANTS
 
+    def seeds(self, id):
+        return 16
 
-@pytest.mark.parametrize("id", PLANTS)
-def test_verdict(id):
-    finding = check(id)
-    assert finding.verdict == HOLDS and CLAIMS[id].expected == (HOLDS,)
-    assert all(name in finding.sentence for name in NETWORKS)
-    assert finding.sentence.endswith(".") and "\n" not in finding.sentence
-
-
-@pytest.mark.parametrize("id, plant", [(id, p) for id, plants in PLANTS.items() for p in plants])
-def test_planted_error_turns_the_verdict(id, plant, monkeypatch):
-    plant(monkeypatch)
-    assert check(id).verdict == FAILS
+    def check(self, id):
+        finding = super().check(id)
+        assert all(name in finding.sentence for name in NETWORKS)
+        return finding
 
 
 @pytest.mark.parametrize("name", NETWORKS)

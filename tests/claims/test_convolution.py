@@ -1,38 +1,16 @@
 """The claims on convolution read as expected, and otherwise once an error is planted."""
 
-from dataclasses import replace
 from math import nan
 
 import numpy as np
-import pytest
 
-from flowlab import claims, initializers
+from flowlab import initializers
 from flowlab.claims import convolution
-from flowlab.claims.claim import FAILS, HOLDS
 from flowlab.claims.trial import Trial
 from flowlab.layers import Conv2d
-
-IDS = ("S9", "S9-padding", "A11-convolution")
-CLAIMS = {id: claim for id, claim in claims.load().items() if id in IDS}
-
-
-def check(id):
-    return CLAIMS[id].check(Trial(0, 16))
-
-
-def pullback_off(factor):
-    """The input gradient is off by a factor in every layer."""
-
-    def plant(patch):
-        pullback = Conv2d.pullback
-
-        def wrong(self, *args):
-            dx, gradients = pullback(self, *args)
-            return dx * factor, gradients
-
-        patch.setattr(Conv2d, "pullback", wrong)
-
-    return plant
+from flowlab.theory import convolution as theory
+from tests.support.plants import pullback_off, scheme, tilted, with_settings
+from tests.support.verdicts import Verdicts
 
 
 def unflipped(patch):
@@ -41,7 +19,7 @@ def unflipped(patch):
 
 
 def symmetric(patch):
-    """Kernels that are their own flip tell nothing."""
+    """Kernels that are their own flip show nothing."""
     draw = Trial.parameters
 
     def wrong(self, *args):
@@ -52,7 +30,7 @@ def symmetric(patch):
 
 
 def padded_with(mode):
-    """Every layer pads in one way, whatever it is told."""
+    """Every layer pads in one way, whatever it is given."""
 
     def plant(patch):
         right = Conv2d.__init__
@@ -71,41 +49,43 @@ def spread_kernels(patch):
     patch.setitem(initializers.SCHEMES, "delta_orthogonal", other)
 
 
-def larger_weights(patch):
-    scheme = initializers.SCHEMES["lecun"]
-    patch.setitem(initializers.SCHEMES, "lecun", replace(scheme, numerator=1.2))
-
-
 def only_delta(patch):
-    """The kernels beside are delta-orthogonal too, so that nothing tells the two apart."""
+    """The kernels beside are delta-orthogonal too, so that nothing parts the two."""
     other = initializers.SCHEMES["delta_orthogonal"]
     patch.setitem(initializers.SCHEMES, "orthogonal", other)
 
 
+def no_border(patch):
+    patch.setattr(theory, "border_rate", lambda *args: 1.0)
+
+
+def padding(kind):
+    return with_settings(lambda axes: {"network": axes["network"] | {"padding": kind}})
+
+
 PLANTS = {
-    "S9": [pullback_off(1 + 1e-6), pullback_off(nan), unflipped, symmetric],
+    "S9": [pullback_off(Conv2d), pullback_off(Conv2d, factor=nan), unflipped, symmetric],
     "S9-padding": [
-        *(pullback_off(1.1), larger_weights, padded_with("zeros"), padded_with("circular"))
+        *(pullback_off(Conv2d, factor=1.1), scheme("lecun", numerator=1.2)),
+        *(padded_with("zeros"), padded_with("circular")),
     ],
-    "A11-convolution": [pullback_off(1 + 1e-9), pullback_off(nan), spread_kernels, only_delta],
+    "A11-convolution": [
+        *(pullback_off(Conv2d, factor=1 + 1e-9), pullback_off(Conv2d, factor=nan)),
+        *(spread_kernels, only_delta),
+    ],
+    "S9-depth": [tilted(1.1), no_border, padding("zeros"), padding("circular")],
 }
 
 
-@pytest.mark.parametrize("id", IDS)
-def test_verdict(id):
-    finding = check(id)
-    assert finding.verdict == HOLDS and CLAIMS[id].expected == (HOLDS,)
-    assert abs(finding.measured - finding.predicted) <= finding.tolerance
-    assert finding.sentence.endswith(".") and "\n" not in finding.sentence
+class TestConvolution(Verdicts):
+    MODULE = "convolution"
+    PLANTS = PLANTS
+
+    def seeds(self, id):
+        return 32 if id == "S9-depth" else 16
 
 
-@pytest.mark.parametrize("id, plant", [(id, p) for id, plants in PLANTS.items() for p in plants])
-def test_planted_error_turns_the_verdict(id, plant, monkeypatch):
-    plant(monkeypatch)
-    assert check(id).verdict == FAILS
-
-
-def test_every_variant_is_told_apart():
+def test_every_variant_occurs():
     """Sizes, strides, dilations, groups and both paddings occur, with a row left uncovered."""
     sizes, strides, _, dilations, groups, modes = map(set, zip(*convolution.VARIANTS, strict=True))
     assert min(len(s) for s in (sizes, strides, dilations, groups, modes)) > 1

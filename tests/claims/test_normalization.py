@@ -1,22 +1,14 @@
-"""A6 and A7 read as expected, and read otherwise once an error is planted."""
+"""A6, A7 and S12 on normalization, with errors that turn the verdicts."""
 
+import numpy as np
 import pytest
 
-from flowlab import claims
-from flowlab.claims.claim import FAILS, HOLDS
+from flowlab.claims.claim import HOLDS
 from flowlab.claims.trial import Trial
-from flowlab.layers import BatchNorm, LayerNorm, RMSNorm, normalization
-
-CLAIMS = {id: claim for id, claim in claims.load().items() if id in ("A6", "A7")}
-
-
-def check(id, seeds=64):
-    return CLAIMS[id].check(Trial(0, seeds))
-
-
-def frozen_statistics(patch):
-    """Batch norm's pullback takes mean and variance for constants."""
-    patch.setattr(normalization, "batch_norm_pullback", normalization.fixed_norm_pullback)
+from flowlab.layers import BatchNorm, LayerNorm, RMSNorm
+from flowlab.theory import normalization as theory
+from tests.support.plants import frozen_statistics, pullback_off, tilted, with_settings
+from tests.support.verdicts import CLAIMS, Verdicts
 
 
 def off(layer, array):
@@ -52,24 +44,33 @@ def mean_is_kept(patch):
     patch.setattr(LayerNorm, "pullback", wrong)
 
 
+def another_rate(patch):
+    patch.setattr(theory, "batch_norm_rate", lambda *args: np.pi / (np.pi - 1))
+
+
 PLANTS = {
     "A6": [frozen_statistics, off(BatchNorm, "dx"), eps_in_batch_norm],
     "A7": [frozen_statistics, mean_is_kept],
+    "S12": [frozen_statistics, pullback_off(BatchNorm)],
+    "S12-depth": [
+        tilted(1.1, activation="relu"),
+        tilted(1.05, activation="identity", batch_size=64),
+        with_settings(lambda axes: {"norm": "layer"}),
+        another_rate,
+    ],
+    "S12-removed": [
+        frozen_statistics,
+        with_settings(lambda axes: {"batch_size": 2 * axes["batch_size"]}),
+    ],
 }
 
 
-@pytest.mark.parametrize("id", PLANTS)
-def test_verdict(id):
-    finding = check(id)
-    assert finding.verdict == HOLDS and CLAIMS[id].expected == (HOLDS,)
-    assert abs(finding.measured - finding.predicted) <= finding.tolerance
-    assert finding.sentence.endswith(".") and "\n" not in finding.sentence
+class TestNormalization(Verdicts):
+    MODULE = "normalization"
+    PLANTS = PLANTS
 
-
-@pytest.mark.parametrize("id, plant", [(id, p) for id, plants in PLANTS.items() for p in plants])
-def test_planted_error_turns_the_verdict(id, plant, monkeypatch):
-    plant(monkeypatch)
-    assert check(id).verdict == FAILS
+    def seeds(self, id):
+        return 64 if id in ("A6", "A7") else 32
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,39 +1,14 @@
 """S3, S13 and S16 read as expected, and read otherwise once an error is planted."""
 
-from dataclasses import replace
 from math import nan
 
 import numpy as np
-import pytest
 
-from flowlab import claims
-from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS
-from flowlab.claims.trial import Trial
+from flowlab.claims.claim import FAILS, HOLDS
 from flowlab.layers import Linear
 from flowlab.lessons import shapes, sharding
-
-CLAIMS = {id: claim for id, claim in claims.load().items() if id in ("S3", "S13", "S16")}
-
-
-def check(id):
-    return CLAIMS[id].check(Trial(0, 4))
-
-
-def pullback_off(which, factor=1 + 1e-6):
-    """Linear's pullback is off by a factor in dX, dW or db."""
-
-    def plant(patch):
-        pullback = Linear.pullback
-
-        def wrong(self, *args):
-            dx, gradients = pullback(self, *args)
-            if which in gradients:
-                return dx, gradients | {which: gradients[which] * factor}
-            return dx * factor, gradients
-
-        patch.setattr(Linear, "pullback", wrong)
-
-    return plant
+from tests.support.plants import corrupt, pullback_off
+from tests.support.verdicts import Verdicts
 
 
 def forward_off(patch):
@@ -51,16 +26,6 @@ def transposed_example(patch):
     patch.setattr(
         shapes, "worked_example", lambda *size: (e := right(*size)) | {"dX": e["dX"].T.copy()}
     )
-
-
-def trial_off(patch):
-    run = Trial.run
-
-    def wrong(self, *args):
-        got = run(self, *args)
-        return replace(got, dx=got.dx * (1 + 1e-6))
-
-    patch.setattr(Trial, "run", wrong)
 
 
 def more_products(patch):
@@ -124,38 +89,39 @@ def unweighted_mean(patch):
     patch.setattr(sharding, "by_data", lambda *a, **o: right(*a, **(o | {"weighted": False})))
 
 
+def off(name, factor=1 + 1e-6):
+    return pullback_off(Linear, name, factor)
+
+
 PLANTS = {
     "S3": [
-        *(pullback_off("x"), pullback_off("W"), pullback_off("b"), pullback_off("W", nan)),
+        *(off("dx"), off("W"), off("b"), off("W", nan)),
         *(forward_off, transposed_example),
     ],
     "S13": [
-        *(pullback_off("x"), pullback_off("W"), pullback_off("b"), pullback_off("W", nan)),
-        *(trial_off, more_products, one_product, blind_adjoint_test),
+        *(off("dx"), off("W"), off("b"), off("W", nan)),
+        *(corrupt("dx"), more_products, one_product, blind_adjoint_test),
     ],
     "S16": [
         *(all_reduce_that(lambda parts: [p / len(parts) for p in parts]), all_reduce_never),
         *(all_reduce_that(lambda parts: [p * (1 + 1e-6) for p in parts]), unneeded_all_reduce),
-        *(unweighted_mean, pullback_off("W", nan)),
+        *(unweighted_mean, off("W", nan)),
     ],
 }
 
 
-@pytest.mark.parametrize("id, verdict", [("S3", HOLDS), ("S13", CONDITIONAL), ("S16", HOLDS)])
-def test_verdict(id, verdict):
-    finding = check(id)
-    assert finding.verdict == verdict and CLAIMS[id].expected == (verdict,)
-    assert abs(finding.measured - finding.predicted) <= finding.tolerance
-    assert finding.sentence.endswith(".") and "\n" not in finding.sentence
+class TestShapes(Verdicts):
+    MODULE = "shapes"
+    PLANTS = PLANTS
 
+    def seeds(self, id):
+        return 4
 
-@pytest.mark.parametrize("id, plant", [(id, p) for id, plants in PLANTS.items() for p in plants])
-def test_planted_error_turns_the_verdict(id, plant, monkeypatch):
-    plant(monkeypatch)
-    assert check(id).verdict == (HOLDS if plant is one_product else FAILS)
+    def turned(self, id, verdict, plant):
+        return verdict == (HOLDS if plant is one_product else FAILS)
 
-
-def test_shapes_leave_as_many_products_as_told():
-    sentence = check("S13").sentence
-    counts = shapes.derive(3, 3, 3).groupby("gradient")["linear"].sum()
-    assert f"up to {np.max(counts)} where they coincide" in sentence
+    def test_shapes_leave_as_many_products_as_the_sentence_says(self):
+        finding = self.check("S13")
+        assert abs(finding.measured - finding.predicted) <= finding.tolerance
+        counts = shapes.derive(3, 3, 3).groupby("gradient")["linear"].sum()
+        assert f"up to {np.max(counts)} where they coincide" in finding.sentence

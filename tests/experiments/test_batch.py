@@ -14,7 +14,7 @@ SMALL = ["depth=2", "width=8", "batch_size=32", "seeds=2", "experiment=batch_siz
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch, capsys):
+def answer(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*overrides):
@@ -26,8 +26,8 @@ def told(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_it_writes_the_estimators_and_the_figure(told, tmp_path):
-    code, printed = told()
+def test_it_writes_the_estimators_and_the_figure(answer, tmp_path):
+    code, printed = answer()
     assert code == 0, printed.err
     folder = tmp_path / "results" / "batch_size"
     table = pd.read_parquet(folder / "estimators")
@@ -40,9 +40,9 @@ def test_it_writes_the_estimators_and_the_figure(told, tmp_path):
             assert (folder / "figures" / f"{name}.{suffix}").stat().st_size > 10_000
 
 
-def test_it_asks_of_the_net_that_the_settings_name(told, tmp_path):
+def test_it_asks_of_the_net_that_the_settings_name(answer, tmp_path):
     asked = {"init": "xavier", "activation": "tanh", "depth": "3", "data": "gaussian"}
-    code, printed = told(*(f"{key}={value}" for key, value in asked.items()), "seed=7")
+    code, printed = answer(*(f"{key}={value}" for key, value in asked.items()), "seed=7")
     assert code == 0, printed.err
     head = printed.out.splitlines()[0]
     assert all(f"{key}={value}" in head for key, value in asked.items() if key != "data")
@@ -57,12 +57,12 @@ def test_it_asks_of_the_net_that_the_settings_name(told, tmp_path):
     assert "init=xavier" in captions[0] and captions[1].startswith("Whatever the settings.")
 
 
-def test_scales_that_examples_do_not_show_are_null_with_a_reason(told, tmp_path):
+def test_scales_that_examples_do_not_show_are_null_with_a_reason(answer, tmp_path):
     """Labels that have nothing to do with the inputs: in half of the nets |G|² is not above 0."""
     random = np.random.default_rng(0)
     rows = pd.DataFrame(random.normal(size=(32, 4))).assign(label=np.arange(32) % 2)
     rows.to_csv(tmp_path / "random.csv", index=False)
-    code, printed = told("data=file", "data.path=random.csv", "seeds=8", "width=16")
+    code, printed = answer("data=file", "data.path=random.csv", "seeds=8", "width=16")
     assert code == 0, printed.err
     table = pd.read_parquet(tmp_path / "results/batch_size/estimators")
     null = table["noise_scale"].isna()
@@ -81,8 +81,8 @@ def test_scales_that_examples_do_not_show_are_null_with_a_reason(told, tmp_path)
         ("reduction=max", "reduction must be one of mean, sum; got max"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_no_table(told, tmp_path, override, message):
-    code, printed = told(override)
+def test_bad_input_is_one_line_and_writes_no_table(answer, tmp_path, override, message):
+    code, printed = answer(override)
     assert code == 2 and printed.out == ""
     assert message in printed.err and printed.err.count("\n") == 1
     assert not list(tmp_path.rglob("*.parquet"))

@@ -11,15 +11,6 @@ from experiments.benchmarks import layers
 from flowlab.errors import InputError
 
 SEEDS, THREADS = 3, 2
-# The size of one network's input; features that heads and groups divide.
-TINY = {
-    **{"linear on tokens": (2, 3, 8), "conv1d": (2, 8, 6), "embedding": (2, 5)},
-    **{name: (2, 3, 8) for name in ("layer norm", "rms norm", "positional")},
-    **{name: (2, 3, 8) for name in ("recurrent tanh", "lstm", "gru")},
-    **{name: (2, 8, 4, 4) for name in ("conv2d", "max pool", "average pool", "global pool")},
-    **{name: (2, 16, 4, 4) for name in ("batch norm", "group norm")},
-    **{"attention core": (2, 3, 4, 8), "multi-head attention": (2, 4, 8)},
-}
 
 
 def leaves(tree):
@@ -44,9 +35,10 @@ def _numpy(a):
 
 @pytest.mark.parametrize("name", layers.CASES)
 def test_all_forms_do_the_same_work(name):
-    tokens = name == "embedding"
+    twin, case = layers.CASES[name]
+    tokens = case.below > 0
     with ThreadPoolExecutor(THREADS) as pool:
-        forms = layers.forms_of(layers.CASES[name], TINY.get(name, (4, 8)), SEEDS, THREADS, pool)
+        forms = layers.forms_of(twin, case, case.tiny, SEEDS, THREADS, pool)
         results = {form: summary(run(2), tokens) for form, run in forms.items()}
     assert len(forms) >= 3  # JAX's two at least
     y, dx, gradients = results.pop(layers.OURS)
@@ -64,9 +56,9 @@ def table(**ratios):
 
 def test_report_names_where_flowlab_is_behind():
     assert layers.report(table(linear=2.0, gru=1.0)) == "flowlab is behind nowhere."
-    told = layers.report(table(linear=0.9, gru=2.0, lstm=0.5))
+    sentence = layers.report(table(linear=0.9, gru=2.0, lstm=0.5))
     worst = "lstm 2x8 (0.50 of jax vmap), linear 2x8 (0.90 of jax vmap)"
-    assert told == f"flowlab is behind in 2 of 3 rows: {worst}."
+    assert sentence == f"flowlab is behind in 2 of 3 rows: {worst}."
 
 
 def test_a_peer_twice_as_slow_has_the_ratio_two(monkeypatch):

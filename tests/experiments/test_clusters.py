@@ -60,7 +60,7 @@ ENGINES = [
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_engines_make_the_same_tables_and_tell_failures(engine, expected, tmp_path):
+def test_engines_make_the_same_tables_and_name_failures(engine, expected, tmp_path):
     sweep = [*SMALL, "depth=0,2,3,4,5,6,8,10,20", "activation=relu,tanh,identity", *engine]
     code, output, errors = Sweep(tmp_path, *sweep, hook=DEADLY).end()
     assert code == 2 and len(errors.splitlines()) == 1, errors
@@ -208,12 +208,12 @@ def _until_listening(port: int) -> None:
 
 
 def _until_nodes(address: str, count: int) -> None:
-    told = (
+    program = (
         "import ray, time\n"
         f"ray.init(address='{address}', log_to_driver=False, logging_level='ERROR')\n"
         f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.1)\n"
     )
-    subprocess.run([sys.executable, "-c", told], check=True, env=os.environ | OPEN)
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | OPEN)
 
 
 @needs("ray")

@@ -164,7 +164,7 @@ def test_a_killed_write_keeps_the_old_table(tmp_path, monkeypatch):
         (KeyboardInterrupt(), 130, "interrupted: nothing unfinished was kept\n"),
     ],
 )
-def test_the_end_is_told_in_one_line(capsys, error, code, line):
+def test_the_end_is_one_line(capsys, error, code, line):
     def action():
         raise error
 

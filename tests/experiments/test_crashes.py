@@ -101,7 +101,7 @@ def test_a_killed_sweep_loses_nothing(
         except Exception:
             record_property("kill", "torn")
             raise
-        with _telling(record_property, "loss"):
+        with _noted(record_property, "loss"):
             if kind == "worker":  # others did what it was at
                 assert_same(found, expected)
             assert_within(found, expected | (old if before == "narrower" else {}))
@@ -114,13 +114,13 @@ def test_a_killed_sweep_loses_nothing(
             runs = {Path(path).name for path in found if "/runs/" in path}
             assert runs <= {Path(path).name for path in found if "/theory/" in path}
         listed = results.main([f"results_dir={tmp_path / 'results'}"])
-        told = capsys.readouterr()
+        output = capsys.readouterr()
         begun = any((tmp_path / "results").glob("*/sweeps"))
-        assert (listed, told.err) == (0, "") if begun else listed == 2, told
+        assert (listed, output.err) == (0, "") if begun else listed == 2, output
         earlier = states(tmp_path)
         code, _, errors = Sweep(tmp_path, *arguments).end()
         assert (code, errors) == (0, "")
-        with _telling(record_property, "loss"):
+        with _noted(record_property, "loss"):
             assert_same(kept(tmp_path), expected)
             if before != "same":
                 later = states(tmp_path)
@@ -158,7 +158,7 @@ def _strike(sweep: Sweep, kind: str, moment: float, rng: random.Random) -> bool:
 
 
 @contextmanager
-def _telling(record_property, what: str):
+def _noted(record_property, what: str):
     try:
         yield
     except BaseException:
@@ -222,8 +222,8 @@ def test_an_interrupted_sweep_says_what_is_kept(moment, expected, tmp_path):
     found = kept(tmp_path)
     held = sum("/runs/" in path for path in found)
     if "of 24 runs are done and kept" in errors:
-        told = int(errors.split()[1])
-        assert told <= held <= told + 2  # two were at it
+        done = int(errors.split()[1])
+        assert done <= held <= done + 2  # two were at it
     else:  # before there was a plan
         assert not moment and held == 0
         assert errors == "interrupted: nothing unfinished was kept\n"
@@ -246,7 +246,7 @@ def test_workers_leave_with_their_parent_in_the_midst_of_work(how, tmp_path):
 DEADLY = before_measuring("settings.depth == 4 and os.kill(os.getpid(), 9)")
 
 
-def test_a_condition_that_kills_its_process_is_told_and_the_rest_completes(tmp_path):
+def test_a_condition_that_kills_its_process_is_named_and_the_rest_completes(tmp_path):
     arguments = [*SMALL, "depth=2,3,4,5,6", "activation=relu,tanh", WORKERS]
     code, output, errors = Sweep(tmp_path, *arguments, hook=DEADLY).end()
     assert code == 2 and len(errors.splitlines()) == 1, errors

@@ -28,16 +28,16 @@ OF_GROUPS = {"network": ("channels", "image", "kernel_size"), "data": ("features
 @pytest.mark.parametrize("value", [2**31, 10**20, 10**400])
 def test_counts_have_an_upper_bound(value):
     for name in COUNTS:
-        told = message(flowlab.make, **{name: value})
-        assert told == f"{name} must be at most 2147483647; got {value}"
+        line = message(flowlab.make, **{name: value})
+        assert line == f"{name} must be at most 2147483647; got {value}"
     for group, names in OF_GROUPS.items():
         choice = {"network": "cnn", "data": "gaussian"}[group]
         for name in names:
-            told = message(flowlab.make, **{group: {"name": choice, name: value}})
-            assert told == f"{group}.{name} must be at most 2147483647; got {value}"
+            line = message(flowlab.make, **{group: {"name": choice, name: value}})
+            assert line == f"{group}.{name} must be at most 2147483647; got {value}"
     for name in ("steps", "heads", "expansion"):
-        told = message(flowlab.make, network={"name": "transformer", name: value})
-        assert told == f"network.{name} must be at most 2147483647; got {value}"
+        line = message(flowlab.make, network={"name": "transformer", name: value})
+        assert line == f"network.{name} must be at most 2147483647; got {value}"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, 0.0])
@@ -50,11 +50,11 @@ def test_scales_are_finite_and_positive(value):
     ):
         assert "must be a finite number above 0; got" in message(flowlab.make, **axes)
     if value != 0:
-        told = message(flowlab.make, init={"sigma_b": value})
-        assert told == f"init.sigma_b must be a finite number, at least 0; got {value}"
+        line = message(flowlab.make, init={"sigma_b": value})
+        assert line == f"init.sigma_b must be a finite number, at least 0; got {value}"
     if not np.isfinite(value):
-        told = message(flowlab.make, network={"name": "lstm", "forget_bias": value})
-        assert told == f"network.forget_bias must be finite; got {value}"
+        line = message(flowlab.make, network={"name": "lstm", "forget_bias": value})
+        assert line == f"network.forget_bias must be finite; got {value}"
 
 
 @pytest.mark.parametrize("value", [1e151, 1e200, 1e300, 1e-151, 1e-300, 5e-324])
@@ -65,18 +65,18 @@ def test_squares_of_scales_are_in_range(value):
         ({"init": {"sigma_b": value}}, "init.sigma_b"),
         ({"network": {"name": "rnn", "radius": value}}, "network.radius"),
     ):
-        told = message(flowlab.make, **axes)
-        assert told == f"{name} must be from 1e-150 to 1e+150; got {value:g}"
+        line = message(flowlab.make, **axes)
+        assert line == f"{name} must be from 1e-150 to 1e+150; got {value:g}"
     flowlab.make(init={"gain": 1e150 if value > 1 else 1e-150})
 
 
 def test_products_of_scales_are_in_range():
-    told = message(flowlab.make, init={"name": "normal", "gain": 1e100, "sigma_w": 1e100})
-    assert told == "init.gain times init.sigma_w must be from 1e-150 to 1e+150; got 1e+200"
-    told = message(flowlab.make, init={"gain": 1e-100}, network={"name": "rnn", "radius": 1e-100})
-    assert told == "init.gain times network.radius must be from 1e-150 to 1e+150; got 1e-200"
-    told = message(flowlab.make, init={"gain": 10**400})
-    assert told.startswith("init.gain must be in float64's range; got 1000")
+    line = message(flowlab.make, init={"name": "normal", "gain": 1e100, "sigma_w": 1e100})
+    assert line == "init.gain times init.sigma_w must be from 1e-150 to 1e+150; got 1e+200"
+    line = message(flowlab.make, init={"gain": 1e-100}, network={"name": "rnn", "radius": 1e-100})
+    assert line == "init.gain times network.radius must be from 1e-150 to 1e+150; got 1e-200"
+    line = message(flowlab.make, init={"gain": 10**400})
+    assert line.startswith("init.gain must be in float64's range; got 1000")
 
 
 NETS = [
@@ -113,7 +113,7 @@ def test_a_table_of_so_many_rows_takes_so_much_memory():
 
 
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "line"),
     [
         (
             {"depth": 50, "width": 100_000},
@@ -134,11 +134,11 @@ def test_a_table_of_so_many_rows_takes_so_much_memory():
         ({"width": 2000, "memory_gib": 0.5}, "memory_gib must be at least 0.81 for"),
     ],
 )
-def test_a_run_that_needs_too_much_is_refused_before_it_takes_any(axes, told):
+def test_a_run_that_needs_too_much_is_refused_before_it_takes_any(axes, line):
     run = flowlab.make(**axes)
     Batches(flowlab.make())  # the digits, which are kept
     tracemalloc.start()
-    assert told in message(flowlab.measurement.passes, run)
+    assert line in message(flowlab.measurement.passes, run)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1e7
@@ -183,9 +183,9 @@ def test_data_must_fit_the_type(tmp_path, scale, dtype, fits):
         assert (table["status"] == "ok").all()
         assert np.isfinite(flowlab.predict(flowlab.make(data=data, **axes))["q"]).all()
         return
-    told = message(flowlab.measurement.passes, flowlab.make(data=data, **axes))
+    line = message(flowlab.measurement.passes, flowlab.make(data=data, **axes))
     least, most = ("1e-37", "1e+37") if dtype == "float32" else ("1e-150", "1e+150")
-    assert told.startswith(
+    assert line.startswith(
         f"inputs of a.npz must have their largest size between {least} and {most} in "
         f"dtype={dtype}; got {scale:.3g}; data.standardise=true"
     )

@@ -88,7 +88,7 @@ def test_columns_and_files_of_any_name(call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         ("results_dir=a,b", "several values need a sweep, -m, and a comma quotes of its own"),
         ("depth=)", "depth must be a value, or values between commas; got )"),
@@ -103,10 +103,10 @@ def test_columns_and_files_of_any_name(call, tmp_path):
         ("-s", "Expecting one subcommand"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(call, tmp_path, bad, told):
+def test_what_cannot_be_read_is_one_line(call, tmp_path, bad, message):
     code, output, errors = call(bad)
     assert (code, output) == (2, "")
-    assert errors.startswith(f"error: {told}") and errors.count("\n") == 1
+    assert errors.startswith(f"error: {message}") and errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -194,8 +194,8 @@ def test_a_defect_is_named_as_one(capsys, monkeypatch, error):
     assert line.count("\n") == 1
     monkeypatch.setenv("FLOWLAB_DEBUG", "1")
     assert command.guarded(action) == 70
-    told = capsys.readouterr().err
-    assert told.startswith("Traceback") and told.endswith(line) and "in action" in told
+    message = capsys.readouterr().err
+    assert message.startswith("Traceback") and message.endswith(line) and "in action" in message
 
 
 def test_defects_within_a_run_are_one_line_too(calling, tmp_path, capsys):

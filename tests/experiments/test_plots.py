@@ -15,31 +15,11 @@ from flowlab.errors import InputError
 from flowlab.figures import by_init, extreme, finite_width, gallery, heat_map, phase, skips
 from flowlab.storage import tables
 from flowlab.theory.mean_field import phase_plane
-from tests.figures.test_figures import assert_readable as all_readable
+from tests.support.drawing import assert_readable, labelled
+from tests.support.tables import net
 
 DELTA = "delta_log10_norm"
 SQUARED = (2 * np.log(10)) ** 2
-
-
-def net(run, slope, depth=6, seeds=5, noise=0.01, kappa=0.0, **axes):
-    """A run whose log-norms lie on a line of ``slope`` decades per layer, and its prediction."""
-    rng = np.random.default_rng(abs(hash((slope, depth))) % 2**32)
-    layer = np.arange(1, depth + 1)
-    config = {"experiment": "made", "init": "he", "gain": 1.0, "width": 10, "activation": "tanh"}
-    config |= {"skip": "none", "sigma_w": 1.0, "sigma_b": 0.0, "batch_size": 4, "fan_out": 16}
-    config |= {"run": run, "depth": depth, "op": "linear", "status": "ok", **axes}
-    line = slope * (depth - layer)
-    # Seeds differ by a slope of their own; their mean is exact.
-    wobble = rng.normal(0, noise, seeds)
-    wobble -= wobble.mean()
-    frames = []
-    for seed in range(seeds):
-        norms = {name: line + wobble[seed] * (depth - layer) for name in schema.NORMS}
-        frames.append(pd.DataFrame({**config, "seed": seed, "layer": layer, **norms}))
-    sd = np.sqrt(kappa * (depth - layer) / 10 / SQUARED)
-    told = {name: line for name in schema.NORMS} | {f"{name}_sd": sd for name in schema.NORMS}
-    told = pd.DataFrame({"run": run, "layer": layer, "op": "linear", **told})
-    return pd.concat(frames, ignore_index=True), told
 
 
 def sweep(*runs):
@@ -52,24 +32,6 @@ def shift(table, run, by):
     """The table with log-norms of a run tilted by ``by`` decades per layer."""
     tilt = by * (table["depth"] - table["layer"]) * (table["run"] == run)
     return table.assign(**{name: table[name] + tilt for name in schema.NORMS})
-
-
-def labelled(figure, label):
-    """The artists that carry a label, over all panels."""
-    found = [a for ax in figure.axes for a in [*ax.containers, *ax.lines, *ax.collections]]
-    return [artist for artist in found if artist.get_label() == label]
-
-
-def assert_readable(figure):
-    """As for the other figures, ticks outside of the axes left out: they are not drawn."""
-    figure.draw_without_rendering()
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-                if not low <= tick.get_loc() <= high:
-                    tick.label1.set_visible(False)
-    all_readable(figure)
 
 
 def test_each_initializer_has_a_panel_with_its_own_curve():

@@ -9,8 +9,8 @@ from experiments import compact, plots, results
 from flowlab.report import gather
 from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment, condition_of
-from tests.experiments.test_plots import net
-from tests.storage.test_experiment import filled, made
+from tests.support.runs import filled, made
+from tests.support.tables import net
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_table_with_settings_of_another_kind_is_passed_over(folder, capsys):
     assert errors == [f"note: {odd} is not a table of this laboratory: no settings"]
 
 
-def test_one_experiment_is_told_in_full(folder, capsys):
+def test_one_experiment_is_shown_in_full(folder, capsys):
     run_, table, prediction, metadata = made(9)
     metadata["settings"] |= {"depth": 4, "init": {"name": "xavier"}}
     Experiment(folder / "mine").save(run_, table, prediction, metadata)
@@ -95,11 +95,12 @@ def test_compaction_says_what_became_of_the_files(folder, capsys):
 
 @pytest.mark.parametrize("command", [compact, results])
 @pytest.mark.parametrize(
-    "argument, told", [("experiment=mien", "did you mean mine"), ("x=1", "option must be one of")]
+    "argument, message",
+    [("experiment=mien", "did you mean mine"), ("x=1", "option must be one of")],
 )
-def test_bad_options_are_one_line(folder, capsys, command, argument, told):
+def test_bad_options_are_one_line(folder, capsys, command, argument, message):
     code, output, errors = run(command, capsys, folder, argument)
-    assert (code, output, len(errors)) == (2, [], 1) and told in errors[0]
+    assert (code, output, len(errors)) == (2, [], 1) and message in errors[0]
     code, _, errors = run(command, capsys, folder / "none")
     assert code == 2 and "results_dir" in errors[0]
 
@@ -107,11 +108,11 @@ def test_bad_options_are_one_line(folder, capsys, command, argument, told):
 def test_compacted_experiments_are_drawn_and_reported_the_same(tmp_path, capsys):
     kept = Experiment(tmp_path / "mine")
     for k, slope in enumerate((0.0, -0.5)):
-        table, told = net(f"run{k}", slope, width=8 + k, experiment="mine")
+        table, theory = net(f"run{k}", slope, width=8 + k, experiment="mine")
         for suffix in ("sd", "infinite"):
-            told[f"delta_log10_norm_{suffix}"] = told.get("delta_log10_norm_sd", 0.0)
+            theory[f"delta_log10_norm_{suffix}"] = theory.get("delta_log10_norm_sd", 0.0)
         metadata = {"settings": {"width": 8 + k}, "command": "c", "versions": {"flowlab": "1"}}
-        kept.save(f"run{k}", table, told, metadata)
+        kept.save(f"run{k}", table, theory, metadata)
     drawn = []
     for _ in range(2):
         assert plots.main([f"results_dir={tmp_path}"]) == 0

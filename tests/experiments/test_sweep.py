@@ -128,7 +128,7 @@ def test_what_is_kept_is_skipped_until_overwritten(call, tmp_path):
     assert not list((tmp_path / "results/.sweeps").iterdir())
 
 
-def test_a_changed_default_is_another_run_and_other_code_is_told(call, tmp_path, monkeypatch):
+def test_a_changed_default_is_another_run_and_other_code_is_noted(call, tmp_path, monkeypatch):
     call("-m", *SMALL, "depth=2")
     code, output, _ = call("-m", *SMALL, "depth=2", "init.gain=1.5")
     assert code == 0 and "1 measured" in output and len(names(tmp_path)) == 2
@@ -183,7 +183,9 @@ def test_seeds_of_other_code_are_not_mixed(call, tmp_path, monkeypatch):
     assert measured == [3] and len(names(tmp_path)) == 2
 
 
-def test_failures_are_told_with_their_overrides_and_the_rest_completes(call, tmp_path, monkeypatch):
+def test_failures_are_named_with_their_overrides_and_the_rest_completes(
+    call, tmp_path, monkeypatch
+):
     original = work.measure
 
     def failing(settings, *more):
@@ -290,9 +292,9 @@ def test_tables_are_the_same_however_they_are_made(how, expected, tmp_path):
 
 def test_two_sweeps_at_once_spoil_nothing(expected, tmp_path):
     several = [process(tmp_path, *SWEEP, stderr=subprocess.PIPE) for _ in range(2)]
-    told = [one.communicate(timeout=300)[1] for one in several]
+    messages = [one.communicate(timeout=300)[1] for one in several]
     assert [one.returncode for one in several] == [0, 0]
-    assert set("".join(told).splitlines()) <= {
+    assert set("".join(messages).splitlines()) <= {
         "note: another sweep is running on these results: what both want may be measured twice, "
         "and nothing is lost"
     }

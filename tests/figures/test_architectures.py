@@ -21,40 +21,10 @@ from flowlab.figures import (
 from flowlab.storage import tables
 from flowlab.theory.convolution import border_rates
 from flowlab.theory.normalization import batch_norm_rates
-from tests.experiments.test_plots import assert_readable, labelled, net
+from tests.support.drawing import assert_readable, labelled
+from tests.support.tables import net, recurrent, together
 
 DELTA, COTANGENT = "delta_log10_norm", "dh_log10_norm"
-
-
-def together(*made):
-    """Tables and predictions, each as one."""
-    return tuple(pd.concat(frames, ignore_index=True) for frames in zip(*made, strict=True))
-
-
-def recurrent(run, slope, steps=20, depth=3, down=0.1, foretold=None, **axes):
-    """A recurrent run: cotangents of states on a line of ``slope`` decades per step going back,
-    ``down`` more in each layer nearer the input; of the layers' own rows the slope is 7."""
-    axes = {"network": "rnn", "recurrent": "lecun", "radius": 0.9, "steps": steps, **axes}
-    table, told = net(run, 7.0, depth=depth, **axes)
-    table["time"], table[COTANGENT] = pd.array([None] * len(table), "Int64"), np.nan
-    told["time"] = pd.array([None] * len(told), "Int64")
-    first = table[(table["layer"] < depth) & (table["seed"] < 5)]
-    states = first.loc[first.index.repeat(steps)].reset_index(drop=True)
-    states["time"] = np.tile(np.arange(1, steps + 1), len(first))
-    back = steps - states["time"].astype(float)
-    wobble = 0.01 * (states["seed"] - 2)
-    states[COTANGENT] = slope * back + down * (depth - 1 - states["layer"]) + wobble
-    states[DELTA], states["op"] = -99.0, "state"
-    predicted = told.iloc[:0]
-    if foretold is not None:
-        predicted = states[states["seed"] == 0][["run", "layer", "time"]].copy()
-        predicted[COTANGENT], predicted[DELTA] = foretold * back, -99.0
-        predicted[f"{COTANGENT}_sd"] = 0.0
-    kinds = {"time": "Int64"}
-    return (
-        pd.concat([table, states], ignore_index=True).astype(kinds),
-        pd.concat([told, predicted], ignore_index=True).astype(kinds),
-    )
 
 
 def test_states_of_the_last_layer_lie_on_the_slope_of_their_radius():
@@ -86,7 +56,7 @@ def test_states_of_the_last_layer_lie_on_the_slope_of_their_radius():
 
 
 def test_predicted_steps_take_the_place_of_the_radius():
-    table, told = recurrent("r", -0.05, foretold=-0.05)
+    table, told = recurrent("r", -0.05, predicted=-0.05)
     figure = through_time.state_gradients(table, told)
     assert not [ln for ax in figure.axes for ln in ax.lines if ln.get_label().startswith("radius")]
     (theory,) = [ln for ln in figure.axes[0].lines if ln.get_label().startswith("theory")]
@@ -319,7 +289,7 @@ def zoo():
         net("m", -0.1, network="mlp"),
         net("c", 0.0, network="cnn", noise=0.1),
         net("m2", 0.3, network="mlp", init="lecun"),
-        recurrent("r", -0.05, foretold=-0.04),
+        recurrent("r", -0.05, predicted=-0.04),
         recurrent("g", -0.2, network="gru"),
     )
 

@@ -1,4 +1,4 @@
-"""Activations in float32 against SciPy's float64 over the whole range, tails included."""
+"""Activations over the whole range, tails included: float64 by closed forms, float32 by SciPy."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from scipy import special
 from flowlab.layer import Workspace
 from flowlab.layers import ACTIVATIONS, Activation
 from tests.support import naive
+from tests.support.passes import run as one_pass
 
 _MAGNITUDES = [
     np.geomspace(1e-45, 1e-3, 300),
@@ -87,3 +88,47 @@ def test_far_beyond_the_range_large_cotangents_find_zero():
     for name in ("tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "erf"):
         assert not run(name, z, dy)[1].any()
     assert not run("silu", np.float32([-1e38, -1e3]), np.ones(2, np.float32))[0].any()
+
+
+# --- float64 ---
+
+# Where φ or φ' runs into a zero of its own (GELU's slope near -0.75, say), the error is of the
+# size of the terms that cancel; everywhere else it is a few units in the last place.
+DOUBLE = np.concatenate(
+    [sign * np.geomspace(1e-300, 700, 400) for sign in (1, -1)]
+    + [np.array([0.0, -0.0, 1e-12, -1e-12, 30, -30]), np.linspace(-40, 40, 801)]
+)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_float64_everywhere(name):
+    """Values and slopes are relatively right from 1e-300 to 700, in both tails."""
+    phi, slope = naive.ACTIVATIONS[name]
+    z = DOUBLE[None, None]
+    with np.errstate(under="ignore"):
+        expected, expected_slope = phi(DOUBLE), slope(DOUBLE)
+    y, dz, _ = one_pass(Activation(name), z, {}, np.ones_like(z))
+    tail = np.abs(DOUBLE) ** 2 if name in ("gelu", "erf") else np.abs(DOUBLE)
+    # A relative error of one rounding in the exponent is |exponent| roundings of the result.
+    rounding = 8 * np.finfo(float).eps * (1 + np.minimum(tail, 750))
+    scale = np.abs(expected_slope)
+    if name in ("gelu", "silu"):
+        near = (DOUBLE > -3) & (DOUBLE < -0.5)
+        scale = np.where(near, 1.0, scale)
+    tiny = np.finfo(float).tiny
+    assert np.all(np.abs(y[0, 0] - expected) <= rounding * np.abs(expected) + tiny)
+    assert np.all(np.abs(dz[0, 0] - expected_slope) <= rounding * scale + tiny)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_nan_is_nan(name):
+    z = np.array([[[np.nan, 1.0]]])
+    y, _, _ = one_pass(Activation(name), z, {}, np.ones_like(z))
+    assert np.isnan(y[0, 0, 0]) and np.isfinite(y[0, 0, 1])
+
+
+def test_slope_at_the_kink():
+    """φ'(0) = 0 for ReLU and 0.01 for leaky ReLU, PyTorch's convention."""
+    zero, one = np.zeros((1, 1, 2)), np.ones((1, 1, 2))
+    assert np.all(one_pass(Activation("relu"), zero, {}, one)[1] == 0)
+    assert np.all(one_pass(Activation("leaky_relu"), zero, {}, one)[1] == 0.01)

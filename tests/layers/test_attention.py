@@ -1,28 +1,22 @@
-"""Attention and forks: laws, frameworks, what may not see what, programs, entropy and cosine."""
+"""Attention: laws, frameworks, what may not see what, entropy and cosine."""
 
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flowlab import laws
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError
-from flowlab.layer import Chain, Workspace, leaves, map_leaves, primitives
+from flowlab.layer import Chain, Workspace, map_leaves, primitives
 from flowlab.layers import (
-    Activation,
-    Fork,
     LayerNorm,
-    Linear,
     MultiHeadAttention,
     Residual,
     ScaledDotProductAttention,
 )
 from flowlab.layers.attention import attention_entropy, token_cosine
-
-jax.config.update("jax_enable_x64", True)
+from tests.support.passes import close, run
 
 SEEDS, BATCH, TOKENS, WIDTH = 2, 3, 5, 6
 HIDDEN = np.zeros((SEEDS, BATCH, TOKENS), int)
@@ -33,12 +27,6 @@ CASES = [
     *((2, False, 1 / 3, False), (6, True, 0.7, False), (2, False, None, True)),
     (3, True, 0.25, True),
 ]
-
-
-def close(ours, theirs, tolerance=1e-12):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
 
 
 def draw(layer, shape, dtype=np.float64):
@@ -55,64 +43,15 @@ def draw(layer, shape, dtype=np.float64):
     return x, p, random.standard_normal((SEEDS, *declaration.output)).astype(dtype)
 
 
-def run(layer, x, parameters, dy):
-    workspace = Workspace(np.nan)
-    y, tape = layer.forward(x, parameters, workspace)
-    return y, *layer.pullback(dy, tape, workspace)
-
-
 def attention(case):
     layer = ScaledDotProductAttention(*case)
     return layer, draw(layer, (BATCH, 3, TOKENS, WIDTH))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_attention_against_torch(case):
-    torch = pytest.importorskip("torch")
-    heads, causal, scale, masked = case
-    layer, (x, p, dy) = attention(case)
-    y, dx, _ = run(layer, x, p, dy)
-    for s in range(SEEDS):
-        their_x = torch.tensor(x[s], requires_grad=True)
-        split = their_x.reshape(BATCH, 3, TOKENS, heads, -1).permute(1, 0, 3, 2, 4)
-        sees = torch.ones(TOKENS, TOKENS, dtype=bool)
-        sees = torch.tril(sees) if causal else sees
-        if masked:
-            sees = sees & torch.tensor(HIDDEN[s] == 0)[:, None, None, :]
-        their_y = torch.nn.functional.scaled_dot_product_attention(
-            *split, attn_mask=sees, scale=scale
-        )
-        their_y = their_y.transpose(1, 2).reshape(BATCH, TOKENS, WIDTH)
-        their_y.backward(torch.tensor(dy[s]))
-        close(y[s], their_y.detach())
-        close(dx[s], their_x.grad)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_attention_against_jax(case):
-    heads, causal, scale, masked = case
-    layer, (x, p, dy) = attention(case)
-    y, dx, _ = run(layer, x, p, dy)
-
-    @jax.jit
-    def pass_(x, hidden, dy):
-        def f(x):
-            q, k, v = (x[:, i].reshape(BATCH, TOKENS, heads, -1) for i in range(3))
-            logits = jnp.einsum("nqhe,nkhe->nhqk", q, k)
-            logits *= (WIDTH / heads) ** -0.5 if scale is None else scale
-            sees = jnp.tril(jnp.ones((TOKENS, TOKENS), bool), 0 if causal else TOKENS)
-            if masked:
-                sees = sees & (hidden == 0)[:, None, None, :]
-            A = jax.nn.softmax(jnp.where(sees, logits, -jnp.inf))
-            return jnp.einsum("nhqk,nkhe->nqhe", A, v).reshape(dy.shape)
-
-        their_y, pull = jax.vjp(f, x)
-        return their_y, pull(dy)[0]
-
-    for s in range(SEEDS):
-        their_y, their_dx = pass_(x[s], HIDDEN[s], dy[s])
-        close(y[s], their_y)
-        close(dx[s], their_dx)
+def test_against_frameworks(apart, case):
+    data = {"hidden": HIDDEN} if case[3] else {}
+    assert apart(ScaledDotProductAttention(*case), (BATCH, 3, TOKENS, WIDTH), data) < 1e-12
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[5], CASES[6]])
@@ -190,47 +129,14 @@ def test_the_bias_of_keys_has_no_gradient():
     assert k < 1e-13 * q
 
 
-FORKS = {
-    "one": Fork([Linear(3)]),
-    "three": Fork([Linear(4), Chain([Activation("tanh"), Linear(4)]), Linear(4)]),
-    "empty": Fork([Chain([]), Chain([]), Linear(3)]),
-    "nested": Fork([Fork([Linear(2), Linear(2)]), Fork([Linear(2), Chain([Linear(2)])])]),
-    "homogeneous": Fork([Chain([Linear(3), Activation("relu")]), Linear(3)]),
-}
-
-
-@pytest.mark.parametrize("name", FORKS)
-@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3), (1, 1, 3)])
-def test_laws_of_forks(name, shape):
-    laws.check(FORKS[name], shape)
-
-
-def test_a_fork_stacks_its_branches_and_declares_what_they_do():
-    layer = FORKS["three"]
-    x, p, dy = draw(layer, (4, 3))
-    y, dx, gradients = run(layer, x, p, dy)
-    total = 0
-    for k, branch in enumerate(layer.branches):
-        one, through, own = run(branch, x, p[k], dy[:, :, k].copy())
-        np.testing.assert_array_equal(y[:, :, k], one)
-        total = total + through
-        for (_, a), (_, b) in zip(leaves(own), leaves(gradients[k]), strict=True):
-            np.testing.assert_array_equal(a, b)
-    close(dx, total)
-    assert FORKS["homogeneous"].homogeneous and not layer.homogeneous
-    assert not layer.couples_examples
-    kept = 3 * 4 * 4 + 4 * 3 + 3 * (3 * 4 + 4) + 4 * 3 * 4  # outputs, tanh, parameters, the stack
-    assert layer.declare((4, 3)).elements == kept
-
-
-def test_a_watch_is_told_in_the_order_of_the_backward_pass():
+def test_a_watch_is_called_in_the_order_of_the_backward_pass():
     layer = MultiHeadAttention(WIDTH, 2)
     x, p, dy = draw(layer, (BATCH, TOKENS, WIDTH))
     _, tape = layer.forward(x, p, Workspace())
-    told = []
-    layer.pullback(dy, tape, Workspace(), lambda layer, *rest: told.append(layer.name))
-    assert told == ["O", "attention", "V", "K", "Q", "projections"]
-    assert told[:-1] == [layer.name for layer in primitives(layer)][::-1]
+    names = []
+    layer.pullback(dy, tape, Workspace(), lambda layer, *rest: names.append(layer.name))
+    assert names == ["O", "attention", "V", "K", "Q", "projections"]
+    assert names[:-1] == [layer.name for layer in primitives(layer)][::-1]
 
 
 # --- wrong versions -----------------------------------------------------------------------------
@@ -281,31 +187,6 @@ def test_wrong_pullbacks_are_rejected(wrong):
         return
     with pytest.raises(laws.LawBroken) as broken:
         laws.check(layer, (2, 3, 4, 6))
-    assert broken.value.law == "adjoint"
-
-
-class BranchLost(Fork):
-    def pullback(self, dy, tape, workspace, watch=None):
-        dy = dy.copy()
-        dy[:, :, 1] = 0
-        return super().pullback(dy, tape, workspace, watch)
-
-
-class BranchesSwapped(Fork):
-    def pullback(self, dy, tape, workspace, watch=None):
-        return super().pullback(dy[:, :, ::-1].copy(), tape, workspace, watch)
-
-
-class LastBranchAlone(Fork):
-    def pullback(self, dy, tape, workspace, watch=None):
-        _, gradients = super().pullback(dy, tape, workspace, watch)
-        return self.branches[-1].pullback(dy[:, :, -1].copy(), tape[-1], workspace)[0], gradients
-
-
-@pytest.mark.parametrize("wrong", [BranchLost, BranchesSwapped, LastBranchAlone])
-def test_wrong_forks_are_rejected(wrong):
-    with pytest.raises(laws.LawBroken) as broken:
-        laws.check(wrong([Linear(3), Linear(3)]), (2, 4, 3))
     assert broken.value.law == "adjoint"
 
 
@@ -380,7 +261,7 @@ def test_exponential_in_single_precision():
     np.testing.assert_allclose(weights[1:] / weights[0], np.exp(z.astype(float)), rtol=3e-7)
 
 
-def test_a_token_that_is_not_a_number_is_told():
+def test_a_token_that_is_not_a_number_shows():
     layer, (x, p, dy) = attention((2, False, None, False))
     x[0, 1, 1, 2, 4] = np.nan  # a key in the second head
     y, *_ = run(layer, x, p, dy)
@@ -474,12 +355,6 @@ ALL[1, 2], FIRST[1, 0, 0] = 1, 1
             InputError,
             "attention: hidden must leave every query a key; got a mask that hides the first "
             "token, all that the first query sees, in example 0 of network 1",
-        ),
-        (lambda: Fork([]), InputError, "fork: branches must be at least 1; got 0"),
-        (
-            lambda: Fork([Linear(3), Linear(4)]).declare((2, 5)),
-            ShapeError,
-            "fork: axis 1 of branch 2's output must be 3; got 4 (shape (2, 4), expected (2, 3))",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Convolution and pooling: laws, direct sums, frameworks, norms of examples, initial kernels."""
+"""Convolution: laws, direct sums, frameworks, norms of examples, initial kernels."""
 
 import math
 from itertools import product
@@ -8,24 +8,19 @@ import pytest
 
 from flowlab import laws
 from flowlab.claims import convolution
-from flowlab.claims.examples import EXAMPLES
-from flowlab.claims.parity import difference, in_jax, in_torch
-from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer, InitSettings
-from flowlab.kernel import ShapeError
-from flowlab.layer import Chain, Workspace
+from flowlab.layer import Chain
 from flowlab.layers import (
     Activation,
     AvgPool2d,
     Conv1d,
     Conv2d,
     Flatten,
-    GlobalAveragePool,
     Linear,
     MaxPool2d,
-    TokenMean,
 )
+from tests.support.passes import close, run
 
 SEEDS = 2
 MODES = ("zeros", "circular")
@@ -33,10 +28,6 @@ MODES = ("zeros", "circular")
 GRID = [
     *((1, 1, 0, 1, 1), (3, 1, 1, 1, 1), (3, 2, 1, 1, 2), (2, 1, 0, 3, 1), (2, 3, 2, 1, 4)),
     *((3, 2, 2, 2, 2), (5, 1, 4, 1, 1), (2, 2, 1, 1, 1), (1, 2, 1, 1, 1)),
-]
-NAMES = [
-    *("conv1d", "conv2d", "conv2d (circular)", "max_pool2d", "avg_pool2d"),
-    *("global_average_pool", "flatten"),
 ]
 
 
@@ -46,24 +37,12 @@ def cases():
         yield Conv2d(4, *numbers, mode), (3, 4, 6, 7)
 
 
-def close(ours, theirs, tolerance=1e-12):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
-
-
 def draw(layer, shape, seeds=SEEDS):
     """x, parameters and dy, standard normal."""
     random, declaration = np.random.default_rng(3), layer.declare(shape)
     x = random.standard_normal((seeds, *shape))
     p = {k: random.standard_normal((seeds, *v.shape)) for k, v in declaration.parameters.items()}
     return x, p, random.standard_normal((seeds, *declaration.output))
-
-
-def run(layer, x, parameters, dy):
-    workspace = Workspace(np.nan)
-    y, tape = layer.forward(x, parameters, workspace)
-    return y, *layer.pullback(dy, tape, workspace)
 
 
 def direct(layer, x, W, b):
@@ -150,33 +129,6 @@ def test_laws(numbers, mode):
     laws.check(Conv2d(4, *numbers, mode), (1, 4, 3, 3))
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [MaxPool2d(2), MaxPool2d(3, 1), MaxPool2d(2, 3), AvgPool2d(2), AvgPool2d(3, 2)],
-    ids=lambda layer: f"{layer.name}-{layer.kernel_size}-{layer.stride}",
-)
-@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 3, 3)])
-def test_laws_of_pooling(layer, shape):
-    laws.check(layer, shape)
-
-
-@pytest.mark.parametrize("layer", [GlobalAveragePool(), Flatten()], ids=lambda layer: layer.name)
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 2, 4), (1, 1, 1, 1)])
-def test_laws_of_reshaping(layer, shape):
-    laws.check(layer, shape)
-
-
-def test_the_mean_over_tokens():
-    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
-    laws.check(TokenMean(), (3, 4, 5))
-    y, tape = TokenMean().forward(x, {}, Workspace())
-    np.testing.assert_allclose(y, x.mean(axis=2), rtol=1e-14)
-    dx, _ = TokenMean().pullback(y, tape, Workspace())
-    np.testing.assert_allclose(dx, np.repeat(y[:, :, None] / 4, 4, axis=2), rtol=1e-14)
-    with pytest.raises(ShapeError, match=r"axes \(batch, tokens, features\); got shape \(1, 2\)"):
-        TokenMean().declare((1, 2))
-
-
 def network():
     return Chain(
         [
@@ -192,37 +144,11 @@ def test_laws_of_a_network():
     assert laws.check(network(), (2, 2, 6, 7), seeds=2) == list(laws.LAWS)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_examples_against_jax(name):
-    assert difference(Trial(0, 2), EXAMPLES[name], in_jax) < 1e-13
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_examples_against_torch(name):
-    pytest.importorskip("torch")
-    assert difference(Trial(0, 2), EXAMPLES[name], in_torch) < 1e-13
-
-
 @pytest.mark.parametrize("layer, shape", cases())
-def test_against_torch_modules(layer, shape):
-    """Also the defaults of the modules: what is not said is the same."""
-    torch = pytest.importorskip("torch")
+def test_against_frameworks(apart, layer, shape):
     if layer.padding_mode == "circular" and layer.padding > min(shape[2:]):
         pytest.skip("PyTorch wraps around once")
-    x, p, dy = draw(layer, shape)
-    y, dx, gradients = run(layer, x, p, dy)
-    numbers = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    kind = torch.nn.Conv1d if len(shape) == 3 else torch.nn.Conv2d
-    module = kind(shape[1], 4, *numbers, padding_mode=layer.padding_mode).double()
-    for s in range(SEEDS):
-        module.weight.data, module.bias.data = (torch.tensor(p[k][s]) for k in ("W", "b"))
-        their_x = torch.tensor(x[s], requires_grad=True)
-        their_y = module(their_x)
-        given = (their_x, module.weight, module.bias)
-        theirs = torch.autograd.grad(their_y, given, torch.tensor(dy[s]))
-        close(y[s], their_y.detach())
-        for ours, their in zip((dx, gradients["W"], gradients["b"]), theirs, strict=True):
-            close(ours[s], their)
+    assert apart(layer, shape) < 1e-12
 
 
 def test_defaults_are_those_of_torch():
@@ -231,13 +157,6 @@ def test_defaults_are_those_of_torch():
     for name in ("stride", "padding", "dilation"):
         assert (getattr(ours, name),) * 2 == getattr(theirs, name)
     assert (ours.groups, ours.padding_mode) == (theirs.groups, theirs.padding_mode)
-    for pool, module in (
-        (MaxPool2d(3), torch.nn.MaxPool2d(3)),
-        (AvgPool2d(3), torch.nn.AvgPool2d(3)),
-    ):
-        x = np.random.default_rng(0).standard_normal((1, 2, 3, 8, 7))
-        y, _ = pool.forward(x, {}, Workspace())
-        close(y[0], module(torch.tensor(x[0])))
 
 
 @pytest.mark.parametrize("stride, padding, dilation, groups", [(1, 1, 1, 1), (2, 1, 2, 2)])
@@ -257,18 +176,6 @@ def test_input_gradient_is_torchs_transposed_convolution(stride, padding, dilati
             torch.tensor(dy[s]), W, None, stride, padding, rest, groups, dilation
         )
         close(dx[s], theirs)
-
-
-def test_ties_go_to_the_first_maximum():
-    x = np.array([[1.0, 2, 2], [2, 0, 2], [2, 2, 2]]).reshape(1, 1, 1, 3, 3)
-    y, dx, _ = run(MaxPool2d(2, 1), x, {}, np.array([1.0, 10, 100, 1000]).reshape(1, 1, 1, 2, 2))
-    assert np.all(y == 2)
-    assert dx[0, 0, 0].tolist() == [[0, 11, 0], [100, 0, 1000], [0, 0, 0]]
-    x[...] = -np.inf
-    y, dx, _ = run(MaxPool2d(3), x, {}, np.ones((1, 1, 1, 1, 1)))
-    assert np.all(y == -np.inf) and dx[0, 0, 0, 0, 0] == 1 == dx.sum()
-    x[0, 0, 0, 1, 1] = np.nan
-    assert np.isnan(run(MaxPool2d(3), x, {}, np.ones((1, 1, 1, 1, 1)))[0]).all()
 
 
 # --- norms of the examples ----------------------------------------------------------------------
@@ -441,23 +348,6 @@ def test_torch_default_is_torchs():
             lambda: Conv2d(4, 3).declare((3, 5)),
             "conv2d: input must have axes (batch, channels, height, width); got shape (3, 5)",
         ),
-        (lambda: MaxPool2d(0), "max_pool2d: kernel_size must be at least 1; got 0"),
-        (lambda: AvgPool2d(2, 0), "avg_pool2d: stride must be at least 1; got 0"),
-        (
-            lambda: MaxPool2d(3).declare((1, 2, 2, 5)),
-            "max_pool2d: kernel_size must be at most the input's height, 2; got 3",
-        ),
-        (
-            lambda: AvgPool2d(3).declare((1, 2, 5)),
-            "avg_pool2d: input must have axes (batch, channels, height, width); "
-            "got shape (1, 2, 5)",
-        ),
-        (
-            lambda: GlobalAveragePool().declare((1, 2)),
-            "global_average_pool: input must have axes (batch, channels, positions, ...); "
-            "got shape (1, 2)",
-        ),
-        (lambda: Flatten().declare(()), "flatten: input must have axes (batch, ...); got shape ()"),
     ],
 )
 def test_bad_input_is_one_line(make, line):

@@ -3,18 +3,18 @@
 from copy import copy
 from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flowlab import laws
+from flowlab.claims import twins
 from flowlab.errors import InputError
 from flowlab.initializers import SCHEMES, Initializer, InitSettings
 from flowlab.layer import Chain, Parameter, Workspace
 from flowlab.layers import BatchNorm, GroupNorm, LayerNorm, Linear, RMSNorm
 from flowlab.measurement.scan import Stack, record
 from flowlab.numerics.scale import log2_norm
+from tests.support.passes import close
 
 SEEDS, EPS = 3, 1e-5
 RANDOM = np.random.default_rng(1)
@@ -108,11 +108,6 @@ def ones(layer, x):
     return {name: values[name]((len(x), *p.shape), x.dtype) for name, p in declared.items()}
 
 
-def close(ours, theirs, tolerance=1e-12):
-    assert ours.shape == theirs.shape
-    assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(theirs)
-
-
 @every
 def test_laws(layer, shape):
     assert laws.check(layer, shape, parameters=targets(layer, shape)) == list(laws.LAWS)
@@ -126,80 +121,10 @@ def test_laws_in_a_chain():
 # --- the same maps in JAX and PyTorch -----------------------------------------------------------
 
 
-def in_jax(layer, x, p):
-    axes = {"layer_norm": (-1,), "rms_norm": (-1,)}.get(layer.name)
-    last = axes or (layer.name == "batch_norm" and layer.channels_last)
-    columns = (-1,) if last else (-1, *[1] * (x.ndim - 2))
-    gain = p["gain"].reshape(columns)
-    if layer.name == "rms_norm":
-        return gain * x / jnp.sqrt((x**2).mean(-1, keepdims=True) + layer.eps)
-    if layer.name == "group_norm":
-        grouped = x.reshape(x.shape[0], layer.groups, -1)
-        if not layer.centred:
-            square = (grouped**2).mean(2, keepdims=True)
-            return gain * (grouped / jnp.sqrt(square + layer.eps)).reshape(x.shape)
-    bias = p["bias"].reshape(columns)
-    if layer.name == "group_norm":
-        mean, variance = grouped.mean(2, keepdims=True), grouped.var(2, keepdims=True)
-        x = ((grouped - mean) / jnp.sqrt(variance + layer.eps)).reshape(x.shape)
-        return gain * x + bias
-    axes = axes or (tuple(range(x.ndim - 1)) if last else (0, *range(2, x.ndim)))
-    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-    if "mean" in p:
-        mean, variance = p["mean"].reshape(columns), p["variance"].reshape(columns)
-    return gain * (x - mean) / jnp.sqrt(variance + layer.eps) + bias
-
-
 @every
-def test_against_jax(layer, shape):
-    x, parameters, dy = draw(layer, shape)
-    ours, _ = run(layer, x, parameters, dy)
-    with jax.enable_x64(True):
-
-        @jax.jit
-        @jax.vmap
-        def theirs(x, p, dy):
-            y, pull = jax.vjp(lambda x, p: in_jax(layer, x, p), x, p)
-            dx, gradients = pull(dy)
-            return {"y": y, "dx": dx, **gradients}
-
-        expected = {name: np.asarray(a) for name, a in theirs(x, parameters, dy).items()}
-    assert ours.keys() == expected.keys() - {"mean", "variance"}
-    for name, array in ours.items():
-        close(array, expected[name])
-
-
-@every
-def test_against_torch(layer, shape):
-    torch = pytest.importorskip("torch")
-    F = torch.nn.functional
-    x, parameters, dy = draw(layer, shape)
-    ours, _ = run(layer, x, parameters, dy)
-    for s in range(SEEDS):
-        given = {"dx": x[s], **{name: a[s] for name, a in parameters.items()}}
-        p = {name: torch.tensor(a) for name, a in given.items()}
-        moving = {name: p[name].requires_grad_() for name in ours if name != "y"}
-        gain, bias = p["gain"], p.get("bias")
-        if layer.name == "batch_norm":
-            z = p["dx"].movedim(-1, 1) if layer.channels_last else p["dx"]
-            y = F.batch_norm(
-                z, p.get("mean"), p.get("variance"), gain, bias, layer.training, eps=layer.eps
-            )
-            y = y.movedim(1, -1) if layer.channels_last else y
-        elif layer.name == "group_norm" and not layer.centred:
-            grouped = p["dx"].reshape(shape[0], layer.groups, -1)
-            y = F.rms_norm(grouped, grouped.shape[-1:], eps=EPS).reshape(shape)
-            y = gain.reshape(-1, *[1] * (len(shape) - 2)) * y
-        elif layer.name == "group_norm":
-            y = F.group_norm(p["dx"], layer.groups, gain, bias)
-        elif layer.name == "layer_norm":
-            y = F.layer_norm(p["dx"], shape[-1:], gain, bias)
-        else:
-            y = F.rms_norm(p["dx"], shape[-1:], gain, eps=EPS)
-        y.backward(torch.tensor(dy[s]))
-        close(ours["y"][s], y.detach().numpy())
-        for name, tensor in moving.items():
-            close(ours[name][s], tensor.grad.numpy())
+def test_against_frameworks(apart, layer, shape):
+    data = {name: a[: twins.SEEDS] for name, a in targets(layer, shape).items()}
+    assert apart(layer, shape, data) < 1e-12
 
 
 def test_defaults_are_those_of_torch():
@@ -273,7 +198,7 @@ def test_share_of_an_independent_cotangent_that_passes(layer, axis, lost):
     a, b = (m - lost) / 2, lost / 2
     se = np.sqrt(a * b / ((a + b) ** 2 * (a + b + 1)) / ratio.size)
     assert abs(ratio.mean() - (m - lost) / m) <= 4 * se
-    assert 4 * se < 0.2 / m  # tells lost from lost ± 1
+    assert 4 * se < 0.2 / m  # parts lost from lost ± 1
     whole = 4.0 ** (log2_norm(dz) - layer.frozen_log2_norm(dy, tape))
     se = whole.std() / np.sqrt(seeds)
     assert abs(whole.mean() - (m - lost) / m) <= 4 * se

@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 
 import flowlab
+from flowlab.claims.twins import in_jax
+from flowlab.claims.twins.attention import probabilities
+from flowlab.claims.twins.normalization import along_features, statistics
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
 from flowlab.layer import leaves, map_leaves
@@ -22,7 +25,7 @@ from flowlab.measurement.scan import record
 from flowlab.measurement.setup import Batches
 from flowlab.networks import build
 from flowlab.numerics import random
-from tests.support.oracle import along_features, attention, in_jax, statistics
+from tests.support.tapped import tapped
 
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
 
@@ -103,7 +106,7 @@ def of_one(settings, network, seed, parameters, x, labels):
     def forward(parameters, zeros=None):
         taps, a = Taps(zeros), x
         for taps.number, (block, own) in enumerate(zip(network.blocks, parameters, strict=True)):
-            a = taps(block, "out", in_jax(block, a, own, taps))
+            a = taps(block, "out", tapped(block, a, own, taps))
         return a, taps
 
     y, taps = forward(parameters)
@@ -120,7 +123,7 @@ def of_one(settings, network, seed, parameters, x, labels):
     if not network.chain.couples_examples:  # an example's own gradient: the cotangent of it alone
         alone = np.zeros((len(dy), *dy.shape))
         alone[np.arange(len(dy)), np.arange(len(dy))] = dy
-        each = jax.tree.map(lambda *g: np.stack(g), *(pull(own)[0] for own in alone))
+        each = jax.vmap(lambda own: pull(own)[0])(alone)
 
     for number in range(len(network.blocks)):
         operations, here = [], {}
@@ -170,7 +173,7 @@ def rows_of(layer, taps, parameters, gradients, each=None):
         return rows
     row = {"op": layer.name, "dX_log10_norm": norm(taps["dx"])}
     if isinstance(layer, ScaledDotProductAttention):
-        A = attention(layer, taps["x"], {})
+        A = probabilities(jax, layer, taps["x"][:, 0], taps["x"][:, 1], {})
         return [{**row, "attention_entropy": jax.scipy.special.entr(A).sum(-1).mean()}]
     if not gradients:
         return []
@@ -180,8 +183,9 @@ def rows_of(layer, taps, parameters, gradients, each=None):
             row[f"{GRADIENTS[name]}_examples_log10_norm"] = norm(each[name])
     if not isinstance(layer, Normalization):
         return [{**row, "delta_log10_norm": norm(taps["dy"])}]
-    _, deviation = statistics(layer, taps["x"], {})
-    frozen = along_features(layer, taps["x"], parameters["gain"]) * taps["dy"] / deviation
+    shape, _, inverse = statistics(jax, layer, taps["x"], {})
+    frozen = along_features(layer, taps["x"], parameters["gain"]) * taps["dy"]
+    frozen = frozen.reshape(shape) * inverse
     with np.errstate(invalid="ignore"):  # 0 / 0
         return [{**row, "statistics_log10_gain": norm(taps["dx"]) - norm(frozen)}]
 
@@ -285,8 +289,8 @@ def check(settings, without_db):
         rows &= ~np.isneginf(want["delta_log10_norm"])  # at the start of a branch that is off
         lost |= rows
         for column in ("db_log10_norm", "db_examples_log10_norm"):
-            told = want[rows & want[column].notna()]
-            assert (told[column] <= told["delta_log10_norm"] + ROUNDING).all()
+            present = want[rows & want[column].notna()]
+            assert (present[column] <= present["delta_log10_norm"] + ROUNDING).all()
             assert got.loc[rows, column].isna().all()
             want.loc[rows, column] = math.nan
     assert ((got["status"] == "lost") == lost).all()
@@ -363,10 +367,10 @@ def test_two_linear_recurrences_over_any_time(dtype, tolerance):
     for layer, terms in ((2, 1 + 0 * before), (1, 1 + before)):
         along = t[t["time"].notna() & (t["layer"] == layer)].sort_values("time")
         for column in (DH, "delta_log10_norm"):
-            told = along[column].to_numpy()
-            expected = told[-1] + np.log10(terms) + before * math.log10(r)
-            assert told[0] < -400  # float64 ends at 1e-324
-            np.testing.assert_allclose(told, expected, rtol=0, atol=tolerance)
+            measured = along[column].to_numpy()
+            expected = measured[-1] + np.log10(terms) + before * math.log10(r)
+            assert measured[0] < -400  # float64 ends at 1e-324
+            np.testing.assert_allclose(measured, expected, rtol=0, atol=tolerance)
     assert (t["status"] == "ok").all()
 
 
@@ -377,9 +381,9 @@ def test_relu_keeps_what_its_living_units_pass():
     axes = {**SINGLE, "activation": "relu", "init": init, "depth": 2, "width": 16}
     t = flowlab.measure(settings_of("rnn", network, **axes))
     for _, along in t[t["time"].notna()].groupby("seed"):
-        told = along.sort_values("time")["delta_log10_norm"]
-        np.testing.assert_allclose(np.diff(told), math.log10(2), rtol=0, atol=1e-6)
-        assert told.iloc[0] < -179
+        measured = along.sort_values("time")["delta_log10_norm"]
+        np.testing.assert_allclose(np.diff(measured), math.log10(2), rtol=0, atol=1e-6)
+        assert measured.iloc[0] < -179
 
 
 def test_one_step_of_recurrence_has_no_past():
@@ -472,13 +476,13 @@ BAD = [
 
 
 @pytest.mark.parametrize("name, network, axes, message", BAD)
-def test_bad_input_is_told_in_one_line(name, network, axes, message):
+def test_bad_input_is_one_line(name, network, axes, message):
     with pytest.raises(InputError) as error:
         flowlab.measure(settings_of(name, network, **axes))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_the_command_tells_it_too(call, tmp_path):
+def test_the_command_says_so_too(call, tmp_path):
     sizes = ["network=transformer", "network.heads=3", "width=8", "depth=3", "batch_size=4"]
     code, _, errors = call(*sizes, "seeds=1")
     assert code != 0

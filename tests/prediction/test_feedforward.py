@@ -82,8 +82,8 @@ def test_batch_norm_of_few_columns(tmp_path, activation, skip):
     table, prediction = measure(case), predict(case).dropna(subset=[DELTA])
     rows = table[table[DELTA].notna()].groupby(["seed", "layer"])[DELTA].last().unstack()
     change = rows[1] - rows[8]
-    expected = prediction.groupby("layer")[DELTA].last()
-    predicted = expected[1] - expected[8]
+    forecast = prediction.groupby("layer")[DELTA].last()
+    predicted = forecast[1] - forecast[8]
     slack = 4 * change.std(ddof=1) / np.sqrt(12) + 7 * prediction["slope_error"].max()
     assert abs(change.mean() - predicted) < slack + 0.08 * abs(predicted)
     by_exchange = np.log10(batch_norm_rate(activation, 16)) / 2 * 7
@@ -154,12 +154,12 @@ def test_inputs_that_standardise_to_zero(tmp_path, activation, norm):
         return
     table = measure(case)
     rows = table[table[DELTA].notna()].groupby(["seed", "layer"])[DELTA].last().unstack()
-    expected = prediction.dropna(subset=[DELTA]).groupby("layer")[DELTA].last()
-    for layer in expected.index:
-        if np.isneginf(expected[layer]):
+    forecast = prediction.dropna(subset=[DELTA]).groupby("layer")[DELTA].last()
+    for layer in forecast.index:
+        if np.isneginf(forecast[layer]):
             assert np.isneginf(rows[layer]).all()
         else:
-            assert abs(rows[layer].mean() - expected[layer]) < 0.05 + 4 * rows[layer].std() / 4
+            assert abs(rows[layer].mean() - forecast[layer]) < 0.05 + 4 * rows[layer].std() / 4
 
 
 def test_nets_of_one_layer_and_one_unit_at_any_gain():

@@ -112,10 +112,10 @@ def test_levels_are_those_of_the_cotangent_on_top():
     for name in ("circular", "batch norm", "pre-norm"):
         case = CASES[name]
         table = measure(case)
-        expected = predict(case).dropna(subset=[DELTA]).iloc[-1]
-        top = table[(table["layer"] == expected["layer"]) & table[DELTA].notna()]
+        forecast = predict(case).dropna(subset=[DELTA]).iloc[-1]
+        top = table[(table["layer"] == forecast["layer"]) & table[DELTA].notna()]
         last = top.groupby("seed")[DELTA].last()
-        assert expected[DELTA] == pytest.approx(last.mean(), abs=5 * last.std() / np.sqrt(8))
+        assert forecast[DELTA] == pytest.approx(last.mean(), abs=5 * last.std() / np.sqrt(8))
 
 
 def test_zero_padding_loses_what_circular_keeps():

@@ -148,12 +148,17 @@ def test_one_line_for_each_damaged_thing_and_the_rest_is_done(
     assert code in (0, 2)
     assert all(row.startswith(("note: ", "error: ")) for row in errors), errors
     for experiment, (place, expected) in damaged.items():
-        told = lines_about(f"{experiment}/", errors)
-        assert len(told) <= 2, (place, told)  # the second of what follows, a stale figure perhaps
-        assert len(lines_about(f"{experiment}/{place.replace('RUN', name)}", told)) <= 1, told
+        messages = lines_about(f"{experiment}/", errors)
+        assert len(messages) <= 2, (
+            place,
+            messages,
+        )  # the second of what follows, a stale figure perhaps
+        assert len(lines_about(f"{experiment}/{place.replace('RUN', name)}", messages)) <= 1, (
+            messages
+        )
         must = kind in BROKEN or (kind == "a file" and place in FOLDERS)
         if must and command in expected:
-            assert told, place
+            assert messages, place
     assert not lines_about("well/", errors)
     assert done(command, tmp_path, output)
 

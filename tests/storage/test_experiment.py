@@ -5,10 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,35 +14,12 @@ import pytest
 
 import flowlab
 from flowlab.errors import InputError
-from flowlab.schema import NORMS
 from flowlab.storage import compaction, index, tables
 from flowlab.storage import experiment as stored
 from flowlab.storage.experiment import Experiment, Run, covered, missing_seeds
 from flowlab.storage.files import StorageError
-
-
-def made(number, seeds=2, depth=3, **more):
-    """A run by its number: name, table, prediction and metadata, all of them its own."""
-    rng = np.random.default_rng(number)
-    run, rows = f"{number:016x}", seeds * depth
-    settings = {"depth": depth, "seed": seeds * number, "seeds": seeds, "init": {"name": "he"}}
-    table = {"run": run, "experiment": "made", "op": "linear", "status": "ok"}
-    table |= {name: rng.normal(size=rows) for name in NORMS}
-    table |= {"seed": np.repeat(seeds * number + np.arange(seeds), depth)}
-    table |= {"layer": np.tile(np.arange(1, depth + 1), seeds), **more}
-    table = pd.DataFrame(table)
-    table.loc[0, "db_log10_norm"] = -np.inf
-    table["time"] = pd.array([None] * (rows - 1) + [number], dtype="Int64")
-    prediction = table.head(depth).drop(columns=["seed", "experiment", "status"])
-    metadata = {"settings": settings, "command": "make it", "versions": {"flowlab": "1.2"}}
-    return run, table, prediction, metadata
-
-
-def filled(folder, *numbers):
-    experiment = Experiment(folder)
-    for number in numbers:
-        experiment.save(*made(number))
-    return experiment
+from tests.support.children import child, close
+from tests.support.runs import filled, made
 
 
 def assert_holds(experiment, *runs):
@@ -101,9 +76,9 @@ def test_conditions_are_settings_without_seeds():
 def test_compacted_runs_read_bit_for_bit_as_before(tmp_path):
     experiment = filled(tmp_path, 3, 1, 2)
     before = [pd.read_parquet(tmp_path / part) for part in index.PARTS]
-    told = []
-    experiment.compact(lambda done, total: told.append((done, total)))
-    assert told == [(k, 6) for k in range(1, 7)]
+    calls = []
+    experiment.compact(lambda done, total: calls.append((done, total)))
+    assert calls == [(k, 6) for k in range(1, 7)]
     assert listed(tmp_path) == COMPACTED
     for part, frame in zip(index.PARTS, before, strict=True):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / part), frame, check_exact=True)
@@ -272,7 +247,7 @@ def test_a_save_that_dies_leaves_nothing_to_read(tmp_path, monkeypatch):
     assert step >= 4
 
 
-def test_the_disk_refusing_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     experiment = filled(tmp_path, 1)
 
     def full(*_, **__):
@@ -301,29 +276,6 @@ def test_the_disk_refusing_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 # Several processes
-
-CHILD = """
-import sys
-sys.path.insert(0, {tests!r})
-from tests.storage.test_experiment import Experiment, made, filled, numbered
-experiment = Experiment({folder!r})
-print("begun", flush=True)
-"""
-
-
-PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-
-
-def child(folder, code):
-    text = CHILD.format(tests=str(Path(__file__).parents[2]), folder=str(folder)) + code
-    process = subprocess.Popen([sys.executable, "-c", text], **PIPES, text=True)
-    assert process.stdout.readline() == "begun\n"
-    return process
-
-
-def close(process):
-    process.stdin.close()
-    process.stdout.close()
 
 
 def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
@@ -440,7 +392,7 @@ def spoilt(folder, number, content):
     return path
 
 
-def test_damaged_and_foreign_files_are_told_and_left(tmp_path):
+def test_damaged_and_foreign_files_are_named_and_left(tmp_path):
     experiment = filled(tmp_path, 1, 2)
     whole = (tmp_path / "runs" / f"{made(1)[0]}.parquet").read_bytes()
     cut = spoilt(tmp_path, "cut", whole[:-100])
@@ -449,8 +401,8 @@ def test_damaged_and_foreign_files_are_told_and_left(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(foreign)
     bare = tables.write(made(4)[1], tmp_path / "runs" / "bare.parquet", {})
     assert set(experiment.index()) == {made(1)[0], made(2)[0], "rows"}
-    told = sorted(line.split()[0] for line in experiment.problems)
-    assert told == sorted(map(str, (cut, foreign, bare)))
+    named = sorted(line.split()[0] for line in experiment.problems)
+    assert named == sorted(map(str, (cut, foreign, bare)))
     assert not any("\n" in line for line in experiment.problems)
     for _ in range(2):
         table = experiment.load(["run", "delta_log10_norm"])
@@ -469,11 +421,11 @@ def test_damaged_and_foreign_files_are_told_and_left(tmp_path):
 def test_a_newer_table_is_an_error_of_one_line(tmp_path):
     experiment = filled(tmp_path, 1)
     path = tables.write(made(2)[1], tmp_path / "runs" / "b.parquet", {**made(2)[3], "schema": 2})
-    told = f"{path} was made by a newer flowlab (schema 2; this one reads 1)"
+    message = f"{path} was made by a newer flowlab (schema 2; this one reads 1)"
     for look in (experiment.index, lambda: flowlab.load(tmp_path)):
         with pytest.raises(tables.NewerError) as error:
             look()
-        assert str(error.value) == told
+        assert str(error.value) == message
     experiment.compact()
     assert path.exists() and len(experiment.load()) == 6
 
@@ -501,18 +453,18 @@ def test_the_journal_of_footers_is_only_a_cache(tmp_path, monkeypatch):
     experiment = filled(tmp_path, 1, 2, 3)
     journal = tmp_path / ".index-runs.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "footer", None)  # is not read: what was saved is told
+        patch.setattr(tables, "footer", None)  # is not read: what was saved is given
         found = Experiment(tmp_path).index()
     assert set(found) == {made(k)[0] for k in (1, 2, 3)}
     path = tmp_path / "runs" / f"{made(2)[0]}.parquet"
     for clock in (0, 4e9):
         os.utime(path, (clock, clock))
         assert Experiment(tmp_path).index() == found
-    told = path.stat()
+    state = path.stat()
     metadata = json.loads(json.dumps(made(2)[3]).replace("1.2", "3.4"))
     experiment.save(*made(2)[:3], metadata)
-    assert path.stat().st_size == told.st_size
-    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+    assert path.stat().st_size == state.st_size
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert Experiment(tmp_path).index()[made(2)[0]].version == "3.4"
     text = journal.read_bytes()
     for content in (b"nonsense", b"[1]\n{}\n", text[:-20], b""):  # torn, foreign, lost
@@ -567,12 +519,12 @@ def test_columns_and_folders_are_checked(tmp_path):
         assert list(flowlab.load(folder, ["layer", "run"])) == ["layer", "run"]
     assert "seed" not in flowlab.load(tmp_path / "x" / "theory")
     (tmp_path / "none").mkdir()
-    for folder, columns, told in (
+    for folder, columns, message in (
         (tmp_path / "x", ["dleta_log10_norm"], "did you mean delta_log10_norm"),
         (tmp_path / "y", None, "y, which is not there"),
         (tmp_path / "none", None, "got none in"),
     ):
-        with pytest.raises(InputError, match=told) as error:
+        with pytest.raises(InputError, match=message) as error:
             flowlab.load(folder, columns)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=r"no table at .*runs/b\.parquet"):

@@ -53,22 +53,22 @@ def test_damaged_and_foreign_files_are_named(tmp_path, table):
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pa.table({"a": [1]}), foreign)
     pd.testing.assert_frame_equal(tables.read(good), table)
-    for path, told in (
+    for path, message in (
         (bad, f"{bad} is damaged"),
         (foreign, f"{foreign} is not a table of this laboratory: no column run"),
         (tmp_path / "none.parquet", f"no table at {tmp_path / 'none.parquet'}"),
     ):
-        with pytest.raises(InputError, match=f"^{re.escape(told)}.*$"):
+        with pytest.raises(InputError, match=f"^{re.escape(message)}.*$"):
             tables.read(path)
     with pytest.raises(InputError, match=r"foreign\.parquet is not a table .*: no metadata$"):
         tables.metadata(foreign)
 
 
-def test_a_table_of_the_future_is_told(tmp_path):
+def test_a_table_of_the_future_is_refused(tmp_path):
     tables.readable("a.parquet", {"schema": tables.SCHEMA})
-    with pytest.raises(tables.NewerError) as told:
+    with pytest.raises(tables.NewerError) as error:
         tables.readable("a.parquet", {"schema": tables.SCHEMA + 1})
-    assert str(told.value) == "a.parquet was made by a newer flowlab (schema 2; this one reads 1)"
+    assert str(error.value) == "a.parquet was made by a newer flowlab (schema 2; this one reads 1)"
     with pytest.raises(InputError, match=r"a\.parquet has schema None; this version reads 1"):
         tables.readable("a.parquet", {})
 

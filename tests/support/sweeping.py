@@ -52,7 +52,7 @@ class Sweep:
         self.pid = self.process.pid
 
     def events(self) -> int:
-        """How many lines its processes have told so far; -1 before they are started."""
+        """How many lines its processes have written so far; -1 before they are started."""
         count, journals = 0, list(self.folder.glob("results/.sweeps/*/journal"))
         for path in journals and journals[0].glob("*.jsonl"):
             try:

@@ -1,0 +1,14 @@
+"""S6, with errors that turn the verdict."""
+
+from tests.support.plants import scheme, tilted
+from tests.support.verdicts import CLAIMS, Verdicts
+
+PLANTS = {"S6": [tilted(1.1), scheme("normal", numerator=1.3)]}
+
+
+class TestRates(Verdicts):
+    MODULE = "rates"
+    PLANTS = PLANTS
+
+    def turned(self, id, verdict, plant):
+        return verdict not in CLAIMS[id].expected

@@ -1,0 +1,31 @@
+"""Runs made up for the store: name, table, prediction and metadata by number."""
+
+import numpy as np
+import pandas as pd
+
+from flowlab import schema
+from flowlab.storage.experiment import Experiment
+
+
+def made(number, seeds=2, depth=3, **more):
+    """A run by its number: name, table, prediction and metadata, all of them its own."""
+    rng = np.random.default_rng(number)
+    run, rows = f"{number:016x}", seeds * depth
+    settings = {"depth": depth, "seed": seeds * number, "seeds": seeds, "init": {"name": "he"}}
+    table = {"run": run, "experiment": "made", "op": "linear", "status": "ok"}
+    table |= {name: rng.normal(size=rows) for name in schema.NORMS}
+    table |= {"seed": np.repeat(seeds * number + np.arange(seeds), depth)}
+    table |= {"layer": np.tile(np.arange(1, depth + 1), seeds), **more}
+    table = pd.DataFrame(table)
+    table.loc[0, "db_log10_norm"] = -np.inf
+    table["time"] = pd.array([None] * (rows - 1) + [number], dtype="Int64")
+    prediction = table.head(depth).drop(columns=["seed", "experiment", "status"])
+    metadata = {"settings": settings, "command": "make it", "versions": {"flowlab": "1.2"}}
+    return run, table, prediction, metadata
+
+
+def filled(folder, *numbers):
+    experiment = Experiment(folder)
+    for number in numbers:
+        experiment.save(*made(number))
+    return experiment
