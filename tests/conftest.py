@@ -3,10 +3,14 @@
 import sys
 from collections import Counter
 
+import jax
 import pytest
 
 from experiments import command
 from experiments.run import run
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
 
 
 @pytest.fixture

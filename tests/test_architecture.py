@@ -55,6 +55,7 @@ def graph(found):
 
 
 MODULES = modules()
+TESTS = modules(ROOT / "tests")
 PARTS = {name.split(".")[1] for name in MODULES if "." in name}
 
 
@@ -92,6 +93,18 @@ def test_a_circle_would_be_found(tmp_path):
         (package / f"{name}.py").write_text(f"def late():\n    from ring.{imported} import x\n")
     with pytest.raises(CycleError):
         list(TopologicalSorter(graph(modules(package))).static_order())
+
+
+def test_tests_import_helpers_and_no_test():
+    for name, path in TESTS.items():
+        used = {n for n in imports(path) if n.split(".")[0] == "tests"}
+        assert all(n.startswith("tests.support") for n in used), name
+
+
+def test_folders_of_tests_are_those_of_flowlab():
+    folders = {name.split(".")[1] for name in TESTS if name.count(".") > 1}
+    packages = {name.split(".")[1] for name in MODULES if name.count(".") > 1}
+    assert folders - {"experiments", "support"} <= packages
 
 
 @pytest.mark.parametrize("part", APART)

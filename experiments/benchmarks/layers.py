@@ -153,7 +153,12 @@ def _torch(twin, layer, x, p, dy, threads, pool, whole_numbers) -> dict[str, Cal
     import torch
 
     single = partial(twin.torch, torch, layer)
-    batched = partial(twin.ensemble, torch, layer) if twin.ensemble else torch.vmap(single)
+    if twin.ensemble:
+        batched = partial(twin.ensemble, torch, layer)
+    elif not list(leaves(p)):  # examples of all networks are alike
+        batched = lambda x, p: single(x.flatten(0, 1), p).unflatten(0, x.shape[:2])  # noqa: E731
+    else:
+        batched = torch.vmap(single)
 
     def inputs(part):
         own = map_leaves(lambda a: torch.tensor(a[part]).requires_grad_(), p)

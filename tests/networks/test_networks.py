@@ -27,8 +27,6 @@ from flowlab.networks import build
 from flowlab.numerics import random
 from tests.support.tapped import tapped
 
-jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
-
 DH = "dh_log10_norm"
 NUMBERS = [*columns(), DH]
 UPSTREAM = 2**32 - 1  # the stream of the cotangent at the output

@@ -9,8 +9,6 @@ from flowlab.claims.twins import TWINS, in_jax, twin_of
 from flowlab.layer import Chain
 from flowlab.layers.recurrent import Recurrence
 
-jax.config.update("jax_enable_x64", True)
-
 
 def tapped(layer, x, p, tap):
     """y of one network by the layers' twins.

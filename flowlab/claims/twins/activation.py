@@ -33,7 +33,6 @@ twin(
     Activation,
     jax=_in_jax,
     torch=_in_torch,
-    ensemble=_in_torch,
     small={name: Instance(Activation(name), (4, 3)) for name in ACTIVATIONS},
     timed={name: _timed(name) for name in ("relu", "tanh", "sigmoid", "gelu", "silu")},
 )

@@ -42,19 +42,9 @@ def _attend_in_jax(jax, layer, q, k, v, p):
 
 def _attend_in_torch(torch, layer, q, k, v, p):
     q, k, v = (_split(layer, a).transpose(1, 2) for a in (q, k, v))
-    attend, seen = torch.nn.functional.scaled_dot_product_attention, None
+    attend = torch.nn.functional.scaled_dot_product_attention
     seen = _seen(torch, layer, q.shape[2], p)
     return attend(q, k, v, attn_mask=seen, scale=layer.scale).transpose(1, 2).flatten(-2)
-
-
-def _of_networks(p):
-    """The mask of an ensemble as that of one network with all examples."""
-    return {name: a.flatten(0, 1) for name, a in p.items()}
-
-
-def _attend_at_once(torch, layer, x, p):
-    q, k, v = x.flatten(0, 1).unbind(1)
-    return _attend_in_torch(torch, layer, q, k, v, _of_networks(p)).unflatten(0, x.shape[:2])
 
 
 def _multi_head_in_jax(jax, layer, x, p):
@@ -74,7 +64,8 @@ def _multi_head_in_torch(torch, layer, x, p):
 def _multi_head_at_once(torch, layer, x, p):
     maps, own, last = p
     q, k, v = (mapped(torch, x, m).flatten(0, 1) for m in maps)
-    y = _attend_in_torch(torch, layer.layers[1], q, k, v, _of_networks(own))
+    masks = {name: a.flatten(0, 1) for name, a in own.items()}
+    y = _attend_in_torch(torch, layer.layers[1], q, k, v, masks)
     return mapped(torch, y.view(x.shape), last)
 
 
@@ -82,7 +73,6 @@ twin(
     ScaledDotProductAttention,
     jax=lambda jax, layer, x, p: _attend_in_jax(jax, layer, x[:, 0], x[:, 1], x[:, 2], p),
     torch=lambda torch, layer, x, p: _attend_in_torch(torch, layer, *x.unbind(1), p),
-    ensemble=_attend_at_once,
     small={
         "attention": Instance(ScaledDotProductAttention(2), (_BATCH, 3, _TOKENS, _WIDTH)),
         "attention (causal, masked)": Instance(

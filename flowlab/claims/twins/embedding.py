@@ -26,10 +26,22 @@ def _positions_in_torch(torch, layer, x, p):
     return x + torch.from_numpy(_sinusoids(*x.shape[1:])).to(x.dtype)
 
 
+def _embeddings(torch, layer, x, p):
+    """The networks' tables as one."""
+    first = layer.vocabulary * torch.arange(len(x))[:, None, None]
+    return torch.nn.functional.embedding(x.long() + first, p["W"].flatten(0, 1))
+
+
+def _positions_at_once(torch, layer, x, p):
+    """Of learned positions."""
+    return x + p["P"][:, None, : x.shape[2]]
+
+
 twin(
     TokenEmbedding,
     jax=lambda jax, layer, x, p: p["W"][x.astype(int)],
     torch=lambda torch, layer, x, p: torch.nn.functional.embedding(x.long(), p["W"]),
+    ensemble=_embeddings,
     small={
         "token_embedding": Instance(
             TokenEmbedding(3, 2),
@@ -49,6 +61,7 @@ twin(
     PositionalEncoding,
     jax=_positions_in_jax,
     torch=_positions_in_torch,
+    ensemble=_positions_at_once,
     small={
         "positional_encoding": Instance(PositionalEncoding(6), _TOKENS),
         "positional_encoding (sinusoidal)": Instance(PositionalEncoding(5, "sinusoidal"), _TOKENS),

@@ -45,8 +45,8 @@ class Twin:
 
     ``jax(jax, layer, x, p)`` and ``torch(torch, layer, x, p)`` give y of one network; ``p`` is
     nested as the layer declares it. ``ensemble(torch, layer, x, p)`` does all networks at once,
-    along a leading axis, where PyTorch has a faster way than ``torch.vmap``. The modules are
-    handed in, so that neither is imported before it is used.
+    along a leading axis, where PyTorch has a faster way than ``torch.vmap``; a layer without
+    parameters needs none. The modules are handed in, so that neither is imported before use.
 
     ``small`` are the instances on which laws, claims and tests try the layer, by name; ``timed``
     are those of the benchmark.
