@@ -5,22 +5,17 @@ from flowlab.theory.feedforward import norms_by_layer
 from flowlab.theory.finite_width import kappa, step_mean_variance
 from flowlab.theory.mean_field import (
     chi,
-    critical_sigma_w2,
     q_fixed_point,
     q_map,
     q_trajectory,
 )
-from flowlab.theory.moments import kappa0, kappa1
 
 __all__ = [
     "ACTIVATIONS",
     "ActivationFunction",
     "chi",
-    "critical_sigma_w2",
     "get_activation",
     "kappa",
-    "kappa0",
-    "kappa1",
     "leaky_relu",
     "norms_by_layer",
     "q_fixed_point",

@@ -1,4 +1,4 @@
-"""Infinite width: variance and gradient maps, fixed points, and where a net is critical.
+"""Infinite width: variance and gradient maps, fixed points, and the plane of their phases.
 
 Poole et al. 2016 ("Exponential expressivity...") and Schoenholz et al. 2017 ("Deep information
 propagation"). Conventions: z = phi(z_prev) W + b, sigma_w2 = fan_in Var(W), sigma_b2 = Var(b),
@@ -111,30 +111,6 @@ def q_fixed_point(
             return _exp(_root(growth, here, there, xtol=1e-15, rtol=1e-14))
         here = there
     return np.inf if direction > 0 else 0.0
-
-
-def critical_sigma_w2(activation: str | ActivationFunction, sigma_b2: float = 0.0) -> float:
-    """The sigma_w2 at which chi = 1 at the fixed point of q, given sigma_b2; nan if there is none.
-
-    For a homogeneous activation chi does not depend on q: 2/(1 + slope^2) for every bias. Without
-    bias and with phi(0) = 0 it is the one at q = 0, 1/phi'(0)^2.
-    """
-    _check(1.0, sigma_b2)
-    act = get_activation(activation)
-
-    def excess(log_q):
-        mean_d2 = mean_derivative_power(act, log_q)
-        return np.exp(log_q) - np.exp(log_phi2(act, log_q)) / mean_d2 - sigma_b2
-
-    if act.homogeneous or (sigma_b2 == 0 and act.vanishes_at_zero):
-        return 1 / mean_derivative_power(act, -100.0)
-    grid = np.linspace(np.log(1e-10), np.log(1e6), 200)
-    signs = np.sign([excess(x) for x in grid])
-    turns = np.flatnonzero(signs[:-1] * signs[1:] < 0)
-    if turns.size == 0:
-        return np.nan
-    log_q = _root(excess, grid[turns[0]], grid[turns[0] + 1], xtol=1e-14)
-    return 1 / mean_derivative_power(act, log_q)
 
 
 def phase_plane(
