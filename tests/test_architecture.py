@@ -13,7 +13,7 @@ PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
 ORDER = ["errors", "storage", "analysis", "cache", "kernel", "layer", "numerics", "initializers"]
 ORDER += ["laws", "layers", "data", "settings", "networks", "measurement", "instruments"]
-ORDER += ["lessons", "theory", "prediction", "figures", "claims", "report"]
+ORDER += ["lessons", "theory", "prediction", "figures", "claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},

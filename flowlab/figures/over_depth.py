@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from flowlab.figures import style
-from flowlab.figures.by_layer import THEORY, legend
+from flowlab.figures.panels import THEORY, legend
 from flowlab.figures.ratios import SYMBOL, WORDS, ratios
 
 HEIGHT = 2.5  # inches, a row of panels

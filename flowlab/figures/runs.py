@@ -1,4 +1,4 @@
-"""Which runs a table holds, and the words that tell them apart."""
+"""Which runs a table holds, and the words that set them apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pandas as pd
 from flowlab.errors import InputError, unknown
 from flowlab.storage.tables import READINGS
 
-MOST = 8  # more curves than this cannot be told apart
+MOST = 8  # more curves than this cannot be kept apart
 
 # Columns that describe a row or an ensemble, not the configuration of a run.
 NOT_AXES = {
@@ -18,7 +18,7 @@ NOT_AXES = {
 
 
 @dataclass(frozen=True)
-class Run:
+class NamedRun:
     """A run, named by what sets it apart; the label adds the number of seeds where that differs."""
 
     id: object
@@ -28,7 +28,7 @@ class Run:
 
 
 def whole_layers(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table or a prediction that tell of layers, not of single time steps."""
+    """The rows of a table or a prediction of whole layers, without those of single time steps."""
     return frame[frame["time"].isna()] if "time" in frame else frame
 
 
@@ -40,10 +40,17 @@ def single_steps(frame: pd.DataFrame) -> pd.DataFrame:
     return steps[steps["layer"] == steps.groupby("run", observed=True)["layer"].transform("max")]
 
 
-def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Run], str]:
+def first_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of as many runs as one figure holds, in order of their settings."""
+    axes = [axis for axis in ("init", "activation", "skip", "width", "depth") if axis in table]
+    runs = table.drop_duplicates("run").sort_values([*axes, "run"])["run"].head(MOST)
+    return table[table["run"].isin(runs)]
+
+
+def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[NamedRun], str]:
     """The runs of ``table`` (tidy: run, seed, configuration axes, ...) and what they share.
 
-    Names tell the axes in ``always`` even where runs agree in them.
+    Names hold the axes in ``always`` even where runs agree in them.
     Runs are sorted by the axes in which they differ, so that the order of rows does not matter.
     Runs that agree in every axis are named by their id. Raises InputError for an empty table, for
     one without ``run`` or ``seed``, and for more than 8 runs.
@@ -84,7 +91,7 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Run]
             label if label and labels.count(label) == 1 else f"{label} run={str(run)[:8]}".strip()
         )
         text = f"{name} ({counts[run]})" if counts[run] else name
-        runs.append(Run(run, name, text, int(seeds[run])))
+        runs.append(NamedRun(run, name, text, int(seeds[run])))
     return runs, shared
 
 

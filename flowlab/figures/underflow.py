@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from flowlab.analysis.statistics import DELTA, profile
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.by_layer import THEORY, legend
+from flowlab.figures.panels import THEORY, legend
 from flowlab.figures.runs import describe, whole_layers
 
 # log2 of half the smallest subnormal: what lies below is rounded to 0.

@@ -10,21 +10,23 @@ from matplotlib.lines import Line2D
 from flowlab.analysis.statistics import COTANGENT, DELTA, profile
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, counted, judge, tally
 from flowlab.figures import style
-from flowlab.figures.by_layer import LINE, key, legend, panel
+from flowlab.figures.panels import LINE, key, legend, panel
 from flowlab.figures.runs import describe, single_steps, whole_layers
 from flowlab.figures.through_time import as_layers
+from flowlab.studies.study import Drawing, Reading, Study
 
 PANEL = 1.75  # inches, the height of a panel
 COLUMNS = 4
 ORDER = ("mlp", "cnn", "resnet", "transformer", "rnn", "lstm", "gru")
 
 
-def architecture_profiles(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def architecture_profiles(reading: Reading) -> Figure:
     """‖δ‖ against layer, of recurrent nets ‖∂L/∂h_t‖ against step; a panel for each network.
 
     Curves are means over seeds, bands their 95 % interval and ±1 sd, dashes theory where
     ``prediction`` tells of it. Raises InputError for more than 8 runs of one network.
     """
+    table, prediction = reading.table, reading.prediction
     names = _networks(table)
     columns = min(COLUMNS, len(names))
     rows = ceil(len(names) / columns)
@@ -59,13 +61,14 @@ def architecture_profiles(table: pd.DataFrame, prediction: pd.DataFrame | None =
     return figure
 
 
-def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def architecture_rates(reading: Reading) -> Figure:
     """Every run's rate per layer, of recurrent nets per step, beside theory's; a row for each.
 
     Points are the change over the body divided by the layers or steps crossed, means over seeds
     with their 95 % interval; diamonds theory's; both over the places that theory covers.
     Raises InputError as ``describe`` does.
     """
+    table, prediction = reading.table, reading.prediction
     rates = _rates(table, prediction)
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 1.1 + 0.24 * len(rates)))
@@ -96,17 +99,14 @@ def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = No
     return figure
 
 
-def architecture_profiles_caption(
-    table: pd.DataFrame,
-    prediction: pd.DataFrame | None = None,
-    kept_within: float = KEPT_WITHIN,
-) -> str:
+def architecture_profiles_caption(reading: Reading) -> str:
     """Which runs keep the gradient from end to end of the body, and the extremes."""
-    rates = _rates(table, prediction, kept_within).dropna(subset="change")
+    table, prediction = reading.table, reading.prediction
+    rates = _rates(table, prediction, reading.kept_within).dropna(subset="change")
     kept = rates[rates["trend"] == "kept"]
     low, high = (rates.loc[rates["change"].agg(how)] for how in ("idxmin", "idxmax"))
     return (
-        f"Of {len(rates)} nets: {counted(rates['trend'], kept_within)}. "
+        f"Of {len(rates)} nets: {counted(rates['trend'], reading.kept_within)}. "
         f"Kept: {', '.join(kept['label']) or 'none'}. Extremes: {low['label']} "
         f"({low['change']:z.1f} decades over {low['crossed']} {low['unit']}s) and {high['label']} "
         f"({high['change']:z.1f} decades over {high['crossed']} {high['unit']}s). "
@@ -114,8 +114,9 @@ def architecture_profiles_caption(
     )
 
 
-def architecture_rates_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+def architecture_rates_caption(reading: Reading) -> str:
     """Every rate with its interval and theory's, and how often they agree."""
+    table, prediction = reading.table, reading.prediction
     rates = _rates(table, prediction)
     findings = []
     for _, row in rates.iterrows():
@@ -179,3 +180,23 @@ def _rates(
                 }
             )
     return pd.DataFrame(rows)
+
+
+STUDY = Study(
+    "At which rate does every architecture lose or gain the gradient, and does theory say so?",
+    "He et al. 2015; LeCun et al. 1998; the sources of each architecture's own study",
+    (
+        Drawing(
+            "architecture_profiles",
+            "Every architecture's gradient",
+            architecture_profiles,
+            architecture_profiles_caption,
+        ),
+        Drawing(
+            "architecture_rates",
+            "Every architecture's rate beside theory's",
+            architecture_rates,
+            architecture_rates_caption,
+        ),
+    ),
+)
