@@ -74,13 +74,13 @@ def flipped_kernels(trial):
         if mode == "circular":
             repadded.append(off(kernels, "zeros"))
     result = compare.identity("relative difference of dX", right)
-    told, wrong = np.median(unflipped), np.median(repadded)
+    plain, wrong = np.median(unflipped), np.median(repadded)
     return result.finding(
         f"In {len(VARIANTS)} convolutions dX is dY, spread by the stride and padded by d(k − 1) − "
         f"p, convolved with the flipped kernels, to {result.measured:.0e}; with kernels left as "
-        f"they are it would be off by {told:.1f} of its norm. What is padded circularly must be so "
-        f"on the way back: with zeros dX would be off by {wrong:.1f}.",
-        result.verdict if min(told, wrong) > 0.1 else FAILS,
+        f"they are it would be off by {plain:.1f} of its norm. What is padded circularly must be "
+        f"so on the way back: with zeros dX would be off by {wrong:.1f}.",
+        result.verdict if min(plain, wrong) > 0.1 else FAILS,
     )
 
 

@@ -89,13 +89,13 @@ def statistics_separately(trial):
         return np.sqrt(square(dz - law) / square(dz))
 
     result = compare.identity("relative difference of dZ", off(direct + of_mean + of_variance))
-    told = [off(direct + of_variance).mean(), off(direct + of_mean).mean()]
+    without = [off(direct + of_variance).mean(), off(direct + of_mean).mean()]
     return result.finding(
         "dZ is the sum of three terms, what passes at fixed statistics, what goes through the mean "
         f"and what goes through the variance, to {result.measured:.0e}; without the mean's it "
-        f"would be off by {told[0]:.0%} of its norm, without the variance's by {told[1]:.0%}, with "
-        f"{BATCH} examples.",
-        result.verdict if min(told) > 0.05 else FAILS,
+        f"would be off by {without[0]:.0%} of its norm, without the variance's by {without[1]:.0%}"
+        f", with {BATCH} examples.",
+        result.verdict if min(without) > 0.05 else FAILS,
     )
 
 
@@ -118,8 +118,8 @@ def removed_share(trial):
         rival = (batch - 1) / batch
         quantity = f"‖dZ‖² over that at fixed statistics, B = {batch}"
         parts.append(compare.mean(quantity, gains, (batch - 2) / batch, against=rival))
-    told = ", ".join(f"{part.measured:.4f} ({part.predicted:.4f})" for part in parts)
+    shown = ", ".join(f"{part.measured:.4f} ({part.predicted:.4f})" for part in parts)
     return compare.worst(parts).finding(
-        f"With 8, 16 and 64 examples the norm before the last layer passes {told} of the ‖dZ‖² "
+        f"With 8, 16 and 64 examples the norm before the last layer passes {shown} of the ‖dZ‖² "
         "that fixed statistics would pass."
     )

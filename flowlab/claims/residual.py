@@ -111,13 +111,13 @@ def fixup(trial):
         for scaled in (False, True)
         for blocks in depths
     }
-    told = {
+    shown = {
         scaled: " and ".join(f"{parts[blocks, scaled].measured:.2f}" for blocks in depths)
         for scaled in (True, False)
     }
     return parts[depths[-1], True].finding(
-        f"In units of η‖∂L/∂y‖‖φ(x)‖² one step moves the output by {told[True]} at {depths[0]} and "
-        f"{depths[1]} Fixup blocks, and by {told[False]} without the factor L^−½.",
+        f"In units of η‖∂L/∂y‖‖φ(x)‖² one step moves the output by {shown[True]} at {depths[0]} "
+        f"and {depths[1]} Fixup blocks, and by {shown[False]} without the factor L^−½.",
         compare.worst(parts.values()).verdict,
     )
 

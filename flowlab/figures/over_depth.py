@@ -104,10 +104,10 @@ def _line(ax: Axes, rows: pd.DataFrame, place: int, name: str) -> None:
     margins = np.nan_to_num([mean - rows["low"], rows["high"] - mean])
     look = {"color": color, "marker": style.MARKERS[place], "capsize": 2, "elinewidth": 1}
     ax.errorbar(rows["depth"], mean, margins, label=f"mean: {name}", **look)
-    told = rows["predicted"].astype(float)
-    if told.notna().any():
+    predicted = rows["predicted"].astype(float)
+    if predicted.notna().any():
         line = {"color": style.shade(color), **THEORY, "zorder": 3, "label": f"theory: {name}"}
-        ax.plot(rows["depth"], told, **line)
+        ax.plot(rows["depth"], predicted, **line)
 
 
 def _frame(ax: Axes, near: float | None) -> None:

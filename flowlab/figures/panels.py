@@ -116,11 +116,11 @@ def _theory(rows, prediction, column, run) -> tuple[np.ndarray, np.ndarray] | No
     """Theory's mean and the half-width of its band in the layers of ``rows``, NaN where silent."""
     if prediction is None:
         return None
-    told = whole_layers(prediction)
-    told = told[told["run"] == run.id].dropna(subset=column)
-    told = told.drop_duplicates("layer", keep="last").set_index("layer")
-    told = told[[column, f"{column}_sd"]].reindex(rows["layer"]).to_numpy(dtype=np.float64)
-    return told[:, 0], 1.96 * told[:, 1] / sqrt(run.seeds)
+    curve = whole_layers(prediction)
+    curve = curve[curve["run"] == run.id].dropna(subset=column)
+    curve = curve.drop_duplicates("layer", keep="last").set_index("layer")
+    curve = curve[[column, f"{column}_sd"]].reindex(rows["layer"]).to_numpy(dtype=np.float64)
+    return curve[:, 0], 1.96 * curve[:, 1] / sqrt(run.seeds)
 
 
 def _band(x, low, high, half):

@@ -75,8 +75,8 @@ def caption(
     findings = []
     for run in runs:
         rows = whole_layers(table[table["run"] == run.id])
-        told = None if prediction is None else prediction[prediction["run"] == run.id]
-        found = judge(rows, told, kept_within)
+        curve = None if prediction is None else prediction[prediction["run"] == run.id]
+        found = judge(rows, curve, kept_within)
         change = found.change
         text = f"{change:z.2f}" if len(runs) == 1 else f"{run.name} {change:z.2f}"
         if change.excluded and change.n:

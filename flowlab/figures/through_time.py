@@ -30,12 +30,12 @@ def state_gradients(
     """‖∂L/∂h_t‖ of the last recurrent layer against t, a panel for each pair of two settings.
 
     ``table`` has rows with ``time``; runs of one panel are overlaid. Curves are means over seeds,
-    bands their 95 % interval and ±1 sd. Dashes are theory where ``prediction`` tells of steps, else
+    bands their 95 % interval and ±1 sd. Dashes are theory where ``prediction`` has steps, else
     the slope log10 ρ per step, ρ the radius of a simple net, drawn from the last step on: that of a
     linear net. Raises InputError without such rows and for more than 8 runs in a panel.
     """
     steps = _steps(table)
-    told = None if prediction is None else as_layers(single_steps(prediction))
+    curves = None if prediction is None else as_layers(single_steps(prediction))
     rows, columns = (_values(steps, axis) for axis in (down, across))
     first, last = int(steps["time"].min()), int(steps["time"].max())
     with style.context():
@@ -55,7 +55,7 @@ def state_gradients(
             runs = _runs(of)
             names |= {run.label: place for place, run in enumerate(runs)}
             summary = as_layers(profile(of, COTANGENT, along="time"))
-            drawn |= panel(ax, COTANGENT, summary, runs, told, last - first)
+            drawn |= panel(ax, COTANGENT, summary, runs, curves, last - first)
             if "theory" not in drawn:
                 bound |= _bounds(ax, of, summary, runs)
         handles = [
@@ -79,15 +79,15 @@ def state_gradients_caption(
 ) -> str:
     """Each run's change per step with its verdict, and how often theory or log10 ρ agrees."""
     steps = _steps(table)
-    told = None if prediction is None else single_steps(prediction)
-    foretold = told is not None and COTANGENT in told and told[COTANGENT].notna().any()
+    curves = None if prediction is None else single_steps(prediction)
+    foreseen = curves is not None and COTANGENT in curves and curves[COTANGENT].notna().any()
     findings, agreements, held, known = [], [], 0, 0
     for row, column in product(_values(steps, down), _values(steps, across)):
         of = steps[(steps[down] == row) & (steps[across] == column)]
         parts = []
         for run in _runs(of):
             mine = of[of["run"] == run.id]
-            curve = told[told["run"] == run.id] if foretold else None
+            curve = curves[curves["run"] == run.id] if foreseen else None
             found, level = judge(mine, curve, kept_within), _log_radius(mine)
             change, crossed = found.change, max(found.crossed, 1)
             parts.append(
@@ -105,7 +105,7 @@ def state_gradients_caption(
             findings.append(f"{row}, {column}: {', '.join(parts)}")
     text = f"Decades of ‖∂L/∂h_t‖ per step going backward over {steps['time'].max()} steps, "
     text += f"mean over {steps['seed'].nunique()} seeds. " + "; ".join(findings) + "."
-    if foretold:
+    if foreseen:
         tallied = tally(agreements, AGREEMENTS)
         text += f" Theory: {', '.join(f'{word} {n}' for word, n in tallied.items())}."
     elif known:

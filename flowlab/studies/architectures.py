@@ -24,7 +24,7 @@ def architecture_profiles(reading: Reading) -> Figure:
     """‖δ‖ against layer, of recurrent nets ‖∂L/∂h_t‖ against step; a panel for each network.
 
     Curves are means over seeds, bands their 95 % interval and ±1 sd, dashes theory where
-    ``prediction`` tells of it. Raises InputError for more than 8 runs of one network.
+    there is a prediction. Raises InputError for more than 8 runs of one network.
     """
     table, prediction = reading.table, reading.prediction
     names = _networks(table)
@@ -36,19 +36,19 @@ def architecture_profiles(reading: Reading) -> Figure:
         drawn, labels = set(), {}
         before = ""
         for place, (ax, name) in enumerate(zip(axes, names, strict=False)):
-            mine, told, column, along = _view(table, prediction, name)
+            mine, theory, column, along = _view(table, prediction, name)
             runs, _ = describe(mine, ["init"])
             labels |= {run.label: color for color, run in enumerate(runs)}
             summary = profile(mine, column, along=along)
             if along == "time":
-                summary, told = as_layers(summary), None if told is None else as_layers(told)
+                summary, theory = as_layers(summary), None if theory is None else as_layers(theory)
             first, last = int(mine[along].min()), int(mine[along].max())
             style.layers(ax, first, last, "step" if along == "time" else "layer")
             ax.set_title(name)
             if place % columns == 0 or along != before:
                 ax.set_ylabel("‖∂L/∂$h_t$‖" if along == "time" else "‖δ‖")
             before = along
-            drawn |= panel(ax, column, summary, runs, told, last - first)
+            drawn |= panel(ax, column, summary, runs, theory, last - first)
         for ax in axes[len(names) :]:
             ax.set_visible(False)
         handles = [
@@ -81,9 +81,9 @@ def architecture_rates(reading: Reading) -> Figure:
             look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "ls": "none"}
             margins = np.nan_to_num([mean - low, high - mean])
             ax.errorbar(mean, y[of], xerr=margins, capsize=3, **look, label=f"measured: {name}")
-        told = rates["predicted"].to_numpy(float)
+        theory = rates["predicted"].to_numpy(float)
         marks = {"marker": "d", "ls": "none", "ms": 8, "mfc": "none", "mec": "black", "mew": 1.1}
-        ax.plot(told, y, **marks, label="theory")
+        ax.plot(theory, y, **marks, label="theory")
         ax.axvline(0, color="0.35", linewidth=0.8, zorder=0)
         ax.set_yticks(y, rates["label"], fontsize=style.TEXT)
         ax.set_ylim(-0.7, len(rates) - 0.3)
@@ -93,7 +93,7 @@ def architecture_rates(reading: Reading) -> Figure:
             Line2D([], [], color=style.COLORS[k], marker=style.MARKERS[k], ls="none", label=name)
             for k, name in enumerate(lines)
         ]
-        if np.isfinite(told).any():
+        if np.isfinite(theory).any():
             handles.append(Line2D([], [], **marks, label="theory"))
         legend(figure, handles, "upper")
     return figure
@@ -123,8 +123,8 @@ def architecture_rates_caption(reading: Reading) -> str:
         text = f"{row['label']} no seed with finite norms"
         if pd.notna(row["mean"]):
             text = f"{row['label']} {row['mean']:z.4f} [{row['low']:z.4f}, {row['high']:z.4f}]"
-        told = row["predicted"]
-        findings.append(text + (f", theory {told:z.4f}" if np.isfinite(told) else ""))
+        theory = row["predicted"]
+        findings.append(text + (f", theory {theory:z.4f}" if np.isfinite(theory) else ""))
     text = "Decades per layer, of rnn, lstm and gru per step, mean over seeds [95 % interval]: "
     text += "; ".join(findings) + "."
     known = rates[np.isfinite(rates["predicted"]) & rates["low"].notna()]
@@ -144,15 +144,15 @@ def _networks(table: pd.DataFrame) -> list[str]:
 
 
 def _view(table: pd.DataFrame, prediction: pd.DataFrame | None, network: str):
-    """A network's rows, its predictions, the column that tells of its flow and the axis."""
+    """A network's rows, its predictions, the column of its flow and the axis."""
     mine = table[table["network"] == network]
-    told = None
+    theory = None
     if prediction is not None:
-        told = prediction[prediction["run"].isin(mine["run"])]
+        theory = prediction[prediction["run"].isin(mine["run"])]
     steps = single_steps(mine)
     if len(steps):
-        return steps, None if told is None else single_steps(told), COTANGENT, "time"
-    return whole_layers(mine), None if told is None else whole_layers(told), DELTA, "layer"
+        return steps, None if theory is None else single_steps(theory), COTANGENT, "time"
+    return whole_layers(mine), None if theory is None else whole_layers(theory), DELTA, "layer"
 
 
 def _rates(
@@ -161,10 +161,11 @@ def _rates(
     """One row per run: its name, rate, theory's, change over the body, way travelled, verdict."""
     rows = []
     for network in _networks(table):
-        mine, told, *_ = _view(table, prediction, network)
+        mine, theory, *_ = _view(table, prediction, network)
         for run in describe(mine, ["init"])[0]:
             of = mine[mine["run"] == run.id]
-            found = judge(of, None if told is None else told[told["run"] == run.id], kept_within)
+            curve = None if theory is None else theory[theory["run"] == run.id]
+            found = judge(of, curve, kept_within)
             moved, predicted, crossed = found.change, 0.0, found.crossed
             if found.difference is not None:  # both where theory covers the body
                 moved, predicted = found.difference, found.predicted

@@ -144,13 +144,13 @@ def explosion(reading: Reading) -> Finding:
         growth.setdefault(activation, []).append(f"{part.measured:.3f}")
     sizes = ", ".join(map(str, sorted(rows["batch_size"].unique())))
     words = {"relu": "ReLU", "identity": "linear"}
-    told = " and ".join(
+    rates = " and ".join(
         f"by {', '.join(growth[name])} per {word} layer"
         for name, word in words.items()
         if name in growth
     )
     return compare.worst(parts).finding(
-        f"With batch norm of {sizes} examples ‖δ‖² grows {told} going backward, at any weight "
+        f"With batch norm of {sizes} examples ‖δ‖² grows {rates} going backward, at any weight "
         "variance: normalization that tames the forward pass makes a plain net's gradients explode."
     )
 

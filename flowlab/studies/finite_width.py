@@ -74,10 +74,10 @@ def variance_caption(reading: Reading) -> str:
         f"{kappas.min():.3g} to {kappas.max():.3g}, in {len(rows)} runs of widths "
         f"{', '.join(map(str, sorted(rows['width'].unique())))}."
     )
-    told = rows.dropna(subset="predicted")
-    if len(told):
-        inside = told["predicted"].between(told["low"], told["high"]).sum()
-        text += f" Theory: κ = {_kappa(rows):.3g}; {inside} of {len(told)} 95 % intervals hold it."
+    known = rows.dropna(subset="predicted")
+    if len(known):
+        inside = known["predicted"].between(known["low"], known["high"]).sum()
+        text += f" Theory: κ = {_kappa(rows):.3g}; {inside} of {len(known)} 95 % intervals hold it."
     return text
 
 

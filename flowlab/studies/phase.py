@@ -88,10 +88,10 @@ def phase_caption(reading: Reading) -> str:
             low, high = (f"{near[wrong.index].agg(end):.3f}" for end in ("min", "max"))
             text += f", the others at χ = {low}" + (f" to {high}" if high != low else "")
         text += "."
-    told = points.dropna(subset="difference")
-    if len(told):
+    compared = points.dropna(subset="difference")
+    if len(compared):
         # Decades of the norm are half of those of its square.
-        miss = 10 ** (2 * told["difference"] / told["crossed"]) - 1
+        miss = 10 ** (2 * compared["difference"] / compared["crossed"]) - 1
         text += (
             f" The factor of ‖δ‖² per layer differs from theory's by {miss.abs().median():.1%} in "
             f"the median point, at most {miss.abs().max():.1%}."

@@ -69,8 +69,8 @@ def skip_caption(reading: Reading) -> str:
         text = f"{kind} {last['mean']:z.2f} [{last['low']:z.2f}, {last['high']:z.2f}]"
         if np.isnan(last["mean"]):
             text = f"{kind} no seed with finite norms"
-        told = last["predicted"]
-        findings.append(f"{text}, theory " + ("silent" if np.isnan(told) else f"{told:z.2f}"))
+        law = last["predicted"]
+        findings.append(f"{text}, theory " + ("silent" if np.isnan(law) else f"{law:z.2f}"))
     depth = table["depth"].max()
     start = f"{WORDS} at depth {depth}, mean over seeds [95 % interval] in decades: "
     return start + "; ".join(findings) + "."
@@ -99,10 +99,10 @@ def _line(ax: Axes, rows: pd.DataFrame, color: str, marker: str) -> None:
         "label": f"mean: {kind}",
     }
     ax.errorbar(rows["depth"], mean, margins, **look)
-    told = rows["predicted"].astype(float)
-    if told.notna().any():
+    predicted = rows["predicted"].astype(float)
+    if predicted.notna().any():
         shade = style.shade(color)
-        ax.plot(rows["depth"], told, color=shade, **THEORY, label=f"theory: {kind}", zorder=3)
+        ax.plot(rows["depth"], predicted, color=shade, **THEORY, label=f"theory: {kind}", zorder=3)
 
 
 def quick(scaling: str) -> dict:

@@ -119,7 +119,7 @@ class Study:
             try:
                 found.append((claim, claim.find(reading)))
             except InputError as error:
-                lacking.append(f"{claim.id} is not read from this table: {error}")
+                lacking.append(f"{claim.id} is not to be read here: {error}")
         return found, lacking
 
 

@@ -32,7 +32,7 @@ def blocks_delta(reading: Reading) -> Figure:
     """‖δ‖ against layer, a panel for each placement of the norm, a line for each skip.
 
     Curves are means over seeds, bands their 95 % interval and ±1 sd, dashes theory where
-    ``prediction`` tells of it. Raises InputError for a table without ``placement``.
+    there is a prediction. Raises InputError for a table without ``placement``.
     """
     table, prediction = reading.table, reading.prediction
     with style.context():
@@ -58,8 +58,8 @@ def blocks_delta_caption(reading: Reading) -> str:
         parts = []
         for run in describe(rows, ["skip"])[0]:
             mine = rows[rows["run"] == run.id]
-            told = None if prediction is None else prediction[prediction["run"] == run.id]
-            found = judge(mine, told, reading.kept_within)
+            curve = None if prediction is None else prediction[prediction["run"] == run.id]
+            found = judge(mine, curve, reading.kept_within)
             text = f"{run.name} {found.change:z.2f}, {found.trend}"
             if found.agreement != "no theory":
                 text += f", theory {found.predicted:z.2f} ({found.agreement})"
@@ -204,11 +204,12 @@ def _legend(figure: Figure, labels: dict[str, int], more: list, rows: int) -> No
 
 
 def _readings(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(quantity, the rows that tell it), the entropy in units of its largest value."""
-    told = rows[rows[ENTROPY].notna()]
+    """(quantity, the rows that have it), the entropy in units of its largest value."""
+    having = rows[rows[ENTROPY].notna()]
+    largest = np.log(having["steps"].astype(float))
     return [
         (COSINE, rows[rows[COSINE].notna()]),
-        (ENTROPY, told.assign(**{ENTROPY: told[ENTROPY] / np.log(told["steps"].astype(float))})),
+        (ENTROPY, having.assign(**{ENTROPY: having[ENTROPY] / largest})),
     ]
 
 
