@@ -31,7 +31,7 @@ LEAST = 4  # examples of which two batches can be compared
 
 def batch(settings: Settings) -> None:
     """The law, the estimators and the sentences for one configuration, and the demonstration."""
-    from flowlab.figures.batch_size import demonstrations, weights_and_biases
+    from flowlab.figures.weights_and_biases import demonstrations, weights_and_biases
 
     from flowlab.figures import save
 

@@ -48,12 +48,11 @@ class Claim:
 CLAIMS: dict[str, Claim] = {}
 
 
-def register(claim: Claim) -> Claim:
+def register(claim: Claim) -> None:
     """Add a claim to the register; its id must be new."""
     if claim.id in CLAIMS:
         raise ValueError(f"claim {claim.id} is registered twice")
     CLAIMS[claim.id] = claim
-    return claim
 
 
 def claim(id: str, statement: str, source: str, *expected: str) -> Callable[[Check], Check]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.claims.claim import HOLDS, Claim, Finding, register
+from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
 
 
@@ -67,10 +68,18 @@ Find = Callable[[Reading], Finding]
 class TableClaim(Claim):
     """A claim whose finding is read from a table: of runs made for it, or of those that are kept.
 
-    ``find`` raises InputError where the table does not hold what it needs.
+    ``find`` raises InputError where the table does not hold what it needs; ``runs`` are the
+    settings of the small sweep, each with ``times`` as many networks as a trial has seeds.
     """
 
     find: Find
+    runs: tuple[dict, ...]
+    times: float = 1
+
+    def reading(self, trial: Trial) -> Reading:
+        """The small sweep, measured."""
+        image = self.runs[0].get("network", {}).get("image")
+        return Reading(trial.sweep(self.runs, self.times), image=image)
 
 
 def finding(
@@ -83,17 +92,18 @@ def finding(
 ) -> Callable[[Find], TableClaim]:
     """Register the decorated function of a reading as a claim, expected to hold by default.
 
-    ``runs`` are the settings of the small sweep on which the claim is measured, in the terms of
-    ``Trial.measure``, each with ``times`` as many networks as the trial has seeds.
+    ``runs`` and ``times`` are those of :class:`TableClaim`, settings in the terms of
+    ``Trial.measure``.
     """
 
     def decorate(find: Find) -> TableClaim:
-        sides = [axes.get("network", {}).get("image") for axes in runs]
+        def check(trial: Trial) -> Finding:
+            return find(claim.reading(trial))
 
-        def check(trial) -> Finding:
-            return find(Reading(trial.sweep(runs, times), image=sides[0]))
-
-        return register(TableClaim(id, statement, source, check, expected or (HOLDS,), find))
+        verdicts = expected or (HOLDS,)
+        claim = TableClaim(id, statement, source, check, verdicts, find, tuple(runs), times)
+        register(claim)
+        return claim
 
     return decorate
 

@@ -5,8 +5,7 @@ import pytest
 
 from flowlab.analysis.summary import sparkline, summarise
 from flowlab.analysis.verdicts import judge
-from tests.experiments.test_plots import net
-from tests.figures.test_architectures import recurrent
+from tests.support.made import net, recurrent
 
 
 def lines_of(table, upstream="gaussian"):

@@ -1,4 +1,4 @@
-"""A6 and A7 read as expected, and read otherwise once an error is planted."""
+"""A6, A7 and S12 read as expected, and read otherwise once an error is planted."""
 
 import pytest
 
@@ -7,7 +7,8 @@ from flowlab.claims.claim import FAILS, HOLDS
 from flowlab.claims.trial import Trial
 from flowlab.layers import BatchNorm, LayerNorm, RMSNorm, normalization
 
-CLAIMS = {id: claim for id, claim in claims.load().items() if id in ("A6", "A7")}
+PLANTED = ("A6", "A7", "S12", "S12-removed")
+CLAIMS = {id: claim for id, claim in claims.load().items() if id in PLANTED}
 
 
 def check(id, seeds=64):
@@ -52,9 +53,33 @@ def mean_is_kept(patch):
     patch.setattr(LayerNorm, "pullback", wrong)
 
 
+def slightly_off(patch):
+    """Batch norm's dX is a millionth off."""
+    pullback = BatchNorm.pullback
+
+    def wrong(self, *args):
+        dx, gradients = pullback(self, *args)
+        dx *= 1 + 1e-6
+        return dx, gradients
+
+    patch.setattr(BatchNorm, "pullback", wrong)
+
+
+def twice_the_batch(patch):
+    """Networks are measured with twice as many examples."""
+    measure = Trial.measure
+
+    def wrong(self, *args, **axes):
+        return measure(self, *args, **axes | {"batch_size": 2 * axes["batch_size"]})
+
+    patch.setattr(Trial, "measure", wrong)
+
+
 PLANTS = {
     "A6": [frozen_statistics, off(BatchNorm, "dx"), eps_in_batch_norm],
     "A7": [frozen_statistics, mean_is_kept],
+    "S12": [frozen_statistics, slightly_off],
+    "S12-removed": [frozen_statistics, twice_the_batch],
 }
 
 

@@ -9,8 +9,8 @@ from experiments import compact, plots, results
 from flowlab.report import gather
 from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment, condition_of
-from tests.experiments.test_plots import net
 from tests.storage.test_experiment import filled, made
+from tests.support.made import net
 
 
 @pytest.fixture

@@ -9,15 +9,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
-from matplotlib.legend import Legend
-from matplotlib.text import Text
 from scipy import stats
 
 from flowlab.errors import InputError
 from flowlab.figures import caption, profiles, save, style
 from flowlab.storage.files import StorageError
+from tests.support.drawn import assert_readable
 
 COLUMNS = ["delta_log10_norm", "dW_log10_norm", "db_log10_norm"]
 SD = 0.05  # of one layer's step
@@ -62,29 +60,6 @@ def edge_of(band, x):
     outline = np.concatenate([path.vertices for path in band.get_paths()])
     y = outline[outline[:, 0] == x, 1]
     return y.min(), y.max()
-
-
-def assert_readable(figure):
-    """All text lies inside the figure, at 8 pt or more, and no two pieces of it overlap."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    boxes = []
-    for text in figure.findobj(Text):
-        if not (text.get_visible() and text.get_text()):
-            continue
-        assert text.get_fontsize() >= 8
-        box = text.get_window_extent(renderer)
-        boxes.append((text.get_text(), box))
-        assert box.x0 >= 0 and box.y0 >= 0, text
-        assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
-    for i, (a, first) in enumerate(boxes):
-        for b, second in boxes[i + 1 :]:
-            wide = min(first.x1, second.x1) - max(first.x0, second.x0)
-            high = min(first.y1, second.y1) - max(first.y0, second.y0)
-            assert wide <= 0.5 or high <= 0.5, f"{a!r} overlaps {b!r}"
-    for legend in figure.findobj(Legend):
-        for ax in figure.axes:
-            assert not legend.get_window_extent(renderer).overlaps(ax.bbox)
 
 
 def test_mean_and_bands_hold_the_statistics_of_the_table():

@@ -1,0 +1,73 @@
+"""Tables and predictions whose numbers are known, made without measuring."""
+
+import numpy as np
+import pandas as pd
+
+from flowlab.storage import tables
+
+DELTA, COTANGENT = "delta_log10_norm", "dh_log10_norm"
+SQUARED = (2 * np.log(10)) ** 2
+
+
+def net(run, slope, depth=6, seeds=5, noise=0.01, kappa=0.0, **axes):
+    """A run whose log-norms lie on a line of ``slope`` decades per layer, and its prediction."""
+    rng = np.random.default_rng(abs(hash((slope, depth))) % 2**32)
+    layer = np.arange(1, depth + 1)
+    config = {"experiment": "made", "init": "he", "gain": 1.0, "width": 10, "activation": "tanh"}
+    config |= {"skip": "none", "sigma_w": 1.0, "sigma_b": 0.0, "batch_size": 4, "fan_out": 16}
+    config |= {"run": run, "depth": depth, "op": "linear", "status": "ok", **axes}
+    line = slope * (depth - layer)
+    # Seeds differ by a slope of their own; their mean is exact.
+    wobble = rng.normal(0, noise, seeds)
+    wobble -= wobble.mean()
+    frames = []
+    for seed in range(seeds):
+        norms = {name: line + wobble[seed] * (depth - layer) for name in tables.NORMS}
+        frames.append(pd.DataFrame({**config, "seed": seed, "layer": layer, **norms}))
+    sd = np.sqrt(kappa * (depth - layer) / 10 / SQUARED)
+    told = {name: line for name in tables.NORMS} | {f"{name}_sd": sd for name in tables.NORMS}
+    told = pd.DataFrame({"run": run, "layer": layer, "op": "linear", **told})
+    return pd.concat(frames, ignore_index=True), told
+
+
+def sweep(*runs):
+    """Several runs, each (slope, axes), as one table and one prediction."""
+    made = [net(f"run{k}", slope, **axes) for k, (slope, axes) in enumerate(runs)]
+    return tuple(pd.concat(frames, ignore_index=True) for frames in zip(*made, strict=True))
+
+
+def shift(table, run, by):
+    """The table with log-norms of a run tilted by ``by`` decades per layer."""
+    tilt = by * (table["depth"] - table["layer"]) * (table["run"] == run)
+    return table.assign(**{name: table[name] + tilt for name in tables.NORMS})
+
+
+def together(*made):
+    """Tables and predictions, each as one."""
+    return tuple(pd.concat(frames, ignore_index=True) for frames in zip(*made, strict=True))
+
+
+def recurrent(run, slope, steps=20, depth=3, down=0.1, foretold=None, **axes):
+    """A recurrent run: cotangents of states on a line of ``slope`` decades per step going back,
+    ``down`` more in each layer nearer the input; of the layers' own rows the slope is 7."""
+    axes = {"network": "rnn", "recurrent": "lecun", "radius": 0.9, "steps": steps, **axes}
+    table, told = net(run, 7.0, depth=depth, **axes)
+    table["time"], table[COTANGENT] = pd.array([None] * len(table), "Int64"), np.nan
+    told["time"] = pd.array([None] * len(told), "Int64")
+    first = table[(table["layer"] < depth) & (table["seed"] < 5)]
+    states = first.loc[first.index.repeat(steps)].reset_index(drop=True)
+    states["time"] = np.tile(np.arange(1, steps + 1), len(first))
+    back = steps - states["time"].astype(float)
+    wobble = 0.01 * (states["seed"] - 2)
+    states[COTANGENT] = slope * back + down * (depth - 1 - states["layer"]) + wobble
+    states[DELTA], states["op"] = -99.0, "state"
+    predicted = told.iloc[:0]
+    if foretold is not None:
+        predicted = states[states["seed"] == 0][["run", "layer", "time"]].copy()
+        predicted[COTANGENT], predicted[DELTA] = foretold * back, -99.0
+        predicted[f"{COTANGENT}_sd"] = 0.0
+    kinds = {"time": "Int64"}
+    return (
+        pd.concat([table, states], ignore_index=True).astype(kinds),
+        pd.concat([told, predicted], ignore_index=True).astype(kinds),
+    )
