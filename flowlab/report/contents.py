@@ -11,10 +11,8 @@ from typing import Protocol
 
 import pandas as pd
 
-from flowlab import studies
 from flowlab.analysis.statistics import DELTA
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, TRENDS, Verdict, judge, tally
-from flowlab.claims.claim import Claim, Finding
 from flowlab.errors import InputError
 from flowlab.report.document import Block, Code, Document, Items, Picture, Section, Table, Text
 from flowlab.settings import flat
@@ -270,6 +268,8 @@ def _experiment(reader: _Reader, folder: Path) -> Chapter:
 
 def _findings(reader: _Reader, kept: Experiment, runs: list[JudgedRun]) -> list[Block]:
     """What the experiment's studies find in the tables of these runs; nothing without findings."""
+    from flowlab import studies  # with matplotlib
+
     asked = [study for study in studies.of(kept.folder.name) if study.findings]
     if not asked:
         return []
@@ -361,7 +361,8 @@ def _claims(reader: _Reader, path: Path) -> tuple[list[Block], Counter]:
     return blocks, Counter([command])
 
 
-def _finding_row(claim: Claim, finding: Finding) -> tuple[str, ...]:
+def _finding_row(claim, finding) -> tuple[str, ...]:
+    """The cells of FINDING_COLUMNS of a ``TableClaim`` and its ``Finding``."""
     measured = _measured(finding.measured, finding.low, finding.high)
     numbers = (_number(finding.predicted), measured, _number(finding.tolerance))
     cells = (claim.id, finding.verdict, claim.statement, finding.quantity, *numbers)
@@ -442,6 +443,8 @@ def _asked(experiments: list[Chapter], missing: list[str]) -> tuple[Block, ...]:
 
 def _answers(experiment: Chapter) -> Section:
     """The questions of an experiment's studies, its figures, and what its table says of claims."""
+    from flowlab import studies
+
     asked = [study for study in studies.of(experiment.name) if study is not studies.ANY]
     words = [Text(f"{study.question} ({study.source})") for study in asked]
     title = f"Study: {experiment.name}" if asked else f"Figures: {experiment.name}"

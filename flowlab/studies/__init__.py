@@ -7,7 +7,7 @@ study, add these two files: every module here is found by itself, and its findin
 from importlib import import_module
 from pkgutil import iter_modules
 
-from flowlab.figures.profiles import caption, profiles
+from flowlab.figures.layer_profiles import caption, profiles
 from flowlab.figures.runs import first_runs
 from flowlab.studies.study import Drawing, Reading, Study, TableClaim
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from flowlab.analysis.statistics import DELTA, profile
 from flowlab.figures import style
 from flowlab.figures.heat_map import heat_map, heat_map_caption
+from flowlab.figures.layer_profiles import caption
 from flowlab.figures.panels import LINE, PANEL, SYMBOLS, key, legend, panel
-from flowlab.figures.profiles import caption
 from flowlab.figures.ratios import init_labels
 from flowlab.figures.runs import describe
 from flowlab.studies.study import Drawing, Reading, Study

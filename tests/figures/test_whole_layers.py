@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from flowlab.figures import heat_map, profiles, underflow
+from flowlab.figures import heat_map, layer_profiles, underflow
 from flowlab.storage import tables
 from flowlab.studies import Reading
 from flowlab.studies.skip import skip_caption
@@ -20,11 +20,11 @@ def test_rows_of_steps_do_not_count_as_layers():
         pd.concat([table, steps.assign(time=1)], ignore_index=True),
         pd.concat([told, more.assign(time=1)], ignore_index=True),
     )
-    captions = [profiles.caption, heat_map.heat_map_caption]
+    captions = [layer_profiles.caption, heat_map.heat_map_caption]
     for caption in captions:
         assert caption(*mixed) == caption(table, told)
     assert skip_caption(Reading(*mixed)) == skip_caption(Reading(table, told))
-    one, other = (profiles.profiles(*pair).axes[0] for pair in ((table, told), mixed))
+    one, other = (layer_profiles.profiles(*pair).axes[0] for pair in ((table, told), mixed))
     for before, after in zip(one.lines, other.lines, strict=True):
         assert after.get_label() == before.get_label()
         np.testing.assert_array_equal(after.get_ydata(), before.get_ydata())
