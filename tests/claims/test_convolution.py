@@ -41,7 +41,7 @@ def unflipped(patch):
 
 
 def symmetric(patch):
-    """Kernels that are their own flip tell nothing."""
+    """Kernels that are their own flip show nothing."""
     draw = Trial.parameters
 
     def wrong(self, *args):
@@ -52,7 +52,7 @@ def symmetric(patch):
 
 
 def padded_with(mode):
-    """Every layer pads in one way, whatever it is told."""
+    """Every layer pads in one way, whatever it is asked."""
 
     def plant(patch):
         right = Conv2d.__init__
@@ -77,7 +77,7 @@ def larger_weights(patch):
 
 
 def only_delta(patch):
-    """The kernels beside are delta-orthogonal too, so that nothing tells the two apart."""
+    """The kernels beside are delta-orthogonal too, so that nothing sets the two apart."""
     other = initializers.SCHEMES["delta_orthogonal"]
     patch.setitem(initializers.SCHEMES, "orthogonal", other)
 
@@ -105,7 +105,7 @@ def test_planted_error_turns_the_verdict(id, plant, monkeypatch):
     assert check(id).verdict == FAILS
 
 
-def test_every_variant_is_told_apart():
+def test_every_variant_is_there():
     """Sizes, strides, dilations, groups and both paddings occur, with a row left uncovered."""
     sizes, strides, _, dilations, groups, modes = map(set, zip(*convolution.VARIANTS, strict=True))
     assert min(len(s) for s in (sizes, strides, dilations, groups, modes)) > 1

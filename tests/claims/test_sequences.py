@@ -140,7 +140,7 @@ def stretched_orthogonal(patch):
 
 
 def measured(change):
-    """What the table tells of ∂L/∂h_t goes through ``change(norms, times)``."""
+    """What the table says of ∂L/∂h_t goes through ``change(norms, times)``."""
 
     def plant(patch):
         measure = Trial.measure
@@ -160,7 +160,7 @@ def forget_less(patch):
 
 
 def positive_inputs(patch):
-    """No preactivation is negative, so that there is nothing to tell W = 1 from."""
+    """No preactivation is negative, so that nothing sets W = 1 apart."""
     right = recurrence.draw
 
     def wrong(*args, **options):

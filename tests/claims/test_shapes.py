@@ -155,7 +155,7 @@ def test_planted_error_turns_the_verdict(id, plant, monkeypatch):
     assert check(id).verdict == (HOLDS if plant is one_product else FAILS)
 
 
-def test_shapes_leave_as_many_products_as_told():
+def test_shapes_leave_as_many_products_as_stated():
     sentence = check("S13").sentence
     counts = shapes.derive(3, 3, 3).groupby("gradient")["linear"].sum()
     assert f"up to {np.max(counts)} where they coincide" in sentence

@@ -17,8 +17,8 @@ def results(tmp_path):
     """Two experiments as the command writes them, with figures of their own and without."""
     for experiment in ("depth", "mine"):
         for k, (init, slope) in enumerate((("he", 0.0), ("xavier", -0.5))):
-            table, told = net(f"run{k}", slope, init=init, experiment=experiment)
-            tables.write(told, tmp_path / experiment / "theory" / f"run{k}.parquet", {})
+            table, prediction = net(f"run{k}", slope, init=init, experiment=experiment)
+            tables.write(prediction, tmp_path / experiment / "theory" / f"run{k}.parquet", {})
             tables.write(table, tmp_path / experiment / "runs" / f"run{k}.parquet", {})
     return tmp_path
 

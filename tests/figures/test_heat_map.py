@@ -43,12 +43,12 @@ def test_absent_pairs_differ_from_pairs_without_norms(grid):
 
 
 def test_the_caption_of_the_map_counts_what_it_shows(grid):
-    table, told = grid
-    text = heat_map.heat_map_caption(table, told)
+    table, prediction = grid
+    text = heat_map.heat_map_caption(table, prediction)
     assert "Of 6 pairs of init and depth: 3 vanishing, 3 kept (within ±1 decade)" in text
     assert "xavier at depth 21 (−10.0 decades)" in text and "Kept at every depth: he." in text
     planted = shift(table, "run2", 0.1)  # he at depth 21 explodes by 2 decades more
-    text = heat_map.heat_map_caption(planted, told)
+    text = heat_map.heat_map_caption(planted, prediction)
     assert (
         "3 vanishing, 2 kept" in text
         and "1 exploding" in text

@@ -38,28 +38,28 @@ def test_states_of_the_last_layer_lie_on_the_slope_of_their_radius():
 
 
 def test_predicted_steps_take_the_place_of_the_radius():
-    table, told = recurrent("r", -0.05, foretold=-0.05)
-    figure = through_time.state_gradients(table, told)
+    table, prediction = recurrent("r", -0.05, foreseen=-0.05)
+    figure = through_time.state_gradients(table, prediction)
     assert not [ln for ax in figure.axes for ln in ax.lines if ln.get_label().startswith("radius")]
     (theory,) = [ln for ln in figure.axes[0].lines if ln.get_label().startswith("theory")]
     assert theory.get_ydata() == pytest.approx(-0.05 * np.arange(19, -1, -1))
-    text = through_time.state_gradients_caption(table, told)
+    text = through_time.state_gradients_caption(table, prediction)
     assert text.endswith("Theory: agrees 1.")
-    late = told[told["time"].isna() | (told["time"] > 10)]
+    late = prediction[prediction["time"].isna() | (prediction["time"] > 10)]
     bent = table.assign(**{COTANGENT: table[COTANGENT].where(table["time"] > 10, -50.0)})
     assert "agrees 1" in through_time.state_gradients_caption(bent, late)
-    other = told.assign(**{COTANGENT: 2 * told[COTANGENT]})
+    other = prediction.assign(**{COTANGENT: 2 * prediction[COTANGENT]})
     assert "differs 1" in through_time.state_gradients_caption(table, other)
 
 
 def test_gated_cells_have_no_radius_to_be_compared_with():
-    table, told = together(
+    table, prediction = together(
         *(recurrent(n, -0.1, network=n, recurrent=r) for n, r in (("lstm", "lecun"), ("gru", "x")))
     )
-    told = told.drop(columns="time")
-    figure = through_time.state_gradients(table, told, across="network")
+    prediction = prediction.drop(columns="time")
+    figure = through_time.state_gradients(table, prediction, across="network")
     assert not [ln for ax in figure.axes for ln in ax.lines if ln.get_label().startswith("radius")]
-    assert "hold" not in through_time.state_gradients_caption(table, told, across="network")
+    assert "hold" not in through_time.state_gradients_caption(table, prediction, across="network")
 
 
 def test_steps_are_asked_of_recurrent_nets_alone():

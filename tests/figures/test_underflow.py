@@ -8,8 +8,8 @@ from tests.support.made import net
 
 
 def test_underflow_is_marked_where_entries_leave_the_range():
-    table, told = net("deep", -5.0, depth=101)
-    figure = underflow.depths_of_underflow(table, told)
+    table, prediction = net("deep", -5.0, depth=101)
+    figure = underflow.depths_of_underflow(table, prediction)
     assert_readable(figure)
     # rms = ‖δ‖/√(4·16); half the least subnormals are 2^-150 and 2^-1075, squares root them.
     for name, power in {"float32: norm": -75, "float32: δ": -150, "float64: δ": -1075}.items():
@@ -18,8 +18,8 @@ def test_underflow_is_marked_where_entries_leave_the_range():
             layer = 101 - int(np.ceil((1075 * np.log10(2) - np.log10(8)) / 5))
         marks = [a for a in labelled(figure, f"{name} reads 0") + labelled(figure, f"{name} is 0")]
         assert [mark.get_xdata()[0] for mark in marks] == [layer, layer]
-        assert f"from layer {layer} down" in underflow.underflow_caption(table, told)
-    text = underflow.underflow_caption(table, told)
+        assert f"from layer {layer} down" in underflow.underflow_caption(table, prediction)
+    text = underflow.underflow_caption(table, prediction)
     assert "to -500.0 in layer 1 (theory -500.0)" in text
     assert "neither float32 nor float64" in underflow.underflow_caption(net("flat", 0.0)[0])
 

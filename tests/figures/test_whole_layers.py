@@ -13,18 +13,18 @@ from tests.support.made import net, together
 def test_rows_of_steps_do_not_count_as_layers():
     """Figures of layers are the same with and without rows of single steps."""
     made = [net("a", -0.1, depth=5), net("b", -0.2, depth=9)]
-    table, told = together(*made)
+    table, prediction = together(*made)
     steps = table[table["layer"] < 4].assign(**dict.fromkeys(tables.NORMS, -99.0), fan_out=1)
-    more = told.assign(**{name: -50.0 for name in tables.NORMS})
+    more = prediction.assign(**{name: -50.0 for name in tables.NORMS})
     mixed = (
         pd.concat([table, steps.assign(time=1)], ignore_index=True),
-        pd.concat([told, more.assign(time=1)], ignore_index=True),
+        pd.concat([prediction, more.assign(time=1)], ignore_index=True),
     )
     captions = [layer_profiles.caption, heat_map.heat_map_caption]
     for caption in captions:
-        assert caption(*mixed) == caption(table, told)
-    assert skip_caption(Reading(*mixed)) == skip_caption(Reading(table, told))
-    one, other = (layer_profiles.profiles(*pair).axes[0] for pair in ((table, told), mixed))
+        assert caption(*mixed) == caption(table, prediction)
+    assert skip_caption(Reading(*mixed)) == skip_caption(Reading(table, prediction))
+    one, other = (layer_profiles.profiles(*pair).axes[0] for pair in ((table, prediction), mixed))
     for before, after in zip(one.lines, other.lines, strict=True):
         assert after.get_label() == before.get_label()
         np.testing.assert_array_equal(after.get_ydata(), before.get_ydata())

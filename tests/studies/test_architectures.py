@@ -20,7 +20,7 @@ def zoo():
         net("m", -0.1, network="mlp"),
         net("c", 0.0, network="cnn", noise=0.1),
         net("m2", 0.3, network="mlp", init="lecun"),
-        recurrent("r", -0.05, foretold=-0.04),
+        recurrent("r", -0.05, foreseen=-0.04),
         recurrent("g", -0.2, network="gru"),
     )
 
@@ -49,15 +49,15 @@ def test_rates_stand_beside_theory(zoo):
     ax = figure.axes[0]
     rows = dict(zip(ax.get_yticks(), (t.get_text() for t in ax.get_yticklabels()), strict=True))
     (theory,) = labelled(figure, "theory")
-    told = {rows[y]: x for x, y in zip(*theory.get_data(), strict=True)}
-    places = {name.split(",")[0]: value for name, value in told.items() if "lecun" not in name}
+    predicted = {rows[y]: x for x, y in zip(*theory.get_data(), strict=True)}
+    places = {name.split(",")[0]: value for name, value in predicted.items() if "lecun" not in name}
     assert places["mlp"] == pytest.approx(-0.1) and places["rnn"] == pytest.approx(-0.04)
     assert np.isnan(places["gru"])
     text = architecture_rates_caption(Reading(*zoo))
     assert "Theory's rate is off by at most 0.01 (rnn" in text
     assert text.endswith("Theory: agrees 2, differs 1, undecided 1, no theory 1.")
     assert "Theory: no theory 5." in architecture_rates_caption(Reading(zoo[0]))
-    told = zoo[1][zoo[1]["time"].isna()].drop(columns=["time", COTANGENT])
-    assert "no theory 2." in architecture_rates_caption(Reading(zoo[0], told))
-    assert_readable(architecture_profiles(Reading(zoo[0], told)))
+    layers = zoo[1][zoo[1]["time"].isna()].drop(columns=["time", COTANGENT])
+    assert "no theory 2." in architecture_rates_caption(Reading(zoo[0], layers))
+    assert_readable(architecture_profiles(Reading(zoo[0], layers)))
     assert_readable(architecture_rates(Reading(zoo[0])))

@@ -21,9 +21,9 @@ def normalized():
     for activation, batch, rate in rates.itertuples(index=False):
         rate *= 1.1 if (activation, batch) == ("relu", 8) else 1.0
         axes = {"activation": activation, "batch_size": batch}
-        table, told = net(f"{activation}{batch}", rate, depth=9, noise=1e-3, **axes)
+        table, curve = net(f"{activation}{batch}", rate, depth=9, noise=1e-3, **axes)
         table.loc[table["layer"].isin([1, 9]), DELTA] = 5.0
-        made.append((table, told))
+        made.append((table, curve))
     return *together(*made), rates
 
 
@@ -31,8 +31,8 @@ def test_rates_of_batch_norm_lie_on_theory(normalized):
     table, prediction, rates = normalized
     reading = Reading(table, prediction)
     assert sorted(rates["batch_size"].unique()) == [4, 8, 64]
-    told = rates.set_index(["activation", "batch_size"])["rate"]
-    assert told["identity", 8] == pytest.approx(np.log10(6 / 5) / 2)
+    law = rates.set_index(["activation", "batch_size"])["rate"]
+    assert law["identity", 8] == pytest.approx(np.log10(6 / 5) / 2)
     figure = rate_by_batch(reading)
     assert_readable(figure)
     (theory,) = labelled(figure, "theory: relu")
@@ -43,7 +43,7 @@ def test_rates_of_batch_norm_lie_on_theory(normalized):
     assert [b / line[a] for a, b in zip(x, y, strict=True)] == pytest.approx([1, 1.1, 1])
     text = rate_by_batch_caption(reading)
     assert "explodes" in text and "at most 10.0% (relu, B = 8)" in text
-    assert f"(theory {told['relu', 64]:.4f}) at B = 64" in text
+    assert f"(theory {law['relu', 64]:.4f}) at B = 64" in text
     down = table.assign(**{DELTA: -table[DELTA]})
     assert "explodes" not in rate_by_batch_caption(Reading(down))
 

@@ -10,8 +10,8 @@ from tests.support.made import sweep
 
 
 def test_each_initializer_has_a_panel_with_its_own_curve():
-    table, told = sweep((0.0, {}), (-0.5, {"init": "xavier"}), (0.2, {"gain": 2.0}))
-    figure = small_multiples(Reading(table, told))
+    table, prediction = sweep((0.0, {}), (-0.5, {"init": "xavier"}), (0.2, {"gain": 2.0}))
+    figure = small_multiples(Reading(table, prediction))
     assert_readable(figure)
     panels = {ax.get_title("left"): ax for ax in figure.axes if ax.get_visible()}
     assert set(panels) == {"he", "he × 2", "xavier"}
@@ -19,7 +19,7 @@ def test_each_initializer_has_a_panel_with_its_own_curve():
         mean, theory = panels[title].lines
         assert mean.get_ydata() == pytest.approx(slope * np.arange(5, -1, -1), abs=1e-9)
         assert theory.get_ydata() == pytest.approx(mean.get_ydata(), abs=1e-9)
-    text = small_multiples_caption(Reading(table, told))
+    text = small_multiples_caption(Reading(table, prediction))
     assert "init=xavier -2.50 [" in text and "init=he × 2 1.00 [" in text
 
 

@@ -17,18 +17,19 @@ def fluctuating():
     frames = []
     for width in (10, 20):
         for depth in (6, 11, 21):
-            table, told = net(f"{width}-{depth}", 0.0, depth, 40, kappa=5 * 10 / width, width=width)
+            axes = {"kappa": 5 * 10 / width, "width": width}
+            table, prediction = net(f"{width}-{depth}", 0.0, depth, 40, **axes)
             crossed = depth - 1
             wobble = table.groupby("seed")[DELTA].first()
             wobble = wobble / wobble.std() * np.sqrt(5 * crossed / width / SQUARED) / crossed
             table[DELTA] = table["seed"].map(wobble) * (depth - table["layer"])
-            frames.append((table, told))
+            frames.append((table, prediction))
     return tuple(pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
 
 
 def test_variances_fall_on_the_line_of_theory(fluctuating):
-    table, told = fluctuating
-    figure = variance_collapse(Reading(table, told))
+    table, prediction = fluctuating
+    figure = variance_collapse(Reading(table, prediction))
     assert_readable(figure)
     ax = figure.axes[0]
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
@@ -39,11 +40,11 @@ def test_variances_fall_on_the_line_of_theory(fluctuating):
         assert y == pytest.approx(5 * np.asarray(x))
     (line,) = labelled(figure, "theory")
     assert line.get_ydata() / line.get_xdata() == pytest.approx([5, 5])
-    text = variance_caption(Reading(table, told))
+    text = variance_caption(Reading(table, prediction))
     assert "(L/N)^1.00" in text and "it is 5 on average, 5 to 5" in text
     assert "κ = 5; 6 of 6" in text
     doubled = table.assign(**{DELTA: table[DELTA] * np.where(table["depth"] == 21, 2, 1)})
-    text = variance_caption(Reading(doubled, told))
+    text = variance_caption(Reading(doubled, prediction))
     assert "5 to 20" in text and "4 of 6" in text
 
 

@@ -37,12 +37,12 @@ def test_points_of_the_phase_plane_lie_where_they_were_measured(plane):
 
 
 def test_the_caption_of_the_phase_plane_judges_sides_and_rates(plane):
-    table, told = plane
+    table, prediction = plane
     text = phase_caption(Reading(*plane))
     assert "Of 3 points, going backward: 1 vanishing, 1 kept (within ±1 decade), 1 explod" in text
     assert "2 of the 2 vanishing or exploding ones lie in that phase" in text
     assert "at most 0.0%" in text
-    text = phase_caption(Reading(shift(table, "run0", 0.6), told))  # -0.3 becomes 0.3
+    text = phase_caption(Reading(shift(table, "run0", 0.6), prediction))  # -0.3 becomes 0.3
     assert "2 exploding" in text and "1 of the 2" in text
     assert "at χ = 0.640" in text and f"at most {10**1.2 - 1:.1%}" in text
     wide = phase_caption(Reading(*plane, kept_within=5))

@@ -24,7 +24,7 @@ def kinds():
 
 
 def test_skips_are_lines_over_depth_with_theory(kinds):
-    table, told = kinds
+    table, prediction = kinds
     figure = skip_depth(Reading(*kinds))
     assert_readable(figure)
     for kind, slope in (("identity", 0.3), ("none", -0.1), ("scaled a = 1/L", 0.01)):
@@ -36,7 +36,7 @@ def test_skips_are_lines_over_depth_with_theory(kinds):
         assert theory.get_ydata() == pytest.approx([4 * slope, 10 * slope])
     assert figure.axes[1].get_ylim() == (-1, 1)
     assert not labelled(skip_depth(Reading(table)), "theory: none")
-    text = skip_caption(Reading(shift(table, "run1", 0.1), told))
+    text = skip_caption(Reading(shift(table, "run1", 0.1), prediction))
     assert "at depth 11" in text and "identity 3.00 [" in text
     assert "none 0.00 [" in text and "theory -1.00" in text
 

@@ -21,7 +21,7 @@ from tests.support.made import DELTA, net, together
 def attention_net(run, slope, shares, cosine, entropy, **axes):
     """A transformer whose blocks hold Q, K, V, O with squared norms as ``shares``."""
     axes = {"network": "transformer", "placement": "pre", "steps": 8, **axes}
-    table, told = net(run, slope, depth=5, **axes)
+    table, prediction = net(run, slope, depth=5, **axes)
     table["token_cosine"] = np.where(table["layer"] < 5, cosine * table["layer"], np.nan)
     table["attention_entropy"] = np.nan
     inner = table[table["layer"].between(2, 4)]
@@ -31,7 +31,7 @@ def attention_net(run, slope, shares, cosine, entropy, **axes):
         more.append(inner.assign(op=name, dW_log10_norm=norm, token_cosine=np.nan))
     for frame in more:
         frame[DELTA] = np.nan
-    return pd.concat([*more, table], ignore_index=True), told
+    return pd.concat([*more, table], ignore_index=True), prediction
 
 
 @pytest.fixture

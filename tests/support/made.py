@@ -25,9 +25,9 @@ def net(run, slope, depth=6, seeds=5, noise=0.01, kappa=0.0, **axes):
         norms = {name: line + wobble[seed] * (depth - layer) for name in tables.NORMS}
         frames.append(pd.DataFrame({**config, "seed": seed, "layer": layer, **norms}))
     sd = np.sqrt(kappa * (depth - layer) / 10 / SQUARED)
-    told = {name: line for name in tables.NORMS} | {f"{name}_sd": sd for name in tables.NORMS}
-    told = pd.DataFrame({"run": run, "layer": layer, "op": "linear", **told})
-    return pd.concat(frames, ignore_index=True), told
+    prediction = {name: line for name in tables.NORMS} | {f"{name}_sd": sd for name in tables.NORMS}
+    prediction = pd.DataFrame({"run": run, "layer": layer, "op": "linear", **prediction})
+    return pd.concat(frames, ignore_index=True), prediction
 
 
 def sweep(*runs):
@@ -47,13 +47,13 @@ def together(*made):
     return tuple(pd.concat(frames, ignore_index=True) for frames in zip(*made, strict=True))
 
 
-def recurrent(run, slope, steps=20, depth=3, down=0.1, foretold=None, **axes):
+def recurrent(run, slope, steps=20, depth=3, down=0.1, foreseen=None, **axes):
     """A recurrent run: cotangents of states on a line of ``slope`` decades per step going back,
     ``down`` more in each layer nearer the input; of the layers' own rows the slope is 7."""
     axes = {"network": "rnn", "recurrent": "lecun", "radius": 0.9, "steps": steps, **axes}
-    table, told = net(run, 7.0, depth=depth, **axes)
+    table, prediction = net(run, 7.0, depth=depth, **axes)
     table["time"], table[COTANGENT] = pd.array([None] * len(table), "Int64"), np.nan
-    told["time"] = pd.array([None] * len(told), "Int64")
+    prediction["time"] = pd.array([None] * len(prediction), "Int64")
     first = table[(table["layer"] < depth) & (table["seed"] < 5)]
     states = first.loc[first.index.repeat(steps)].reset_index(drop=True)
     states["time"] = np.tile(np.arange(1, steps + 1), len(first))
@@ -61,13 +61,13 @@ def recurrent(run, slope, steps=20, depth=3, down=0.1, foretold=None, **axes):
     wobble = 0.01 * (states["seed"] - 2)
     states[COTANGENT] = slope * back + down * (depth - 1 - states["layer"]) + wobble
     states[DELTA], states["op"] = -99.0, "state"
-    predicted = told.iloc[:0]
-    if foretold is not None:
+    predicted = prediction.iloc[:0]
+    if foreseen is not None:
         predicted = states[states["seed"] == 0][["run", "layer", "time"]].copy()
-        predicted[COTANGENT], predicted[DELTA] = foretold * back, -99.0
+        predicted[COTANGENT], predicted[DELTA] = foreseen * back, -99.0
         predicted[f"{COTANGENT}_sd"] = 0.0
     kinds = {"time": "Int64"}
     return (
         pd.concat([table, states], ignore_index=True).astype(kinds),
-        pd.concat([told, predicted], ignore_index=True).astype(kinds),
+        pd.concat([prediction, predicted], ignore_index=True).astype(kinds),
     )
