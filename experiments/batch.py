@@ -32,7 +32,7 @@ LEAST = 4  # examples of which two batches can be compared
 def run(settings: Settings) -> None:
     """The law, the estimators and the sentences for one configuration, and the demonstration."""
     from flowlab.figures import save
-    from flowlab.figures.batch_size import demonstrations, weights_and_biases
+    from flowlab.figures.weights_and_biases import demonstrations, weights_and_biases
 
     n, seeds = settings.batch_size, settings.seeds
     if n < LEAST:

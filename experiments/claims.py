@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.command import guarded, options
-from flowlab import claims
+from flowlab import claims, studies
 from flowlab.storage import files, tables
 from flowlab.storage.versions import versions
 
@@ -40,8 +40,8 @@ def show(row: dict, index: int, total: int) -> None:
 def conclude(table: pd.DataFrame, seconds: float) -> int:
     """Print how many claims turned out how; the exit code."""
     counts = Counter(table["verdict"])
-    told = ", ".join(f"{verdict}: {count}" for verdict, count in counts.most_common())
-    print(f"\n{len(table)} claims in {seconds:.0f} s; {told}.")
+    verdicts = ", ".join(f"{verdict}: {count}" for verdict, count in counts.most_common())
+    print(f"\n{len(table)} claims in {seconds:.0f} s; {verdicts}.")
     wrong = table[~table["as_expected"]]
     for row in wrong.itertuples():
         print(f"{row.id} was expected to read '{row.expected}' and reads '{row.verdict}'.")
@@ -69,10 +69,11 @@ def main(arguments: list[str]) -> int:
     def action() -> None:
         given = options(arguments, OPTIONS)
         folder = Path(given.pop("results_dir")) / "claims"
+        studies.load()  # their findings are claims too
         claims.select(given["only"])
         files.writable(folder)
         begun = time.perf_counter()
-        table = claims.run(**given, told=show)
+        table = claims.run(**given, report=show)
         codes.append(conclude(table, time.perf_counter() - begun))
         if given["only"] is None:
             path = write(table, folder, given)

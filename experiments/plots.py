@@ -1,33 +1,26 @@
 """Draw the tables under a results folder: ``python -m experiments.plots``; ``experiment=depth``.
 
-Writes results/<experiment>/figures/<figure>.png, .svg and .json (title, caption, the runs shown).
+Writes results/<experiment>/figures/<figure>.png, .svg and .json (title, caption, the runs shown),
+and prints what the experiment's studies find in its table.
 """
 
 import json
 import sys
-from collections.abc import Callable
-from functools import partial
-from inspect import signature
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from experiments.command import guarded, note, options
 from experiments.progress import Progress
-from flowlab import schema
+from flowlab import schema, studies
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, check_positive, unknown
 from flowlab.figures.files import save
-from flowlab.figures.gallery import Drawing, drawings
 from flowlab.storage.experiment import Experiment, find
 from flowlab.storage.files import write
-from flowlab.theory.convolution import border_rates
-from flowlab.theory.mean_field import phase_plane
-from flowlab.theory.normalization import batch_norm_rates
+from flowlab.studies.study import Drawing, Reading, Study
 
 DEFAULTS = {"results_dir": "results", "experiment": "", "kept_within": KEPT_WITHIN}
-POINTS = 41  # theory's phase plane, along each side
 
 
 def main(arguments: list[str]) -> int:
@@ -38,8 +31,8 @@ def main(arguments: list[str]) -> int:
 def plots(results_dir: str, experiment: str = "", kept_within: float = KEPT_WITHIN) -> None:
     """Draw every experiment under ``results_dir``, or one; verdicts by ``kept_within`` decades.
 
-    Tables that cannot be used are told in one line each and left out. Raises InputError where there
-    is no table at all, or none that can be drawn.
+    Tables that cannot be used are named in one line each and left out. Raises InputError where
+    there is no table at all, or none that can be drawn.
     """
     check_positive("kept_within", kept_within)
     problems: list[str] = []
@@ -84,11 +77,18 @@ def _experiment(folder: Path, kept_within: float, progress: Progress) -> int:
             note(problem)
     if table.empty:
         return 0
+    image = _image(kept, table)
+    reading = Reading(table, None if prediction.empty else prediction, kept_within, image)
+    return sum(_study(study, reading, folder, progress) for study in studies.of(folder.name))
+
+
+def _study(study: Study, reading: Reading, folder: Path, progress: Progress) -> int:
+    """Draw a study's figures and print its findings; how many figures were drawn."""
     drawn = 0
-    for drawing in drawings(folder.name):
+    for drawing in study.figures:
         progress.at(f"drawing {folder.name}/{drawing.name}")
         try:
-            paths = draw(drawing, table, prediction, folder, kept_within)
+            paths = draw(drawing, reading, folder)
         except InputError as error:
             with progress.aside():
                 note(f"{folder.name}/{drawing.name} is not drawn: {error}")
@@ -96,29 +96,24 @@ def _experiment(folder: Path, kept_within: float, progress: Progress) -> int:
             drawn += 1
             with progress.aside():
                 print(paths[0])
+    found, lacking = study.read(reading)
+    with progress.aside():
+        for claim, finding in found:
+            print(f"{claim.id} {finding.verdict}: {finding.sentence}")
+        print(*lacking, sep="\n", end="\n" * bool(lacking))
     return drawn
 
 
-def draw(
-    drawing: Drawing,
-    table: pd.DataFrame,
-    prediction: pd.DataFrame,
-    folder: Path,
-    kept_within: float = KEPT_WITHIN,
-) -> tuple[Path, ...]:
+def draw(drawing: Drawing, reading: Reading, folder: Path) -> tuple[Path, ...]:
     """Write one figure and its description under ``folder``; the paths written."""
-    shown = drawing.select(table)
-    runs = sorted(shown["run"].unique())
-    left_out = table["run"].nunique() - len(runs)
-    told = prediction[prediction["run"].isin(runs)]
-    given = (shown, None if told.empty else told)
-    if drawing.given:
-        given += (GIVEN[drawing.given](shown, folder),)
+    shown = reading.narrowed(drawing.select)
+    runs = sorted(shown.table["run"].unique())
+    left_out = reading.table["run"].nunique() - len(runs)
     stem = folder / "figures" / drawing.name
-    paths = save(judging(drawing.draw, kept_within)(*given), stem)
+    paths = save(drawing.draw(shown), stem)
     description = {
         "title": drawing.title,
-        "caption": judging(drawing.caption, kept_within)(*given),
+        "caption": drawing.caption(shown),
         "experiment": folder.name,
         "runs": [f"runs/{run}.parquet" for run in runs],
     }
@@ -131,60 +126,18 @@ def draw(
     return (*paths, described)
 
 
-def judging(function: Callable, kept_within: float) -> Callable:
-    """``function`` with the threshold of verdicts, if it gives any."""
-    judges = "kept_within" in signature(function).parameters
-    return partial(function, kept_within=kept_within) if judges else function
-
-
 def describe(stem: Path, description: dict) -> Path:
     """Write title, caption, experiment and runs of a figure beside it, for the report."""
     text = json.dumps(description, ensure_ascii=False, indent=2) + "\n"
     return write(text, stem.with_suffix(".json"))
 
 
-def _plane(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Theory's phase plane around the measured points, which it contains."""
-    sides = []
-    for name in ("sigma_w", "sigma_b"):
-        squares = np.unique(table[name] ** 2)
-        margin = 0.05 * np.ptp(squares) or 0.05
-        ends = max(squares[0] - margin, 0), squares[-1] + margin
-        sides.append(np.union1d(np.linspace(*ends, POINTS), squares))
-    return phase_plane(table["activation"].iat[0], *sides)
-
-
-def _batch_norm_rates(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """At every batch size between the measured ones, fewer of the large."""
-    sizes = table["batch_size"].unique()
-    fine = np.geomspace(sizes.min(), sizes.max(), POINTS).round().astype(int)
-    return batch_norm_rates(table["activation"].unique(), np.union1d(fine, sizes).tolist())
-
-
-def _border_rates(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    return border_rates(_side(table, folder), int(table["kernel_size"].iat[0]))
-
-
-def _positions(table: pd.DataFrame, folder: Path) -> int:
-    return _side(table, folder) ** 2
-
-
-def _side(table: pd.DataFrame, folder: Path) -> int:
-    """The side of the images that a run's settings name."""
-    run = table["run"].iat[0]
+def _image(kept: Experiment, table: pd.DataFrame) -> int | None:
+    """The side of images as the metadata of the first run has it; None where it does not."""
     try:
-        return int(Experiment(folder).metadata(run)["settings"]["network"]["image"])
-    except (LookupError, TypeError):
-        raise InputError(f"run {run} of {folder} does not say how large its images are") from None
-
-
-# What figures need beside tables, from the rows shown and the experiment's folder.
-GIVEN = {
-    "phase_plane": _plane,
-    "batch_norm_rates": _batch_norm_rates,
-    "border_rates": _border_rates,
-    "positions": _positions,
-}
+        return int(kept.metadata(table["run"].iat[0])["settings"]["network"]["image"])
+    except (InputError, LookupError, TypeError, ValueError):
+        return None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
 
 
 def report(results_dir: str, title: str, kept_within: float = KEPT_WITHIN) -> None:
-    """Write the report and say what it lacks. Raises InputError where there is nothing to tell."""
+    """Write the report and say what it lacks. Raises InputError where there is nothing in it."""
     root = Path(results_dir)
     if not title.strip():
         raise InputError("title must hold a word; got none")

@@ -85,10 +85,10 @@ def shape_checks(trial):
     named = {name: refusals(two, name) for name in NETWORKS}
     total = sum(map(len, named.values()))
     missed = total - sum(map(sum, named.values()))
-    told = ", ".join(f"{len(got)} in {name}" for name, got in named.items())
+    shown = ", ".join(f"{len(got)} in {name}" for name, got in named.items())
     result = compare.Comparison("wrong shapes not refused by name", 0, missed, 0.5)
     return result.finding(
-        f"Of {total} arrays that are one too long along one axis ({told}), {missed} were not "
+        f"Of {total} arrays that are one too long along one axis ({shown}), {missed} were not "
         "refused by the layer's name, the array's and the axis's length."
     )
 
@@ -101,7 +101,7 @@ def initialization(trial):
 
     Along layers, in recurrent nets along time. A missing interval counts as a bad row.
     """
-    bad, rows, told = 0, 0, {}
+    bad, rows, shown = 0, 0, {}
     for name in NETWORKS:
         table = trial.measure(**axes(name))
         found = judge(table)
@@ -110,12 +110,12 @@ def initialization(trial):
         bad += int((~table["status"].isin(["ok", "lost"])).sum()) + int(not change.known)
         rows += len(table)
         half = (change.high - change.low) / 2
-        told[name] = f"{change.mean / crossed:+.3f} ± {half / crossed:.3f} in {name}"
+        shown[name] = f"{change.mean / crossed:+.3f} ± {half / crossed:.3f} in {name}"
     result = compare.Comparison("rows not finite, changes unknown", 0, bad, 0.5)
     return result.finding(
-        f"The same command measured {len(told)} architectures, {rows} rows with {bad} bad among "
+        f"The same command measured {len(shown)} architectures, {rows} rows with {bad} bad among "
         f"them; ‖δ‖ changes, in decades per layer or step going backward, by "
-        f"{', '.join(told.values())}."
+        f"{', '.join(shown.values())}."
     )
 
 
@@ -142,11 +142,11 @@ def clipping(trial):
         cut = {path: np.clip(g, -most, most) for path, g in gradients.items()}
         turned[name] = np.degrees(np.arccos(_cosine(gradients, cut))).mean()
     result = compare.identity("change of direction and of the layers' shares of ‖g‖", errors)
-    told = ", ".join(f"{angle:.0f}° in {name}" for name, angle in turned.items())
+    shown = ", ".join(f"{angle:.0f}° in {name}" for name, angle in turned.items())
     return result.finding(
         f"In {len(turned)} architectures clipping by the global norm left direction and per-layer "
         f"ratios unchanged to {result.measured:.0e}; clipping by value turned the gradient by "
-        f"{told}.",
+        f"{shown}.",
         result.verdict if min(turned.values()) > 1 else FAILS,
     )
 

@@ -70,10 +70,10 @@ def transposes_of_attention(trial):
     errors = [np.sqrt(square(ours - theirs) / square(theirs)) for ours, theirs in pairs]
     result = compare.identity("relative difference of dX and dW", errors)
     sizes = {name: square(d).mean() for name, d in back.items()}
-    told = ", ".join(f"{size / sum(sizes.values()):.0%} {name}" for name, size in sizes.items())
+    shown = ", ".join(f"{size / sum(sizes.values()):.0%} {name}" for name, size in sizes.items())
     return result.finding(
         f"dX and the four dW of {heads} heads are products with Aᵀ, Kᵀ, Qᵀ, Vᵀ, Wᵀ and Xᵀ, to "
-        f"{result.measured:.0e}. Of what the three paths send back to X ({told} of the sum of "
+        f"{result.measured:.0e}. Of what the three paths send back to X ({shown} of the sum of "
         "squares) dX is the sum."
     )
 
@@ -132,9 +132,9 @@ def collapse(trial):
         slopes = (logs[0][name] - logs[1][name]) / span
         quantity = f"power of 1 − ρ in ‖dW_{name}‖²"
         parts[name] = compare.mean(quantity, slopes, power, 0.0, 0.01, 2 - power)
-    told = ", ".join(f"{part.measured:.3f} for {name}" for name, part in parts.items())
+    shown = ", ".join(f"{part.measured:.3f} for {name}" for name, part in parts.items())
     return compare.worst(parts.values()).finding(
         f"Between 1 − ρ = {distances[0]:g} and {distances[1]:g} the squared gradient goes as "
-        f"1 − ρ to the power {told}: each tenfold step to rank one costs Q and K two decades of "
+        f"1 − ρ to the power {shown}: each tenfold step to rank one costs Q and K two decades of "
         "‖dW‖², V and O none."
     )

@@ -1,10 +1,9 @@
-"""The batch size: S4, S5 and the laws B1 to B4."""
+"""Weights and biases in a batch: S5 and the laws B2 to B4."""
 
 from itertools import combinations
 from math import comb
 
 import numpy as np
-import pandas as pd
 
 from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import mean_interval
@@ -13,84 +12,8 @@ from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN, claim
 from flowlab.claims.trial import square
 from flowlab.layers import Activation, Linear, SoftmaxCrossEntropy
 
-SIZES, LARGEST = (1, 4, 16, 64), 256
 NET = {"depth": 4, "width": 24, "activation": "relu", "init": "he", "upstream": "loss"}
 D1, D2, CLASSES = 16, 12, 10
-
-
-def _ratios(trial, reduction: str) -> tuple[pd.DataFrame, pd.Series]:
-    """‖g_B‖² of runs at each of ``SIZES`` over the law of the largest batch, and that law's logs.
-
-    Both by (layer, parameter, batch_size, seed).
-    """
-    options = {**NET, "reduction": reduction, "dtype": "float64"}
-    rows = batch_law.law(trial.measure(batch_size=LARGEST, **options))
-    exact = batch_law.log10_norms(rows, SIZES, reduction).droplevel(["run", "op"])
-    measured = {}
-    for size in SIZES:
-        table = trial.measure(batch_size=size, **options)
-        for parameter in batch_law.PARAMETERS:
-            norms = table.set_index(["layer", "seed"])[f"d{parameter}_log10_norm"]
-            for (layer, seed), value in norms.items():
-                measured[layer, parameter, size, seed] = value
-    measured = pd.Series(measured).rename_axis(exact.index.names)
-    return 10.0 ** (2 * (measured - exact)), exact
-
-
-@claim(
-    "B1",
-    "E‖Σg‖² = B²|G|² + B·trΣ over random batches, divided by B² under mean: the log-log slope "
-    "rises from ½ through ¾ at B = trΣ/|G|² to 1.",
-    "McCandlish et al. 2018, appendix A",
-)
-def law_of_batches(trial):
-    """Runs at several batch sizes, whose examples are subsets of the largest run's."""
-    parts = []
-    for reduction in batch_law.REDUCTIONS:
-        ratios, _ = _ratios(trial, reduction)
-        for (layer, parameter, size), values in ratios.groupby(
-            ["layer", "parameter", "batch_size"]
-        ):
-            name = f"‖d{parameter}‖² over the law (layer {layer}, B = {size}, {reduction})"
-            parts.append(compare.mean(name, values, 1.0))
-    worst = compare.worst(parts)
-    return worst.finding(
-        f"The law computed from {LARGEST} examples tells the mean squared norms at B = "
-        f"{', '.join(map(str, SIZES))} in all {len(parts)} cases (layers, W and b, reductions); "
-        f"the furthest is {worst.measured:.3f} of it."
-    )
-
-
-@claim(
-    "S4",
-    "dW sums over the n examples, so larger batches give larger gradients and the learning rate "
-    "must scale with the batch.",
-    "the text",
-    CONDITIONAL,
-)
-def larger_batches(trial):
-    """The slope of log ‖dW‖ from the least to the largest of ``SIZES``, and the law's."""
-    slopes, predicted = {}, {}
-    for reduction in batch_law.REDUCTIONS:
-        ratios, exact = _ratios(trial, reduction)
-        logs = exact + np.log10(ratios) / 2
-        for found, values in ((slopes, logs), (predicted, exact)):
-            ends = values.xs("W", level="parameter").groupby(["seed", "batch_size"]).mean()
-            ends = ends.unstack()
-            found[reduction] = (ends[SIZES[-1]] - ends[SIZES[0]]) / np.log10(SIZES[-1] / SIZES[0])
-    # The mean of log ‖dW‖ at B = 1 lies below the log of its mean square, the more so the more
-    # examples differ: the law is for the latter, and the allowance for the difference.
-    told = {k: mean_interval(v) for k, v in slopes.items()}
-    law = mean_interval(predicted["sum"]).mean
-    result = compare.mean("slope of log‖dW‖ in log B, sum", slopes["sum"], law, allowance=0.1)
-    grows, shrinks = told["sum"].low > 0.5 - 0.1, told["mean"].high < 0
-    verdict = CONDITIONAL if result.verdict == HOLDS and grows and shrinks else OPEN
-    return result.finding(
-        f"Under sum ‖dW‖ grows as B^{told['sum'].mean:.2f} up to B = {SIZES[-1]}; under mean, the "
-        f"usual choice, it shrinks as B^{told['mean'].mean:.2f} towards |G|. What that asks of the "
-        f"learning rate is not measured here.",
-        verdict if result.verdict != FAILS else FAILS,
-    )
 
 
 @claim(

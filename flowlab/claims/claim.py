@@ -48,13 +48,18 @@ class Claim:
 CLAIMS: dict[str, Claim] = {}
 
 
+def register(claim: Claim) -> None:
+    """Add a claim to the register; its id must be new."""
+    if claim.id in CLAIMS:
+        raise ValueError(f"claim {claim.id} is registered twice")
+    CLAIMS[claim.id] = claim
+
+
 def claim(id: str, statement: str, source: str, *expected: str) -> Callable[[Check], Check]:
     """Register the decorated check under ``id``; it is expected to find that the claim holds."""
 
-    def register(check: Check) -> Check:
-        if id in CLAIMS:
-            raise ValueError(f"claim {id} is registered twice")
-        CLAIMS[id] = Claim(id, statement, source, check, expected or (HOLDS,))
+    def decorate(check: Check) -> Check:
+        register(Claim(id, statement, source, check, expected or (HOLDS,)))
         return check
 
-    return register
+    return decorate

@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether the two agree; inconclusive without a tolerance that could tell."""
+        """Whether the two agree; inconclusive without a tolerance that could decide."""
         if isnan(self.measured) or not isfinite(self.tolerance):
             return OPEN
         if abs(self.measured - self.predicted) > self.tolerance:

@@ -1,16 +1,12 @@
-"""Convolution: the flipped kernel S9, what padding does to depth, and its exact isometry A11."""
-
-from math import log
+"""Convolution: the flipped kernel S9, what padding loses, and its exact isometry A11."""
 
 import numpy as np
 
 from flowlab.claims import compare
 from flowlab.claims.claim import FAILS, HOLDS, claim
-from flowlab.claims.trial import log_growth, square
+from flowlab.claims.trial import square
 from flowlab.layer import Workspace
 from flowlab.layers import Conv2d
-from flowlab.theory import convolution as theory
-from flowlab.theory.finite_channels import circular_steps
 
 CHANNELS = 4
 HEIGHT, WIDTH = 7, 6
@@ -78,13 +74,13 @@ def flipped_kernels(trial):
         if mode == "circular":
             repadded.append(off(kernels, "zeros"))
     result = compare.identity("relative difference of dX", right)
-    told, wrong = np.median(unflipped), np.median(repadded)
+    plain, wrong = np.median(unflipped), np.median(repadded)
     return result.finding(
         f"In {len(VARIANTS)} convolutions dX is dY, spread by the stride and padded by d(k − 1) − "
         f"p, convolved with the flipped kernels, to {result.measured:.0e}; with kernels left as "
-        f"they are it would be off by {told:.1f} of its norm. What is padded circularly must be so "
-        f"on the way back: with zeros dX would be off by {wrong:.1f}.",
-        result.verdict if min(told, wrong) > 0.1 else FAILS,
+        f"they are it would be off by {plain:.1f} of its norm. What is padded circularly must be "
+        f"so on the way back: with zeros dX would be off by {wrong:.1f}.",
+        result.verdict if min(plain, wrong) > 0.1 else FAILS,
     )
 
 
@@ -114,38 +110,6 @@ def lost_at_the_border(trial):
         f"Through {depth} layers of 3 × 3 kernels on {side} × {side} positions zero padding kept "
         f"{kept['zeros']:.2f} of ‖δ‖² (law: {share.mean():.2f}), circular padding "
         f"{kept['circular']:.2f}."
-    )
-
-
-@claim(
-    "S9-depth",
-    "Deep in a zero-padded net each layer keeps the top eigenvalue of its averaging, for 3 × 3 "
-    "kernels on n × n positions (1 + 2 cos(π/(n+1)))²/9 of χ; circular padding keeps χ.",
-    "second moments of independent weights; Xiao et al. 2018 for circular padding",
-)
-def loss_in_depth(trial):
-    """He ReLU nets, χ = 1, where the border's profile has settled: all but six layers at each
-    end. Finite channels shift the log by half its variance, known for circular padding and of the
-    same size for zeros; theory's error is all of that shift.
-    """
-    depth, side, channels, ends = 22, 6, 32, 6
-    steps, parts = depth - 2 * ends, {}
-    _, variance = circular_steps("relu", depth, shape=(side, side), kernel=3, channels=channels)
-    drift = float(np.sum(variance[ends : depth - ends])) / 2
-    for mode in ("zeros", "circular"):
-        network = {"name": "cnn", "padding": mode, "image": side}
-        table = trial.measure(depth=depth, width=channels, activation="relu", network=network)
-        logs = log_growth(table[table["layer"] <= depth - ends], first=ends)
-        kept = theory.border_rate((side, side), 3) if mode == "zeros" else 1.0
-        rival = 1.0 if mode == "zeros" else np.nan
-        law = steps * log(kept) - drift
-        quantity = f"‖δ‖² per layer, {mode}"
-        parts[mode] = compare.rate(quantity, logs, steps, law, 2 * drift, drift, rival)
-    zeros, circular = parts["zeros"].measured, parts["circular"].measured
-    return compare.worst(parts.values()).finding(
-        f"On {side} × {side} positions each layer keeps {zeros:.3f} of ‖δ‖² with zero padding "
-        f"(top eigenvalue {theory.border_rate((side, side), 3):.3f}) and {circular:.3f} with "
-        f"circular: over 100 layers zeros at the border cost {-100 * np.log10(zeros):.0f} decades."
     )
 
 

@@ -54,11 +54,11 @@ def literal_reading(trial):
         verdict = FAILS
     else:
         verdict = HOLDS if all(part.verdict == HOLDS for part in stable) else OPEN
-    told = " and ".join(f"{rate:.2f} at width {width}" for width, rate in rates.items())
+    shown = " and ".join(f"{rate:.2f} at width {width}" for width, rate in rates.items())
     halves = " and ".join(f"{sqrt(width) / 2:g}" for width in widths)
     return stable[-1].finding(
         "It is the standard deviation that goes as 1/√d, the variance as 1/d: read literally, "
-        f"‖δ‖² is multiplied by {told} in every ReLU layer (√d/2 = {halves}, less the drift of "
+        f"‖δ‖² is multiplied by {shown} in every ReLU layer (√d/2 = {halves}, less the drift of "
         "finite width), so gradients explode.",
         verdict,
     )
@@ -93,7 +93,7 @@ for _scheme, (_formula, _, _, _source) in VARIANCES.items():
 )
 def unequal_widths(trial):
     """One He layer of a wide and a narrow input; both factors over their laws, so 1."""
-    parts, told = [], []
+    parts, shown = [], []
     for n_in, n_out in ((24, 72), (72, 24)):
         layer = Chain([Linear(n_out), Activation("relu")])
         chain, x, parameters, dy = trial.draw([layer], (1, n_in), times=8)
@@ -101,11 +101,11 @@ def unequal_widths(trial):
         factors = square(got.y) / square(x), square(got.dx) / square(dy)
         for factor, law in zip(factors, (n_out / n_in, 1.0), strict=True):
             parts.append(compare.mean("factor over its law", factor / law, 1.0))
-        told.append(
+        shown.append(
             f"{n_in} to {n_out} units: ‖h‖² × {factors[0].mean():.3f} (law {n_out / n_in:.3f}), "
             f"‖δ‖² × {factors[1].mean():.3f} (law 1)"
         )
-    return compare.worst(parts).finding(f"Under He, {'; '.join(told)}.")
+    return compare.worst(parts).finding(f"Under He, {'; '.join(shown)}.")
 
 
 @claim(

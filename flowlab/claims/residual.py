@@ -1,91 +1,17 @@
-"""Residual nets: S8 and the laws R1 to R5."""
+"""Residual nets: the laws R2 to R5."""
 
-from functools import partial
 from math import log, nan, sqrt
 
 import numpy as np
 
 from flowlab import theory
 from flowlab.claims import compare
-from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN, claim
+from flowlab.claims.claim import claim
 from flowlab.claims.trial import inner, log_growth, square
 from flowlab.layer import Chain
 from flowlab.layers import Activation, Linear, Residual, Scale
 
-WIDTH, BLOCKS = 64, 32
-# Settings of each scaling, with its branch factor a and sum factor s at L blocks.
-SCALINGS = {
-    "identity": (dict(skip="identity"), 1.0, 1.0),
-    "mix": (dict(skip="mix"), 1.0, sqrt(0.5)),
-    "inverse_sqrt_depth": (dict(skip="scaled"), BLOCKS**-0.5, 1.0),
-    "inverse_depth": (
-        dict(skip="scaled", network=dict(branch_scale="inverse_depth")),
-        1 / BLOCKS,
-        1.0,
-    ),
-}
-
-
-def _rate(trial, scaling, blocks=BLOCKS):
-    """The rate of ‖δ‖² per block of He ReLU branches against s²(1 + a²).
-
-    One block has relative variance v = (4a² + 5a⁴)/((1 + a²)²N), drift −v/2, with the branch's
-    κ = 5; theory's own error is 0.3 v.
-    """
-    options, a, s = SCALINGS[scaling]
-    table = trial.measure(depth=blocks + 1, width=WIDTH, activation="relu", init="he", **options)
-    variance = blocks * (4 * a**2 + 5 * a**4) / ((1 + a**2) ** 2 * WIDTH)
-    law = blocks * log(s**2 * (1 + a**2)) - variance / 2
-    return compare.rate("‖δ‖² per block", log_growth(table), blocks, law, variance, 0.3 * variance)
-
-
-@claim(
-    "S8",
-    "Skip connections bypass the transpose chain and preserve gradient magnitude.",
-    "the text",
-    CONDITIONAL,
-)
-def skips_preserve(trial):
-    """Held with a condition if x + f(x) grows as 2^L and scaled sums do not."""
-    parts = {scaling: _rate(trial, scaling) for scaling in SCALINGS}
-    plain, *scaled = parts.values()
-    preserved = [abs(log(part.measured)) * BLOCKS < log(10) for part in scaled]
-    if all(part.verdict == HOLDS for part in parts.values()) and all(preserved):
-        verdict = CONDITIONAL
-    elif abs(log(plain.measured)) * BLOCKS < log(10):
-        verdict = HOLDS
-    else:
-        verdict = OPEN if any(preserved) else FAILS
-    mix, root, inverse = (part.measured**BLOCKS for part in scaled)
-    return plain.finding(
-        f"x + f(x) with He weights multiplies ‖δ‖² by {plain.measured:.2f} per block "
-        f"({plain.measured**BLOCKS:.0e} over {BLOCKS}); what preserves it is scaling: over "
-        f"{BLOCKS} blocks {mix:.2f} with (x + f)/√2, {root:.2f} with f/√L and {inverse:.2f} with "
-        "f/L.",
-        verdict,
-    )
-
-
-def _residual_rate(trial, scaling, total):
-    result = _rate(trial, scaling)
-    return result.finding(
-        f"{BLOCKS} blocks multiply ‖δ‖² by {result.measured:.4f} each, {result.predicted:.4f} in "
-        f"theory at width {WIDTH}: {result.measured**BLOCKS:.3g} in all, where infinite width "
-        f"gives {total}."
-    )
-
-
-for _scaling, _formula, _total in (
-    ("identity", "x + f(x)", f"2^{BLOCKS} = {2.0**BLOCKS:.1e}"),
-    ("mix", "(x + f(x))/√2", "1"),
-    ("inverse_sqrt_depth", "x + f(x)/√L", f"(1 + 1/L)^L = {(1 + 1 / BLOCKS) ** BLOCKS:.3f}"),
-    ("inverse_depth", "x + f(x)/L", f"(1 + 1/L²)^L = {(1 + BLOCKS**-2) ** BLOCKS:.3f}"),
-):
-    claim(
-        f"R1-{_scaling}",
-        f"With χ_f = 1, L blocks {_formula} multiply ‖δ‖² by {_total.split(' =')[0]}.",
-        "Hanin & Rolnick 2018; second moments of one block",
-    )(partial(_residual_rate, scaling=_scaling, total=_total))
+WIDTH = 64
 
 
 @claim(
@@ -185,13 +111,13 @@ def fixup(trial):
         for scaled in (False, True)
         for blocks in depths
     }
-    told = {
+    shown = {
         scaled: " and ".join(f"{parts[blocks, scaled].measured:.2f}" for blocks in depths)
         for scaled in (True, False)
     }
     return parts[depths[-1], True].finding(
-        f"In units of η‖∂L/∂y‖‖φ(x)‖² one step moves the output by {told[True]} at {depths[0]} and "
-        f"{depths[1]} Fixup blocks, and by {told[False]} without the factor L^−½.",
+        f"In units of η‖∂L/∂y‖‖φ(x)‖² one step moves the output by {shown[True]} at {depths[0]} "
+        f"and {depths[1]} Fixup blocks, and by {shown[False]} without the factor L^−½.",
         compare.worst(parts.values()).verdict,
     )
 

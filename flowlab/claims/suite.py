@@ -17,11 +17,14 @@ COLUMNS = (
     *("id", "statement", "source", "quantity", "predicted", "measured", "low", "high"),
     *("tolerance", "verdict", "expected", "as_expected", "sentence"),
 )
-Told = Callable[[dict, int, int], None]
+Report = Callable[[dict, int, int], None]
 
 
 def load() -> dict[str, Claim]:
-    """Every claim by id: S first, then the laws of theory; families in numerical order."""
+    """Every claim by id: S first, then the laws of theory; families in numerical order.
+
+    Those of this folder, and the findings of studies where ``flowlab.studies`` has been loaded.
+    """
     for module in iter_modules([str(Path(__file__).parent)]):
         import_module(f"flowlab.claims.{module.name}")
     return dict(sorted(CLAIMS.items(), key=lambda item: _order(item[0])))
@@ -45,12 +48,13 @@ def select(only: str | None) -> dict[str, Claim]:
 
 
 def run(
-    seed: int = 0, seeds: int = 64, only: str | None = None, told: Told | None = None
+    seed: int = 0, seeds: int = 64, only: str | None = None, report: Report | None = None
 ) -> pd.DataFrame:
     """Measure the claims that ``only`` names (all by default): one row each, with ``COLUMNS``.
 
-    Networks have the seeds ``seed``, ``seed + 1``, ...; ``told(row, index, total)`` is called after
-    each claim. Raises InputError for an unknown claim, a negative seed, or fewer than two seeds.
+    Networks have the seeds ``seed``, ``seed + 1``, ...; ``report(row, index, total)`` is called
+    after each claim. Raises InputError for an unknown claim, a negative seed, or fewer than two
+    seeds.
     """
     if seed < 0:
         raise InputError(f"seed must be at least 0; got {seed}")
@@ -65,8 +69,8 @@ def run(
         row["expected"] = " or ".join(claim.expected)
         row["as_expected"] = finding.verdict in claim.expected
         rows.append({name: row[name] for name in COLUMNS})
-        if told is not None:
-            told(rows[-1], index, len(chosen))
+        if report is not None:
+            report(rows[-1], index, len(chosen))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -117,9 +117,9 @@ def second_moments(trial):
         "db": square(got.gradients["b"]) / (d2 * n),
     }
     parts = {k: compare.mean(f"E‖{k}‖² over its law", v, 1.0) for k, v in ratios.items()}
-    told = ", ".join(f"{part.measured:.3f} for {k}" for k, part in parts.items())
+    shown = ", ".join(f"{part.measured:.3f} for {k}" for k, part in parts.items())
     return compare.worst(parts.values()).finding(
-        f"Over {len(x)} draws the mean squared norms, divided by their laws, are {told}."
+        f"Over {len(x)} draws the mean squared norms, divided by their laws, are {shown}."
     )
 
 

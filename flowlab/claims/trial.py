@@ -4,7 +4,7 @@ Checks obtain every number under test from here (or from the layers themselves),
 planted here must turn their verdicts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +35,17 @@ class Trial:
         """Random numbers for inputs and cotangents."""
         return np.random.default_rng(self.seed)
 
-    def measure(self, times: int = 1, **axes) -> pd.DataFrame:
+    def measure(self, times: float = 1, **axes) -> pd.DataFrame:
         """The table of ``times * seeds`` networks, by default with one Gaussian example each and
         an independent Gaussian cotangent, for which the theory is sharpest."""
         axes = {"data": "gaussian", "batch_size": 1, "upstream": "gaussian", **axes}
-        return measure(make(seed=self.seed, seeds=times * self.seeds, **axes))
+        seeds = max(2, int(times * self.seeds))
+        return measure(make(seed=self.seed, seeds=seeds, **axes))
+
+    def sweep(self, runs: Iterable[dict], times: float = 1) -> pd.DataFrame:
+        """The tables of several settings as one."""
+        tables = [self.measure(times, **axes) for axes in runs]
+        return pd.concat(tables, ignore_index=True)
 
     def parameters(self, layer: Layer, shape: Shape, init: str = "he", times: int = 1, **options):
         """``layer``'s parameters in float64, nested, with a leading axis of ``times * seeds``."""

@@ -78,10 +78,10 @@ def heat_map_caption(
         if (rows["trend"] == "kept").all() and rows["excluded"].sum() == 0
     ]
     text += f" Kept at every {across}: {', '.join(always) or 'none'}."
-    told = known.dropna(subset="difference")
-    if len(told):
-        miss = told["difference"].abs()
-        worst = told.loc[miss.idxmax()]
+    compared = known.dropna(subset="difference")
+    if len(compared):
+        miss = compared["difference"].abs()
+        worst = compared.loc[miss.idxmax()]
         text += (
             f" Theory is off by {miss.median():.2g} decades in the median pair and by at most "
             f"{miss.max():.2g} ({worst['label']}, {across} {worst[across]})."

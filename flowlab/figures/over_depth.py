@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from flowlab.figures import style
-from flowlab.figures.by_layer import THEORY, legend
+from flowlab.figures.panels import THEORY, legend
 from flowlab.figures.ratios import SYMBOL, WORDS, ratios
 
 HEIGHT = 2.5  # inches, a row of panels
@@ -104,10 +104,10 @@ def _line(ax: Axes, rows: pd.DataFrame, place: int, name: str) -> None:
     margins = np.nan_to_num([mean - rows["low"], rows["high"] - mean])
     look = {"color": color, "marker": style.MARKERS[place], "capsize": 2, "elinewidth": 1}
     ax.errorbar(rows["depth"], mean, margins, label=f"mean: {name}", **look)
-    told = rows["predicted"].astype(float)
-    if told.notna().any():
+    predicted = rows["predicted"].astype(float)
+    if predicted.notna().any():
         line = {"color": style.shade(color), **THEORY, "zorder": 3, "label": f"theory: {name}"}
-        ax.plot(rows["depth"], told, **line)
+        ax.plot(rows["depth"], predicted, **line)
 
 
 def _frame(ax: Axes, near: float | None) -> None:

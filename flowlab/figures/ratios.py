@@ -44,8 +44,8 @@ def ratios(
             f"table must hold one run for each {' and '.join(axes)}; got {len(twice)} like {cell}"
         )
     rows["seeds"] = groups["seed"].nunique()
-    told = None if prediction is None else whole_layers(prediction)
-    verdicts = judge_all(table, told, kept_within)
+    curves = None if prediction is None else whole_layers(prediction)
+    verdicts = judge_all(table, curves, kept_within)
     judged = pd.DataFrame.from_dict({run: _row(v) for run, v in verdicts.items()}, "index")
     return rows.join(judged).reset_index()
 

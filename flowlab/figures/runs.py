@@ -12,7 +12,7 @@ MOST = 8  # more curves than this look alike
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedRun:
     """A run, named by what sets it apart; the label adds the number of seeds where that differs."""
 
     id: object
@@ -34,7 +34,14 @@ def single_steps(frame: pd.DataFrame) -> pd.DataFrame:
     return steps[steps["layer"] == steps.groupby("run", observed=True)["layer"].transform("max")]
 
 
-def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Named], str]:
+def first_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of as many runs as one figure holds, in order of their settings."""
+    axes = [axis for axis in ("init", "activation", "skip", "width", "depth") if axis in table]
+    runs = table.drop_duplicates("run").sort_values([*axes, "run"])["run"].head(MOST)
+    return table[table["run"].isin(runs)]
+
+
+def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[NamedRun], str]:
     """The runs of ``table`` (tidy: run, seed, axes, ...) and what they share.
 
     Axes are all columns but those of the schema that say where a row stands and what was measured:
@@ -82,7 +89,7 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
             label if label and labels.count(label) == 1 else f"{label} run={str(run)[:8]}".strip()
         )
         text = f"{name} ({counts[run]})" if counts[run] else name
-        runs.append(Named(run, name, text, int(seeds[run])))
+        runs.append(NamedRun(run, name, text, int(seeds[run])))
     return runs, shared
 
 

@@ -17,7 +17,7 @@ WIDTH = 7.0  # inches
 TEXT = 8.5  # points
 DPI = 200
 
-# Okabe & Ito (2008), told apart under every common colour blindness; their yellow vanishes on
+# Okabe & Ito (2008), distinct under every common colour blindness; their yellow vanishes on
 # white paper, so grey stands in for it.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A8A8A", "#000000")
 MARKERS = ("o", "s", "^", "D", "P", "<", "*", "p")

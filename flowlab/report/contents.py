@@ -1,4 +1,4 @@
-"""What a results folder holds, told as a document: verdicts first, then figures and tables."""
+"""What a results folder holds, as a document: verdicts first, then studies and tables."""
 
 import json
 import os
@@ -17,12 +17,11 @@ from flowlab.report.document import Block, Code, Document, Items, Picture, Secti
 from flowlab.schema import DELTA
 from flowlab.settings import flat
 from flowlab.storage import tables
-from flowlab.storage.experiment import Experiment as Store
-from flowlab.storage.experiment import find
+from flowlab.storage.experiment import Experiment, find
 from flowlab.storage.files import listed, reading
 
 MOST = 40  # rows of a table, lines of a list
-FEW = 8  # runs whose verdicts are all told in full
+FEW = 8  # runs whose verdicts all stand in full
 
 QUESTION = (
     "How do gradients travel backward through deep networks at initialization? For each "
@@ -51,16 +50,20 @@ RATIOS = {
     "the law's is what it costs, above 1.",
 }
 
-# Verdicts on claims in the order in which they are told.
+# Verdicts on claims in the order in which they stand.
 CLAIMS = ("does not hold", "holds with a condition", "inconclusive", "holds")
 CLAIM_COLUMNS = (
     *("id", "statement", "source", "predicted", "measured", "low", "high"),
     *("verdict", "expected", "as_expected", "sentence"),
 )
+FINDING_COLUMNS = (
+    *("Claim", "Verdict", "Statement", "Quantity", "Predicted", "Measured [95 %]", "Tolerance"),
+    *("Finding", "Source"),
+)
 
 
 @dataclass(frozen=True)
-class Run:
+class JudgedRun:
     """One run: its name, settings (dotted keys) and verdict."""
 
     name: str
@@ -69,12 +72,13 @@ class Run:
 
 
 @dataclass
-class Experiment:
+class Chapter:
     """What one experiment's folder holds; a command with the number of tables it wrote."""
 
     name: str
-    runs: list[Run] = field(default_factory=list)
+    runs: list[JudgedRun] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    findings: list[Block] = field(default_factory=list)
     commands: Counter = field(default_factory=Counter)
     ledgers: int = 0
 
@@ -119,35 +123,35 @@ class _Reader:
         return {**stored, "command": str(stored.get("command", ""))}
 
     def run(
-        self, kept: Store, name: str, told: dict, predicted: set[str] | None
-    ) -> tuple[Run, str]:
+        self, kept: Experiment, name: str, metadata: dict, predicted: set[str] | None
+    ) -> tuple[JudgedRun, str]:
         """One run and its command; raises InputError for a table that cannot be judged."""
         path = kept.folder / "runs" / f"{name}.parquet"
-        stored, table = self.checked(path, told), kept.read(name)
+        stored, table = self.checked(path, metadata), kept.read(name)
         try:
             prediction = self.prediction(kept, name, predicted)
             verdict = judge(table, prediction, self.kept_within)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} cannot be judged: {error}") from None
-        return Run(name, flat(stored.get("settings", {})), verdict), stored["command"]
+        return JudgedRun(name, flat(stored.get("settings", {})), verdict), stored["command"]
 
-    def prediction(self, kept: Store, name: str, predicted: set[str] | None) -> pd.DataFrame:
+    def prediction(self, kept: Experiment, name: str, predicted: set[str] | None) -> pd.DataFrame:
         """The prediction beside a run; an empty one, and a note, where there is none.
 
         ``predicted`` names the readable ones; None: the folder cannot be read, which was noted.
         """
-        told = kept.folder / "theory" / f"{name}.parquet"
+        place = kept.folder / "theory" / f"{name}.parquet"
         try:
             if predicted is None:
                 pass
-            elif name in predicted or os.path.lexists(told):
+            elif name in predicted or os.path.lexists(place):
                 curve = kept.prediction(name)
                 needed = ("layer", DELTA, f"{DELTA}_sd", f"{DELTA}_infinite")
                 if all(column in curve for column in needed):
                     return curve
-                self.lack(f"{told} is not a prediction of this laboratory")
+                self.lack(f"{place} is not a prediction of this laboratory")
             else:
-                self.lack(f"{told} is missing: no theory for this run")
+                self.lack(f"{place} is missing: no theory for this run")
         except InputError as error:
             self.lack(error)
         return pd.DataFrame({"layer": [], DELTA: []})
@@ -180,13 +184,13 @@ def gather(
     verdicts += _architectures(runs)
     verdicts += [_verdicts(e) for e in experiments if e.runs]
     strict = [Text(STRICT)] if any(r.settings.get("upstream") == "loss" for r in runs) else []
-    figures = [Section(f"Figures: {e.name}", tuple(e.pictures)) for e in experiments if e.pictures]
+    answers = [_answers(e) for e in experiments if e.pictures or e.findings]
     commands = {f"Commands: {e.name}": e.commands for e in experiments}
     commands |= {"Commands: claims": claims_command, "Commands: benchmark": benchmark_commands}
     sections = [
         Section("What was asked", _asked(experiments, reader.missing)),
         Section("Verdicts", tuple(strict), tuple(verdicts)),
-        Section("Figures", (), tuple(figures)),
+        Section("Studies", (), tuple(answers)),
         Section("Tables", (), tuple(_table(e) for e in experiments if e.runs)),
         Section("Benchmark", tuple(benchmark)),
         Section("Commands", (), tuple(_commands(*item) for item in commands.items() if item[1])),
@@ -216,9 +220,9 @@ def _holds_something(folder: Path) -> bool:
         return True
 
 
-def _experiment(reader: _Reader, folder: Path) -> Experiment:
-    found = Experiment(folder.name)
-    kept, names = Store(folder), {}
+def _experiment(reader: _Reader, folder: Path) -> Chapter:
+    found = Chapter(folder.name)
+    kept, names = Experiment(folder), {}
     if reader.watch:
         reader.watch.at(f"reading {folder.name}")
     for part in ("runs", "theory"):
@@ -226,17 +230,15 @@ def _experiment(reader: _Reader, folder: Path) -> Experiment:
             names[part] = kept.told(part)
         except InputError as error:
             reader.lack(error)
-        for problem in (
-            kept.problems if part == "runs" else ()
-        ):  # a run's prediction is told with it
+        for problem in kept.problems if part == "runs" else ():  # a prediction's go with its run's
             reader.lack(problem)
     predicted = set(names["theory"]) if "theory" in names else None
     own = names.get("runs", {})
-    for number, (name, told) in enumerate(own.items()):
+    for number, (name, metadata) in enumerate(own.items()):
         if reader.watch:
             reader.watch(number, len(own))
         try:
-            run, command = reader.run(kept, name, told, predicted)
+            run, command = reader.run(kept, name, metadata, predicted)
         except InputError as error:
             reader.lack(error)
             continue
@@ -259,7 +261,38 @@ def _experiment(reader: _Reader, folder: Path) -> Experiment:
             reader.lack(error)
     if drawn == []:
         reader.lack(f"{folder.name} has no figures yet: make plots")
+    if found.runs:
+        found.findings += _findings(reader, kept, found.runs)
     return found
+
+
+def _findings(reader: _Reader, kept: Experiment, runs: list[JudgedRun]) -> list[Block]:
+    """What the experiment's studies find in the tables of these runs; nothing without findings."""
+    from flowlab import studies  # with matplotlib
+
+    asked = [study for study in studies.of(kept.folder.name) if study.findings]
+    if not asked:
+        return []
+    if reader.watch:
+        reader.watch.at(f"findings of {kept.folder.name}")
+    try:
+        table, prediction = kept.load(), kept.load(part="theory")
+    except InputError as error:
+        reader.lack(error)
+        return []
+    image = runs[0].settings.get("network.image")
+    whole = studies.Reading(
+        table, prediction if len(prediction) else None, reader.kept_within, image
+    )
+    names = [run.name for run in runs]
+    reading = whole.narrowed(lambda table: table[table["run"].isin(names)])
+    rows, lacking = [], []
+    for study in asked:
+        found, absent = study.read(reading)
+        rows += [_finding_row(claim, finding) for claim, finding in found]
+        lacking += absent
+    blocks: list[Block] = [Table("Findings", FINDING_COLUMNS, tuple(rows))] if rows else []
+    return blocks + ([_items(lacking)] if lacking else [])
 
 
 def _picture(reader: _Reader, stem: Path, kept: set[str] | None) -> Picture:
@@ -282,8 +315,8 @@ def _picture(reader: _Reader, stem: Path, kept: set[str] | None) -> Picture:
         return Picture(place, content, "Waterfall of gains, operation by operation", caption)
     try:
         with reading(described):
-            told = json.loads(described.read_text(encoding="utf-8"))
-        title, caption, runs = str(told["title"]), str(told["caption"]), list(told["runs"])
+            read = json.loads(described.read_text(encoding="utf-8"))
+        title, caption, runs = str(read["title"]), str(read["caption"]), list(read["runs"])
         gone = 0 if kept is None else sum(Path(str(run)).stem not in kept for run in runs)
     except (LookupError, TypeError, ValueError):
         reader.lack(f"{described} is missing or damaged: make plots")
@@ -328,12 +361,24 @@ def _claims(reader: _Reader, path: Path) -> tuple[list[Block], Counter]:
     return blocks, Counter([command])
 
 
+def _finding_row(claim, finding) -> tuple[str, ...]:
+    """The cells of FINDING_COLUMNS of a ``TableClaim`` and its ``Finding``."""
+    measured = _measured(finding.measured, finding.low, finding.high)
+    numbers = (_number(finding.predicted), measured, _number(finding.tolerance))
+    cells = (claim.id, finding.verdict, claim.statement, finding.quantity, *numbers)
+    return (*cells, finding.sentence, claim.source)
+
+
+def _measured(value: float, low: float, high: float) -> str:
+    """A measured value with its interval, where it has one."""
+    interval = "" if pd.isna(low) else f" [{_number(low)}, {_number(high)}]"
+    return _number(value) + interval
+
+
 def _claims_table(caption: str, table: pd.DataFrame, expected: bool = False) -> Table:
     rows = []
     for row in table.to_dict("records"):
-        measured = _number(row["measured"])
-        if pd.notna(row["low"]):
-            measured += f" [{_number(row['low'])}, {_number(row['high'])}]"
+        measured = _measured(row["measured"], row["low"], row["high"])
         verdict = f"{row['verdict']} (expected: {row['expected']})" if expected else row["verdict"]
         cells = (row["id"], verdict, row["statement"], _number(row["predicted"]), measured)
         rows.append(tuple(map(str, (*cells, row["sentence"], row["source"]))))
@@ -374,10 +419,10 @@ def _files(reader: _Reader, folder: Path, *suffixes: str) -> list[Path] | None:
     return [folder / n for n in names if n.endswith(suffixes) and not n.startswith(".")]
 
 
-# Telling
+# Writing
 
 
-def _asked(experiments: list[Experiment], missing: list[str]) -> tuple[Block, ...]:
+def _asked(experiments: list[Chapter], missing: list[str]) -> tuple[Block, ...]:
     blocks: list[Block] = [Text(QUESTION)]
     if any(run.verdict.along == "step" for e in experiments for run in e.runs):
         blocks.append(Text(TIME))
@@ -391,12 +436,22 @@ def _asked(experiments: list[Experiment], missing: list[str]) -> tuple[Block, ..
         columns = ("Experiment", "Runs", "Ledgers", "Figures", "Command")
         blocks.append(Table("Experiments in this folder", columns, tuple(rows)))
     if missing:
-        told = "part is" if len(missing) == 1 else "parts are"
-        blocks.append(Text(f"{len(missing)} {told} missing or unreadable: the last section says."))
+        parts = "part is" if len(missing) == 1 else "parts are"
+        blocks.append(Text(f"{len(missing)} {parts} missing or unreadable: the last section says."))
     return tuple(blocks)
 
 
-def _architectures(runs: list[Run]) -> list[Section]:
+def _answers(experiment: Chapter) -> Section:
+    """The questions of an experiment's studies, its figures, and what its table says of claims."""
+    from flowlab import studies
+
+    asked = [study for study in studies.of(experiment.name) if study is not studies.ANY]
+    words = [Text(f"{study.question} ({study.source})") for study in asked]
+    title = f"Study: {experiment.name}" if asked else f"Figures: {experiment.name}"
+    return Section(title, (*words, *experiment.pictures, *experiment.findings))
+
+
+def _architectures(runs: list[JudgedRun]) -> list[Section]:
     """Counts of verdicts by network, where there are several networks."""
     networks: dict[str, list[Verdict]] = {}
     for run in runs:
@@ -414,7 +469,7 @@ def _architectures(runs: list[Run]) -> list[Section]:
     return [Section("Architectures", (Table("Verdicts by network", columns, tuple(rows)),))]
 
 
-def _verdicts(experiment: Experiment) -> Section:
+def _verdicts(experiment: Chapter) -> Section:
     """Counts, and in full: every run that differs from theory, others where they are few."""
     runs = experiment.runs
     trends = tally((run.verdict.trend for run in runs), TRENDS)
@@ -433,7 +488,7 @@ def _verdicts(experiment: Experiment) -> Section:
     return Section(f"Runs: {experiment.name}", tuple(blocks))
 
 
-def _table(experiment: Experiment) -> Section:
+def _table(experiment: Chapter) -> Section:
     """One row per run with what sets it apart."""
     runs = experiment.runs
     axes = _differing(runs)
@@ -481,13 +536,13 @@ def _rest(count: int, what: str, place: str) -> list[Block]:
 # Settings and numbers
 
 
-def _differing(runs: list[Run]) -> list[str]:
+def _differing(runs: list[JudgedRun]) -> list[str]:
     """The settings in which runs differ, in order of first appearance."""
     axes: Iterable[str] = dict.fromkeys(axis for run in runs for axis in run.settings)
     return [a for a in axes if len({_value(run.settings.get(a)) for run in runs}) > 1]
 
 
-def _settings(run: Run, axes: list[str]) -> str:
+def _settings(run: JudgedRun, axes: list[str]) -> str:
     known = ((axis, run.settings.get(axis)) for axis in axes)
     return ", ".join(f"{axis}={_value(value)}" for axis, value in known if value is not None)
 

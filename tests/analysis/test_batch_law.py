@@ -13,7 +13,7 @@ import flowlab
 from flowlab import schema
 from flowlab.analysis import batch_law
 from flowlab.errors import InputError
-from flowlab.figures import batch_size as drawn
+from flowlab.figures.weights_and_biases import demonstrations, weights_and_biases
 from flowlab.initializers import Initializer
 from flowlab.instruments import biases, subsets
 from flowlab.layers import Linear
@@ -420,20 +420,10 @@ def test_runs_over_the_law_and_their_figures():
     assert (found["low"] <= found["noise_scale"]).all()
     assert (found["noise_scale"] <= found["high"]).all()
 
-    figure = drawn.norm_by_batch(table)
-    curves = [line.get_ydata() for line in figure.axes[0].lines]
-    exact = rows[(rows["layer"] == 1) & (rows["parameter"] == "W")]["exact"].to_numpy()
-    assert any(len(y) == 3 and np.allclose(y, exact) for y in curves)
-    assert "measured points" in drawn.norm_by_batch_caption(table)
-    assert len(drawn.noise_by_layer(runs[-1]).axes) == 1
-    assert "layers (of all runs)" in drawn.noise_by_layer_caption(runs[-1])
-    both = pd.concat([table, flowlab.measure(settings(seeds=40, data="gaussian"))])
-    assert set(drawn.one_family(both)["run"]) == set(table["run"])
-    assert set(drawn.largest_batch(both)["run"]) == set(runs[-1]["run"])
     constant = biases.constant_upstream(4, batch_sizes=(1, 8))
     softmax = biases.uniform_softmax(4, batch_sizes=(2, 8, 32))
-    assert len(drawn.demonstrations(constant, softmax).axes) == 2
-    shown = drawn.weights_and_biases(law).axes[1].containers
+    assert len(demonstrations(constant, softmax).axes) == 2
+    shown = weights_and_biases(law).axes[1].containers
     slopes = law.groupby(["parameter", "layer"])["slope"].mean()
     assert shown[0].lines[0].get_ydata() == pytest.approx(slopes["W"].to_numpy())
     with pytest.raises(InputError, match="one run for each batch size; got 2 of 4"):

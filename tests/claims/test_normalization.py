@@ -1,13 +1,11 @@
 """A6, A7 and S12 on normalization, with errors that turn the verdicts."""
 
-import numpy as np
 import pytest
 
 from flowlab.claims.claim import HOLDS
 from flowlab.claims.trial import Trial
 from flowlab.layers import BatchNorm, LayerNorm, RMSNorm
-from flowlab.theory import normalization as theory
-from tests.support.plants import frozen_statistics, pullback_off, tilted, with_settings
+from tests.support.plants import frozen_statistics, pullback_off, with_settings
 from tests.support.verdicts import CLAIMS, Verdicts
 
 
@@ -44,20 +42,10 @@ def mean_is_kept(patch):
     patch.setattr(LayerNorm, "pullback", wrong)
 
 
-def another_rate(patch):
-    patch.setattr(theory, "batch_norm_rate", lambda *args: np.pi / (np.pi - 1))
-
-
 PLANTS = {
     "A6": [frozen_statistics, off(BatchNorm, "dx"), eps_in_batch_norm],
     "A7": [frozen_statistics, mean_is_kept],
     "S12": [frozen_statistics, pullback_off(BatchNorm)],
-    "S12-depth": [
-        tilted(1.1, activation="relu"),
-        tilted(1.05, activation="identity", batch_size=64),
-        with_settings(lambda axes: {"norm": "layer"}),
-        another_rate,
-    ],
     "S12-removed": [
         frozen_statistics,
         with_settings(lambda axes: {"batch_size": 2 * axes["batch_size"]}),

@@ -82,8 +82,8 @@ def test_theory_line_and_band_of_the_mean_of_as_many_seeds():
     table, prediction = sweep(seeds=9)
     ax = profiles(table, prediction).axes[0]
     line = artists(ax, "theory")["init=xavier"]
-    told = prediction[prediction["run"] == "run-of-xavier"]
-    assert line.get_ydata() == pytest.approx(told["delta_log10_norm"].to_numpy())
+    predicted = prediction[prediction["run"] == "run-of-xavier"]
+    assert line.get_ydata() == pytest.approx(predicted["delta_log10_norm"].to_numpy())
     assert line.is_dashed()
     half = stats.norm.ppf(0.975) * SD * np.sqrt(12) / 3
     low, high = edge_of(artists(ax, "theory interval")["init=xavier"], 1)
@@ -342,7 +342,7 @@ def test_caption_states_changes_intervals_and_theory():
     assert "no prediction" in caption(table, prediction)
 
 
-def test_bad_input_is_told_in_one_line():
+def test_bad_input_is_one_line():
     table, prediction = sweep()
     cases = [
         (lambda: profiles(table.iloc[:0]), "table must hold at least one row; got none"),

@@ -52,10 +52,10 @@ def runs():
     # Names sort in another order than settings.
     for name, init, depth in (("c", "he", 3), ("b", "he", 4), ("a", "xavier", 4)):
         settings = flowlab.make(init=init, depth=depth, width=6, batch_size=4, seeds=3)
-        table, told = flowlab.measure(settings), flowlab.predict(settings).assign(run=name)
+        table, prediction = flowlab.measure(settings), flowlab.predict(settings).assign(run=name)
         wild = settings.resolved()
         wild["data"]["path"] = f"/data/{WILD}{'x' * 200}"
-        made[name] = table.assign(run=name), told, wild
+        made[name] = table.assign(run=name), prediction, wild
     return made
 
 
@@ -180,18 +180,18 @@ def test_each_run_is_judged_from_its_own_tables(results, runs):
         if isinstance(block, Items)
         for item in block.items
     }
-    told = {}
+    shown = {}
     for name, (table, prediction, settings) in runs.items():
         verdict = flowlab.judge(table, prediction)
         label = f"init={settings['init']['name']}, depth={settings['depth']}"
         assert sentences[label] == verdict.sentence
-        told[name] = (f"{verdict.change:z.2f}", verdict.trend, verdict.agreement)
+        shown[name] = (f"{verdict.change:z.2f}", verdict.trend, verdict.agreement)
     (section,) = (s for s in document.sections if s.title == "Tables")
     (table,) = (b for b in section.sections[0].blocks if isinstance(b, Table))
     assert table.columns[:2] == ("init", "depth")
     assert [row[:2] for row in table.rows] == [("he", "3"), ("he", "4"), ("xavier", "4")]
     for row in table.rows:
-        assert (row[2], *row[4:6]) == told[row[-1]]
+        assert (row[2], *row[4:6]) == shown[row[-1]]
 
 
 def test_commands_and_versions_come_from_the_metadata(results, runs):
@@ -245,7 +245,7 @@ def test_what_is_missing_is_named_and_the_rest_written(results, runs, capsys):
     assert str(results) not in page
 
 
-def test_a_stale_figure_is_told(results):
+def test_a_stale_figure_is_named(results):
     next((results / FOLDER / "runs").glob("*.parquet")).unlink()
     assert any("shows 1 runs that are no longer there" in line for line in gather(results).missing)
 
@@ -270,7 +270,7 @@ def test_markdown_refers_to_files_that_are_there(results):
     assert markdown._text(description["caption"]) in twin
 
 
-def test_both_renderers_tell_everything():
+def test_both_renderers_write_everything():
     picture = b"\x89PNG\r\n\x1a\n" + bytes(8) + bytes([0, 0, 1, 4, 0, 0, 0, 7])
     blocks = (
         Text("1. a *b* _c_ d_e\n<i>"),
@@ -308,7 +308,7 @@ def test_what_cannot_be_printed_is_shown_as_such():
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, line",
     [
         (["results_dir={tmp}/none"], "results_dir must be a folder; got {tmp}/none"),
         (["results_dir={tmp}/file"], "results_dir must be a folder; got {tmp}/file"),
@@ -318,13 +318,13 @@ def test_what_cannot_be_printed_is_shown_as_such():
         (["fast"], "options are written key=value; got fast"),
     ],
 )
-def test_bad_input_is_one_line(arguments, told, tmp_path, capsys):
+def test_bad_input_is_one_line(arguments, line, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert report.main([a.format(tmp=tmp_path) for a in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and err.count("\n") == 1
-    assert told.format(tmp=tmp_path) in err
+    assert line.format(tmp=tmp_path) in err
 
 
 def test_a_folder_that_refuses_is_one_line(results, monkeypatch, capsys):
@@ -373,10 +373,10 @@ async function look(width) {
 }
 (async () => {
   for (const width of [390, 1400]) await look(width);
-  const told = document.createElement("pre");
-  told.id = "found";
-  told.textContent = JSON.stringify(found);
-  document.body.replaceChildren(told);
+  const seen = document.createElement("pre");
+  seen.id = "found";
+  seen.textContent = JSON.stringify(found);
+  document.body.replaceChildren(seen);
 })();
 </script>"""
 
@@ -439,7 +439,7 @@ def test_importing_the_report_is_light():
     assert done.stdout == "set()\n"
 
 
-def test_recurrent_runs_are_told_per_step(results):
+def test_recurrent_runs_are_counted_per_step(results):
     settings = flowlab.make(network="rnn", width=6, batch_size=4, seeds=3)
     made = flowlab.measure(settings), flowlab.predict(settings), settings.resolved()
     store(results / "time", "rnn", *made)
@@ -450,10 +450,66 @@ def test_recurrent_runs_are_told_per_step(results):
     assert rows == {"mlp": ("layers", "3"), "rnn": ("steps", "1")}
     counts = {row[0]: list(map(int, row[3:])) for row in section.blocks[0].rows}
     assert sum(counts["mlp"][:4]) == sum(counts["mlp"][4:]) == 3
-    (told,) = (s for s in document.sections if s.title == "Tables")
-    captions = [b.caption for s in told.sections for b in s.blocks if isinstance(b, Table)]
+    (section,) = (s for s in document.sections if s.title == "Tables")
+    captions = [b.caption for s in section.sections for b in s.blocks if isinstance(b, Table)]
     assert "Change of log10‖∂L/∂h_t‖ over the body: time" in captions
     assert "from step 8 to 1" in verdicts.sections[-1].blocks[-1].items[0]
+
+
+@pytest.fixture
+def skips(tmp_path):
+    """Two depths of a skip connection as its study has them."""
+    for depth in (3, 6):
+        axes = {"depth": depth, "width": 8, "batch_size": 2, "seeds": 4, "upstream": "gaussian"}
+        settings = flowlab.make(skip="mix", experiment="skip", **axes)
+        made = flowlab.measure(settings), flowlab.predict(settings), settings.resolved()
+        store(
+            tmp_path / "skip",
+            settings.run(),
+            *(f.assign(run=settings.run()) for f in made[:2]),
+            made[2],
+        )
+    return tmp_path
+
+
+def study(root):
+    (section,) = (s for s in gather(root).sections if s.title == "Studies")
+    (section,) = section.sections
+    assert section.title == "Study: skip"
+    return section.blocks
+
+
+def test_figure_and_findings_stand_together_in_the_study(skips, capsys):
+    plots.plots(str(skips))
+    printed = capsys.readouterr().out
+    *questions, picture, findings, absent = study(skips)
+    assert [type(block) for block in questions] == [Text, Text]
+    assert questions[0].text.startswith("Which skip connections keep the gradient")
+    assert picture.title == "Skip connections against depth"
+    (row,) = findings.rows
+    assert row[0] == "R1-mix" and row[-2].startswith("5 blocks multiply ‖δ‖² by ")
+    assert f"R1-mix {row[1]}: {row[-2]}" in printed
+    assert {line.split()[0] for line in absent.items} == {
+        *("S8", "R1-identity", "R1-inverse_sqrt_depth", "R1-inverse_depth")
+    }
+    assert all(line in printed for line in absent.items)
+
+
+def test_findings_are_those_of_the_tables_that_are_there(skips):
+    (deepest,) = (
+        path
+        for path in (skips / "skip/runs").iterdir()
+        if pd.read_parquet(path)["depth"].iat[0] == 6
+    )
+    table = pd.read_parquet(deepest)
+    travelled = table["depth"] - table["layer"]
+    wrong = table.assign(delta_log10_norm=table["delta_log10_norm"] + travelled)
+    tables.write(wrong, deepest, tables.metadata(deepest))
+    *_, findings, _ = study(skips)
+    assert findings.rows[0][1] == "does not hold"
+    deepest.unlink()
+    *_, findings, _ = study(skips)
+    assert findings.rows[0][-2].startswith("2 blocks multiply")
 
 
 def test_reports_without_recurrent_nets_do_not_speak_of_time(results):

@@ -12,10 +12,11 @@ import flowlab
 from experiments import compact, plots, report, results, run
 from experiments.command import guarded
 from experiments.sweep import work
-from flowlab.figures.gallery import Drawing
+from flowlab import studies
 from flowlab.storage import index
 from flowlab.storage.experiment import Experiment
 from flowlab.storage.files import write
+from flowlab.studies import Drawing, Study
 
 NAME = os.fsdecode(b"\xff")  # not UTF-8
 LONG = "x" * 240
@@ -98,7 +99,7 @@ def commands(tmp_path, monkeypatch, whole):
     (name,) = kept.index()
     table, prediction = kept.read(name), kept.prediction(name)
     drawing = Drawing("profiles", "Norms", lambda *_: None, lambda *_: "Drawn.")
-    monkeypatch.setattr(plots, "drawings", lambda _: (drawing,))
+    monkeypatch.setattr(studies, "of", lambda _: [Study("What?", "nowhere", (drawing,))])
     monkeypatch.setattr(plots, "save", touch)
     monkeypatch.setattr(results, "MOST", 100)
     monkeypatch.setattr(work, "measure", lambda *_: table)

@@ -31,6 +31,17 @@ def net(run, slope, depth=6, seeds=5, noise=0.01, kappa=0.0, **axes):
     return pd.concat(frames, ignore_index=True), theory
 
 
+def sweep(*runs):
+    """Several runs, each (slope, axes), as one table and one prediction."""
+    return together(*(net(f"run{k}", slope, **axes) for k, (slope, axes) in enumerate(runs)))
+
+
+def shift(table, run, by):
+    """The table with log-norms of a run tilted by ``by`` decades per layer."""
+    tilt = by * (table["depth"] - table["layer"]) * (table["run"] == run)
+    return table.assign(**{name: table[name] + tilt for name in schema.NORMS})
+
+
 def together(*made):
     """Tables and predictions, each as one."""
     return tuple(pd.concat(frames, ignore_index=True) for frames in zip(*made, strict=True))

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from flowlab.analysis.statistics import profile
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.by_layer import THEORY, legend
+from flowlab.figures.panels import THEORY, legend
 from flowlab.figures.runs import describe, whole_layers
 from flowlab.schema import DELTA
 
@@ -43,11 +43,11 @@ def depths_of_underflow(
             shown = mean[mean.index >= start]
             ax.plot(shown.index, shown, color=style.COLORS[0], label="mean")
             if prediction is not None:
-                told = whole_layers(prediction).dropna(subset=DELTA)
-                told = told.drop_duplicates("layer", keep="last")
-                told = told[told["layer"] >= start]
+                curve = whole_layers(prediction).dropna(subset=DELTA)
+                curve = curve.drop_duplicates("layer", keep="last")
+                curve = curve[curve["layer"] >= start]
                 shade = style.shade(style.COLORS[0])
-                ax.plot(told["layer"], told[DELTA], color=shade, **THEORY, label="theory")
+                ax.plot(curve["layer"], curve[DELTA], color=shade, **THEORY, label="theory")
             for (name, (_, layer)), look in zip(marks.items(), _looks(), strict=True):
                 if layer:
                     ax.plot([layer], [mean[layer]], label=name, **look)
@@ -78,10 +78,10 @@ def underflow_caption(
         f"log10‖δ‖ goes from {mean[last]:.1f} in layer {last} to {mean[first]:.1f} in layer {first}"
     )
     if prediction is not None:
-        told = whole_layers(prediction)
-        told = told[told["layer"] == first][DELTA].dropna()
-        if len(told):
-            text += f" (theory {told.iloc[-1]:.1f})"
+        curve = whole_layers(prediction)
+        curve = curve[curve["layer"] == first][DELTA].dropna()
+        if len(curve):
+            text += f" (theory {curve.iloc[-1]:.1f})"
     found = [f"{name} from layer {layer} down" for name, (_, layer) in marks.items() if layer]
     if not found:
         return f"{text}; neither float32 nor float64 would read 0 anywhere."

@@ -7,9 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from flowlab.analysis import batch_law
-from flowlab.analysis.statistics import over_seeds, slope_of
+from flowlab.analysis.statistics import mean_interval
+from flowlab.claims import compare
+from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN, Finding
 from flowlab.errors import InputError
 from flowlab.figures import style
+from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
 
 SYMBOLS = {"W": "‖dW‖", "b": "‖db‖"}
 _GREY = "0.35"
@@ -36,7 +39,7 @@ def largest_batch(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["reduction"] == table["reduction"].max()]
 
 
-def norm_by_batch(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def norm_by_batch(reading: Reading) -> Figure:
     """‖dW‖ and ‖db‖ against batch size in a few layers, above their local slopes.
 
     ``table`` holds one run for each batch size (see ``one_family``). Lines are the exact law of the
@@ -44,6 +47,7 @@ def norm_by_batch(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -
     vertical lines stand at each noise scale B_s, where the slope is ¾. Theory has no say.
     Raises InputError as :func:`flowlab.analysis.batch_law.against_runs` does.
     """
+    table = reading.table
     rows = batch_law.against_runs(table)
     law = _largest_law(table)
     scales = batch_law.noise_scales(law)
@@ -87,13 +91,14 @@ def norm_by_batch(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -
     return figure
 
 
-def norm_by_batch_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+def norm_by_batch_caption(reading: Reading) -> str:
     """How far the runs lie from the exact law, and each layer's noise scales."""
+    table = reading.table
     rows = batch_law.against_runs(table)
     inside = ((rows["low"] <= 1) & (rows["high"] >= 1))[rows["batch_size"] < _most(rows)]
     law = _largest_law(table)
     scales = batch_law.noise_scales(law)
-    told = "; ".join(
+    named = "; ".join(
         f"layer {layer}: {_number(_where(scales, layer, 'W'))} for W, "
         f"{_number(_where(scales, layer, 'b'))} for b"
         for layer in _few(rows["layer"].unique())
@@ -103,17 +108,18 @@ def norm_by_batch_caption(table: pd.DataFrame, prediction: pd.DataFrame | None =
         f"{inside.sum()} of {len(inside)} measured points (95 % intervals over "
         f"{rows['n'].max()} seeds; every layer, W and b); where a few examples carry most of the "
         f"mean square, small batches seldom hold one. Noise scales B_s, where the slope is ¾: "
-        f"{told}."
+        f"{named}."
     )
 
 
-def noise_by_layer(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def noise_by_layer(reading: Reading) -> Figure:
     """B_s of W and of b against layer, a panel for each data set, a colour for each initializer.
 
     ``table`` holds runs at one batch size (see ``largest_batch``); bands are 95 % intervals over
     seeds, open upward where |G|² may be 0. Raises InputError as
     :func:`flowlab.analysis.batch_law.law`.
     """
+    table = reading.table
     scales = _scales(table)
     data = sorted(scales["data"].unique())
     finite = scales[["noise_scale", "low"]].to_numpy()
@@ -153,8 +159,9 @@ def noise_by_layer(table: pd.DataFrame, prediction: pd.DataFrame | None = None) 
     return figure
 
 
-def noise_by_layer_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+def noise_by_layer_caption(reading: Reading) -> str:
     """In how many layers the bias has the smaller noise scale."""
+    table = reading.table
     scales = _scales(table)
     wide = scales.pivot_table(
         "noise_scale", ["run", "layer", "op"], "parameter", aggfunc="first", dropna=False
@@ -168,83 +175,6 @@ def noise_by_layer_caption(table: pd.DataFrame, prediction: pd.DataFrame | None 
         "which the inputs, alike within a class, prevent for the weights. From batches of "
         f"{int(table['batch_size'].iat[0])} examples, {table['seed'].nunique()} seeds."
     )
-
-
-def weights_and_biases(law: pd.DataFrame) -> Figure:
-    """Noise scales and slopes of W and b against layer in one run, with 95 % intervals over seeds.
-
-    ``law`` is that of the run. Intervals without an upper end, where |G|² may be 0, are arrows; a
-    scale that is not known to be finite is the arrow alone. Of several operations in a layer the
-    last is shown.
-    """
-    scales = _last(batch_law.noise_scales(law))
-    slopes = _last(over_seeds(law.set_index([*batch_law.KEYS, "seed"])["slope"]))
-    with style.context():
-        figure = Figure(figsize=(style.WIDTH, 3.1))
-        left, right = figure.subplots(1, 2)
-        for place, parameter in enumerate(batch_law.PARAMETERS):
-            look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "capsize": 2}
-            look |= {"markerfacecolor": "white" if place else style.COLORS[place]}
-            rows = scales[(scales["parameter"] == parameter) & np.isfinite(scales["low"])]
-            shown = rows["noise_scale"].where(np.isfinite(rows["noise_scale"]), rows["low"])
-            ends = rows["high"].where(np.isfinite(rows["high"]), shown)
-            left.errorbar(rows["layer"], shown, [shown - rows["low"], ends - shown], **look)
-            bare = ~np.isfinite(rows["high"])
-            left.errorbar(
-                *(rows["layer"][bare], shown[bare], shown[bare] / 2),
-                **{"lolims": True, "linestyle": "none", "color": style.COLORS[place]},
-            )
-            rows = slopes[slopes["parameter"] == parameter]
-            error = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
-            right.errorbar(
-                rows["layer"], rows["mean"], np.nan_to_num(error), label=parameter, **look
-            )
-        left.set_yscale("log")
-        left.set_title("noise scale $B_s$")
-        right.set_title(f"slope at batch size {int(law['examples'].max())}")
-        for ax in (left, right):
-            style.layers(ax, int(law["layer"].min()), int(law["layer"].max()))
-        figure.legend(loc="outside upper left", ncols=2)
-    return figure
-
-
-def demonstrations(constant: pd.DataFrame, softmax: pd.DataFrame) -> Figure:
-    """Where weights and biases of one linear layer must differ: two panels.
-
-    The frames are those of ``constant_upstream`` and ``uniform_softmax`` in
-    :mod:`flowlab.instruments.biases`. Norms are root mean squares over seeds.
-    """
-    with style.context():
-        figure = Figure(figsize=(style.WIDTH, 3.1))
-        left, right = figure.subplots(1, 2)
-        _lines(left, constant, "inputs", "constant upstream")
-        kept = softmax[(softmax["labels"] == "independent") | (softmax["parameter"] == "W")]
-        _lines(right, kept, "labels", "uniform softmax")
-        right.text(
-            *(0.97, 0.04, "b, balanced: cancels\n(below rounding)"),
-            **{"transform": right.transAxes, "ha": "right", "color": _GREY},
-        )
-    return figure
-
-
-def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each layer's last operation."""
-    last = rows.groupby(["layer", "parameter"])["op"].transform("last")
-    return rows[rows["op"] == last]
-
-
-def _lines(ax: Axes, rows: pd.DataFrame, axis: str, title: str) -> None:
-    for place, ((value, parameter), of) in enumerate(rows.groupby([axis, "parameter"])):
-        look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "markersize": 3.5}
-        slope = -slope_of(of["rms"], np.log10(of["batch_size"]))
-        label = f"{parameter}, {value}: {slope:.2f}"
-        ax.plot(of["batch_size"], of["rms"], label=label, **look)
-    ax.set_title(title)
-    ax.set_xscale("log", base=2)
-    ax.set_xlabel("batch size $B$")
-    low, high = ax.dataLim.intervaly
-    style.decades(ax, low - 0.35 * (high - low), high + 0.55 * (high - low))
-    ax.legend(title="norm: slope", loc="upper left", handlelength=1.2, borderaxespad=0.1)
 
 
 def _norms(ax: Axes, rows: pd.DataFrame, color: str, marker: str) -> None:
@@ -300,3 +230,128 @@ def _most(rows: pd.DataFrame) -> int:
 def _number(rows: pd.DataFrame) -> str:
     low, value, high = rows[["low", "noise_scale", "high"]].iloc[0]
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+NET = {"depth": 4, "width": 24, "activation": "relu", "init": "he", "upstream": "loss"}
+QUICK = [
+    {**NET, "reduction": reduction, "dtype": "float64", "batch_size": size}
+    for reduction in batch_law.REDUCTIONS
+    for size in (1, 4, 16, 64, 256)
+]
+
+
+def _families(table: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """By reduction ‖g_B‖² of runs over the law of the largest batch, and log10 of the law's norm.
+
+    Of He ReLU nets on gaussian data, both by (layer, parameter, batch_size, seed), for all batch
+    sizes but the largest. Raises InputError where one of the reductions or all smaller batches
+    are absent, and where batch sizes repeat.
+    """
+    found = {}
+    for reduction in batch_law.REDUCTIONS:
+        net = {"activation": "relu", "init": "he", "data": "gaussian", "reduction": reduction}
+        rows = runs_with(table, **net, upstream="loss", skip="none", norm="none")
+        *sizes, largest = (int(size) for size in sorted(rows["batch_size"].unique()))
+        runs = rows.groupby("batch_size")["run"].nunique()
+        if not sizes or runs.max() > 1:
+            raise InputError(
+                f"table must hold one run for each of several batch sizes under {reduction}; got "
+                f"{', '.join(f'{n} of {size}' for size, n in runs.items())}"
+            )
+        law = batch_law.law(rows[rows["batch_size"] == largest])
+        exact = batch_law.log10_norms(law, sizes, reduction).droplevel(["run", "op"])
+        norms = [
+            rows.set_index(["layer", "batch_size", "seed"])[f"d{parameter}_log10_norm"]
+            for parameter in batch_law.PARAMETERS
+        ]
+        measured = pd.concat(norms, keys=batch_law.PARAMETERS, names=["parameter"])
+        measured = measured.reorder_levels(exact.index.names).reindex(exact.index)
+        found[reduction] = 10.0 ** (2 * (measured - exact)), exact
+    return found
+
+
+def _sizes(exact: pd.Series) -> list[int]:
+    return sorted(exact.index.get_level_values("batch_size").unique())
+
+
+@finding(
+    "B1",
+    "E‖Σg‖² = B²|G|² + B·trΣ over random batches, divided by B² under mean: the log-log slope "
+    "rises from ½ through ¾ at B = trΣ/|G|² to 1.",
+    "McCandlish et al. 2018, appendix A",
+    runs=QUICK,
+)
+def law_of_batches(reading: Reading) -> Finding:
+    """Runs at several batch sizes, whose examples are subsets of the largest run's."""
+    parts, families = [], _families(reading.table)
+    for reduction, (ratios, _) in families.items():
+        groups = ratios.groupby(["layer", "parameter", "batch_size"])
+        for (layer, parameter, size), values in groups:
+            name = f"‖d{parameter}‖² over the law (layer {layer}, B = {size}, {reduction})"
+            parts.append(compare.mean(name, values, 1.0))
+    worst = compare.worst(parts)
+    largest = int(reading.table["batch_size"].max())
+    return worst.finding(
+        f"The law computed from {largest} examples gives the mean squared norms at B = "
+        f"{', '.join(map(str, _sizes(families['sum'][1])))} in all {len(parts)} cases (layers, W "
+        f"and b, reductions); the furthest is {worst.measured:.3f} of it."
+        if worst.verdict == HOLDS
+        else f"Of the law computed from {largest} examples the furthest mean squared norm, "
+        f"{worst.quantity}, is {worst.measured:.3f}."
+    )
+
+
+@finding(
+    "S4",
+    "dW sums over the n examples, so larger batches give larger gradients and the learning rate "
+    "must scale with the batch.",
+    "the text",
+    CONDITIONAL,
+    runs=QUICK,
+)
+def larger_batches(reading: Reading) -> Finding:
+    """The slope of log ‖dW‖ from the least to the largest of the batch sizes, and the law's."""
+    slopes, predicted = {}, {}
+    for reduction, (ratios, exact) in _families(reading.table).items():
+        sizes = _sizes(exact)
+        logs = exact + np.log10(ratios) / 2
+        for found, values in ((slopes, logs), (predicted, exact)):
+            ends = values.xs("W", level="parameter").groupby(["seed", "batch_size"]).mean()
+            ends = ends.unstack()
+            found[reduction] = (ends[sizes[-1]] - ends[sizes[0]]) / np.log10(sizes[-1] / sizes[0])
+    # The mean of log ‖dW‖ at B = 1 lies below the log of its mean square, the more so the more
+    # examples differ: the law is for the latter, and the allowance for the difference.
+    measured = {reduction: mean_interval(values) for reduction, values in slopes.items()}
+    law = mean_interval(predicted["sum"]).mean
+    result = compare.mean("slope of log‖dW‖ in log B, sum", slopes["sum"], law, allowance=0.1)
+    grows, shrinks = measured["sum"].low > 0.5 - 0.1, measured["mean"].high < 0
+    verdict = CONDITIONAL if result.verdict == HOLDS and grows and shrinks else OPEN
+    return result.finding(
+        f"Under sum ‖dW‖ grows as B^{measured['sum'].mean:.2f} up to B = {sizes[-1]}; under mean, "
+        f"the usual choice, it shrinks as B^{measured['mean'].mean:.2f} towards |G|. What that "
+        "asks of the learning rate is not measured here.",
+        verdict if result.verdict != FAILS else FAILS,
+    )
+
+
+STUDY = Study(
+    "How does the gradient's norm grow with the batch, and do biases differ from weights?",
+    "McCandlish et al. 2018",
+    (
+        Drawing(
+            "norm_by_batch",
+            "The gradient's norm against batch size",
+            norm_by_batch,
+            norm_by_batch_caption,
+            one_family,
+        ),
+        Drawing(
+            "noise_by_layer",
+            "The noise scales of weights and biases",
+            noise_by_layer,
+            noise_by_layer_caption,
+            largest_batch,
+        ),
+    ),
+    (law_of_batches, larger_batches),
+)

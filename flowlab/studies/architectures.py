@@ -10,22 +10,24 @@ from matplotlib.lines import Line2D
 from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, counted, judge, tally
 from flowlab.figures import style
-from flowlab.figures.by_layer import LINE, key, legend, panel
+from flowlab.figures.panels import LINE, key, legend, panel
 from flowlab.figures.runs import describe, single_steps, whole_layers
 from flowlab.figures.through_time import as_layers
 from flowlab.schema import COTANGENT, DELTA
+from flowlab.studies.study import Drawing, Reading, Study
 
 PANEL = 1.75  # inches, the height of a panel
 COLUMNS = 4
 ORDER = ("mlp", "cnn", "resnet", "transformer", "rnn", "lstm", "gru")
 
 
-def architecture_profiles(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def architecture_profiles(reading: Reading) -> Figure:
     """‖δ‖ against layer, of recurrent nets ‖∂L/∂h_t‖ against step; a panel for each network.
 
     Curves are means over seeds, bands their 95 % interval and ±1 sd, dashes theory where
-    ``prediction`` tells of it. Raises InputError for more than 8 runs of one network.
+    there is a prediction. Raises InputError for more than 8 runs of one network.
     """
+    table, prediction = reading.table, reading.prediction
     names = _networks(table)
     columns = min(COLUMNS, len(names))
     rows = ceil(len(names) / columns)
@@ -35,19 +37,19 @@ def architecture_profiles(table: pd.DataFrame, prediction: pd.DataFrame | None =
         drawn, labels = set(), {}
         before = ""
         for place, (ax, name) in enumerate(zip(axes, names, strict=False)):
-            mine, told, column, along = _view(table, prediction, name)
+            mine, theory, column, along = _view(table, prediction, name)
             runs, _ = describe(mine, ["init"])
             labels |= {run.label: color for color, run in enumerate(runs)}
             summary = profile(mine, column, along=along)
             if along == "time":
-                summary, told = as_layers(summary), None if told is None else as_layers(told)
+                summary, theory = as_layers(summary), None if theory is None else as_layers(theory)
             first, last = int(mine[along].min()), int(mine[along].max())
             style.layers(ax, first, last, "step" if along == "time" else "layer")
             ax.set_title(name)
             if place % columns == 0 or along != before:
                 ax.set_ylabel("‖∂L/∂$h_t$‖" if along == "time" else "‖δ‖")
             before = along
-            drawn |= panel(ax, column, summary, runs, told, last - first)
+            drawn |= panel(ax, column, summary, runs, theory, last - first)
         for ax in axes[len(names) :]:
             ax.set_visible(False)
         handles = [
@@ -60,13 +62,14 @@ def architecture_profiles(table: pd.DataFrame, prediction: pd.DataFrame | None =
     return figure
 
 
-def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def architecture_rates(reading: Reading) -> Figure:
     """Every run's rate per layer, of recurrent nets per step, beside theory's; a row for each.
 
     Points are the change over the body divided by the layers or steps crossed, means over seeds
     with their 95 % interval; diamonds theory's; both over the places that theory covers.
     Raises InputError as ``describe`` does.
     """
+    table, prediction = reading.table, reading.prediction
     rates = _rates(table, prediction)
     with style.context():
         figure = Figure(figsize=(style.WIDTH, 1.1 + 0.24 * len(rates)))
@@ -79,9 +82,9 @@ def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = No
             look = {"color": style.COLORS[place], "marker": style.MARKERS[place], "ls": "none"}
             margins = np.nan_to_num([mean - low, high - mean])
             ax.errorbar(mean, y[of], xerr=margins, capsize=3, **look, label=f"measured: {name}")
-        told = rates["predicted"].to_numpy(float)
+        theory = rates["predicted"].to_numpy(float)
         marks = {"marker": "d", "ls": "none", "ms": 8, "mfc": "none", "mec": "black", "mew": 1.1}
-        ax.plot(told, y, **marks, label="theory")
+        ax.plot(theory, y, **marks, label="theory")
         ax.axvline(0, color="0.35", linewidth=0.8, zorder=0)
         ax.set_yticks(y, rates["label"], fontsize=style.TEXT)
         ax.set_ylim(-0.7, len(rates) - 0.3)
@@ -91,23 +94,20 @@ def architecture_rates(table: pd.DataFrame, prediction: pd.DataFrame | None = No
             Line2D([], [], color=style.COLORS[k], marker=style.MARKERS[k], ls="none", label=name)
             for k, name in enumerate(lines)
         ]
-        if np.isfinite(told).any():
+        if np.isfinite(theory).any():
             handles.append(Line2D([], [], **marks, label="theory"))
         legend(figure, handles, "upper")
     return figure
 
 
-def architecture_profiles_caption(
-    table: pd.DataFrame,
-    prediction: pd.DataFrame | None = None,
-    kept_within: float = KEPT_WITHIN,
-) -> str:
+def architecture_profiles_caption(reading: Reading) -> str:
     """Which runs keep the gradient from end to end of the body, and the extremes."""
-    rates = _rates(table, prediction, kept_within).dropna(subset="change")
+    table, prediction = reading.table, reading.prediction
+    rates = _rates(table, prediction, reading.kept_within).dropna(subset="change")
     kept = rates[rates["trend"] == "kept"]
     low, high = (rates.loc[rates["change"].agg(how)] for how in ("idxmin", "idxmax"))
     return (
-        f"Of {len(rates)} nets: {counted(rates['trend'], kept_within)}. "
+        f"Of {len(rates)} nets: {counted(rates['trend'], reading.kept_within)}. "
         f"Kept: {', '.join(kept['label']) or 'none'}. Extremes: {low['label']} "
         f"({low['change']:z.1f} decades over {low['crossed']} {low['unit']}s) and {high['label']} "
         f"({high['change']:z.1f} decades over {high['crossed']} {high['unit']}s). "
@@ -115,16 +115,17 @@ def architecture_profiles_caption(
     )
 
 
-def architecture_rates_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+def architecture_rates_caption(reading: Reading) -> str:
     """Every rate with its interval and theory's, and how often they agree."""
+    table, prediction = reading.table, reading.prediction
     rates = _rates(table, prediction)
     findings = []
     for _, row in rates.iterrows():
         text = f"{row['label']} no seed with finite norms"
         if pd.notna(row["mean"]):
             text = f"{row['label']} {row['mean']:z.4f} [{row['low']:z.4f}, {row['high']:z.4f}]"
-        told = row["predicted"]
-        findings.append(text + (f", theory {told:z.4f}" if np.isfinite(told) else ""))
+        theory = row["predicted"]
+        findings.append(text + (f", theory {theory:z.4f}" if np.isfinite(theory) else ""))
     text = "Decades per layer, of rnn, lstm and gru per step, mean over seeds [95 % interval]: "
     text += "; ".join(findings) + "."
     known = rates[np.isfinite(rates["predicted"]) & rates["low"].notna()]
@@ -144,15 +145,15 @@ def _networks(table: pd.DataFrame) -> list[str]:
 
 
 def _view(table: pd.DataFrame, prediction: pd.DataFrame | None, network: str):
-    """A network's rows, its predictions, the column that tells of its flow and the axis."""
+    """A network's rows, its predictions, the column of its flow and the axis."""
     mine = table[table["network"] == network]
-    told = None
+    theory = None
     if prediction is not None:
-        told = prediction[prediction["run"].isin(mine["run"])]
+        theory = prediction[prediction["run"].isin(mine["run"])]
     steps = single_steps(mine)
     if len(steps):
-        return steps, None if told is None else single_steps(told), COTANGENT, "time"
-    return whole_layers(mine), None if told is None else whole_layers(told), DELTA, "layer"
+        return steps, None if theory is None else single_steps(theory), COTANGENT, "time"
+    return whole_layers(mine), None if theory is None else whole_layers(theory), DELTA, "layer"
 
 
 def _rates(
@@ -161,10 +162,11 @@ def _rates(
     """One row per run: its name, rate, theory's, change over the body, way travelled, verdict."""
     rows = []
     for network in _networks(table):
-        mine, told, *_ = _view(table, prediction, network)
+        mine, theory, *_ = _view(table, prediction, network)
         for run in describe(mine, ["init"])[0]:
             of = mine[mine["run"] == run.id]
-            found = judge(of, None if told is None else told[told["run"] == run.id], kept_within)
+            curve = None if theory is None else theory[theory["run"] == run.id]
+            found = judge(of, curve, kept_within)
             moved, predicted, crossed = found.change, 0.0, found.crossed
             if found.difference is not None:  # both where theory covers the body
                 moved, predicted = found.difference, found.predicted
@@ -180,3 +182,23 @@ def _rates(
                 }
             )
     return pd.DataFrame(rows)
+
+
+STUDY = Study(
+    "At which rate does every architecture lose or gain the gradient, and does theory say so?",
+    "He et al. 2015; LeCun et al. 1998; the sources of each architecture's own study",
+    (
+        Drawing(
+            "architecture_profiles",
+            "Every architecture's gradient",
+            architecture_profiles,
+            architecture_profiles_caption,
+        ),
+        Drawing(
+            "architecture_rates",
+            "Every architecture's rate beside theory's",
+            architecture_rates,
+            architecture_rates_caption,
+        ),
+    ),
+)

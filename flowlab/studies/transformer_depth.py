@@ -11,12 +11,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from flowlab.analysis.statistics import profile
-from flowlab.analysis.verdicts import KEPT_WITHIN, judge
+from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.by_layer import INTERVAL, LINE, key, legend, panel
+from flowlab.figures.panels import INTERVAL, LINE, key, legend, panel
 from flowlab.figures.runs import describe, whole_layers
 from flowlab.schema import DELTA
+from flowlab.studies.study import Drawing, Reading, Study
 
 PANEL = 2.0  # inches, the height of a panel
 WEIGHTS = {"Q": "", "K": "...", "V": "///", "O": "xx"}  # and their hatches
@@ -28,12 +29,13 @@ def deepest(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["depth"] == table["depth"].max()]
 
 
-def blocks_delta(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def blocks_delta(reading: Reading) -> Figure:
     """‖δ‖ against layer, a panel for each placement of the norm, a line for each skip.
 
     Curves are means over seeds, bands their 95 % interval and ±1 sd, dashes theory where
-    ``prediction`` tells of it. Raises InputError for a table without ``placement``.
+    there is a prediction. Raises InputError for a table without ``placement``.
     """
+    table, prediction = reading.table, reading.prediction
     with style.context():
         figure, axes, parts = _placements(table, 1)
         drawn, labels = set(), {}
@@ -49,19 +51,16 @@ def blocks_delta(table: pd.DataFrame, prediction: pd.DataFrame | None = None) ->
     return figure
 
 
-def blocks_delta_caption(
-    table: pd.DataFrame,
-    prediction: pd.DataFrame | None = None,
-    kept_within: float = KEPT_WITHIN,
-) -> str:
+def blocks_delta_caption(reading: Reading) -> str:
     """The change of log10‖δ‖ over the body in each panel."""
+    table, prediction = reading.table, reading.prediction
     findings = []
     for placement, rows in _by_placement(table):
         parts = []
         for run in describe(rows, ["skip"])[0]:
             mine = rows[rows["run"] == run.id]
-            told = None if prediction is None else prediction[prediction["run"] == run.id]
-            found = judge(mine, told, kept_within)
+            curve = None if prediction is None else prediction[prediction["run"] == run.id]
+            found = judge(mine, curve, reading.kept_within)
             text = f"{run.name} {found.change:z.2f}, {found.trend}"
             if found.agreement != "no theory":
                 text += f", theory {found.predicted:z.2f} ({found.agreement})"
@@ -73,13 +72,14 @@ def blocks_delta_caption(
     )
 
 
-def rank_collapse(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def rank_collapse(reading: Reading) -> Figure:
     """Token cosine above, attention entropy below, by layer; panels and lines as blocks_delta's.
 
     The cosine is the mean over pairs of one example's tokens behind each layer, 1 where they have
     all become one; the entropy that of a row of attention over the log of the number of tokens, 1
     where all are attended alike. Bands are 95 % intervals. Theory has no say.
     """
+    table = reading.table
     with style.context():
         figure, axes, parts = _placements(table, 2)
         labels = {}
@@ -103,8 +103,9 @@ def rank_collapse(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -
     return figure
 
 
-def rank_collapse_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+def rank_collapse_caption(reading: Reading) -> str:
     """Cosine and entropy in the first layer and the last that have them."""
+    table = reading.table
     findings = []
     for placement, rows in _by_placement(table):
         parts = []
@@ -121,12 +122,13 @@ def rank_collapse_caption(table: pd.DataFrame, prediction: pd.DataFrame | None =
     )
 
 
-def attention_shares(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> Figure:
+def attention_shares(reading: Reading) -> Figure:
     """How ‖dW‖² of attention divides among Q, K, V and O by layer, a panel for each run.
 
     Shares of one net, averaged over seeds. Theory has no say. Raises InputError where a table has
     no attention.
     """
+    table = reading.table
     shares = _shares(table)
     placements = [placement for placement, _ in _by_placement(table)]
     skips = sorted(table["skip"].unique())
@@ -160,8 +162,9 @@ def attention_shares(table: pd.DataFrame, prediction: pd.DataFrame | None = None
     return figure
 
 
-def attention_shares_caption(table: pd.DataFrame, prediction: pd.DataFrame | None = None) -> str:
+def attention_shares_caption(reading: Reading) -> str:
     """The share of queries and keys together in the first and the last block of each run."""
+    table = reading.table
     shares = _shares(table)
     findings = []
     for (placement, skip), rows in shares.groupby(["placement", "skip"], sort=False):
@@ -202,11 +205,12 @@ def _legend(figure: Figure, labels: dict[str, int], more: list, rows: int) -> No
 
 
 def _readings(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(quantity, the rows that tell it), the entropy in units of its largest value."""
-    told = rows[rows[ENTROPY].notna()]
+    """(quantity, the rows that have it), the entropy in units of its largest value."""
+    having = rows[rows[ENTROPY].notna()]
+    largest = np.log(having["steps"].astype(float))
     return [
         (COSINE, rows[rows[COSINE].notna()]),
-        (ENTROPY, told.assign(**{ENTROPY: told[ENTROPY] / np.log(told["steps"].astype(float))})),
+        (ENTROPY, having.assign(**{ENTROPY: having[ENTROPY] / largest})),
     ]
 
 
@@ -228,3 +232,32 @@ def _shares(table: pd.DataFrame) -> pd.DataFrame:
     squares = 10.0 ** (2 * norms.sub(norms.max(axis=1), axis=0))
     shares = squares.div(squares.sum(axis=1), axis=0)
     return shares.sort_index(level="placement", ascending=False).reset_index()
+
+
+STUDY = Study(
+    "Where should a transformer's normalization stand, and what becomes of its tokens in depth?",
+    "Xiong et al. 2020; Dong et al. 2021; Noci et al. 2022",
+    (
+        Drawing(
+            "blocks_delta",
+            "The gradient's norm through transformer blocks",
+            blocks_delta,
+            blocks_delta_caption,
+            deepest,
+        ),
+        Drawing(
+            "rank_collapse",
+            "Tokens that grow alike",
+            rank_collapse,
+            rank_collapse_caption,
+            deepest,
+        ),
+        Drawing(
+            "attention_shares",
+            "How attention divides the gradient among its weights",
+            attention_shares,
+            attention_shares_caption,
+            deepest,
+        ),
+    ),
+)

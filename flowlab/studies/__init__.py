@@ -1,0 +1,41 @@
+"""Studies: one question each, answered by a sweep, figures and findings.
+
+``<name>.py`` stands for the sweep ``conf/experiment/<name>.yaml`` and holds its ``STUDY``. To add a
+study, add these two files: every module here is found by itself, and its findings are claims.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from flowlab.figures.layer_profiles import caption, profiles
+from flowlab.figures.runs import first_runs
+from flowlab.studies.study import Drawing, Reading, Study, TableClaim
+
+__all__ = ["ANY", "Drawing", "Reading", "Study", "TableClaim", "load", "of"]
+
+# Of an experiment that no study is about.
+ANY = Study(
+    "How does the gradient's norm change from layer to layer?",
+    "the results folder",
+    (
+        Drawing(
+            "profiles",
+            "Norms against layer",
+            lambda reading: profiles(reading.table, reading.prediction),
+            lambda reading: caption(reading.table, reading.prediction, reading.kept_within),
+            first_runs,
+        ),
+    ),
+)
+
+
+def load() -> dict[str, Study]:
+    """Every study by its name, in alphabetical order; their findings join the claims."""
+    names = [module.name for module in iter_modules(__path__) if module.name != "study"]
+    return {name: import_module(f"{__name__}.{name}").STUDY for name in names}
+
+
+def of(experiment: str) -> list[Study]:
+    """The studies whose runs lie under an experiment's name, :data:`ANY` where there is none."""
+    own = [study for name, study in load().items() if (study.experiment or name) == experiment]
+    return own or [ANY]

@@ -1,0 +1,96 @@
+"""Deep convolutional nets: zeros at the border lose gradient in every layer, circular padding none.
+
+Kernels that are zero but in the middle never see the border.
+"""
+
+from math import log
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flowlab.claims import compare
+from flowlab.claims.claim import Finding
+from flowlab.claims.trial import log_growth
+from flowlab.figures.over_depth import change_by_depth, change_by_depth_caption
+from flowlab.studies.study import Drawing, Reading, Study, finding, first_run, runs_with
+from flowlab.theory import convolution
+from flowlab.theory.convolution import border_rates
+from flowlab.theory.finite_channels import circular_steps
+
+AXES = {"panels": "padding", "lines": "init"}
+ENDS = 6  # layers at each end in which the border's profile settles
+
+
+def border_by_depth(reading: Reading) -> Figure:
+    """The change from output to input against depth, beside what the border costs a wide net."""
+    return change_by_depth(reading.table, reading.prediction, _border(reading), **AXES)
+
+
+def border_by_depth_caption(reading: Reading) -> str:
+    """Every initializer's change at the greatest depth, beside theory's and the border's."""
+    return change_by_depth_caption(reading.table, reading.prediction, _border(reading), **AXES)
+
+
+def _border(reading: Reading):
+    return border_rates(reading.side, int(reading.table["kernel_size"].iat[0]))
+
+
+@finding(
+    "S9-depth",
+    "Deep in a zero-padded net each layer keeps the top eigenvalue of its averaging, for 3 × 3 "
+    "kernels on n × n positions (1 + 2 cos(π/(n+1)))²/9 of χ; circular padding keeps χ.",
+    "second moments of independent weights; Xiao et al. 2018 for circular padding",
+    runs=[
+        {
+            **{"depth": 22, "width": 32, "activation": "relu"},
+            "network": {"name": "cnn", "padding": padding, "image": 6},
+        }
+        for padding in ("zeros", "circular")
+    ],
+)
+def loss_in_depth(reading: Reading) -> Finding:
+    """He ReLU nets, χ = 1, where the border's profile has settled: all but six layers at each
+    end. Finite channels shift the log by half its variance, known for circular padding and of the
+    same size for zeros; theory's error is all of that shift.
+    """
+    net = {"network": "cnn", "init": "he", "activation": "relu", "upstream": "gaussian"}
+    net |= {"skip": "none", "norm": "none", "data": "gaussian", "kernel_size": 3}
+    deep = reading.table[reading.table["depth"] > 2 * ENDS + 1]
+    side, parts = reading.side, {}
+    for mode in ("zeros", "circular"):
+        rows = first_run(runs_with(deep, **net, padding=mode), "depth", "width")
+        depth, channels, batch = (
+            int(rows[name].iat[0]) for name in ("depth", "width", "batch_size")
+        )
+        steps = depth - 2 * ENDS
+        _, variance = circular_steps(
+            "relu", depth, shape=(batch, side, side), kernel=(1, 3, 3), channels=channels
+        )
+        drift = float(np.sum(variance[ENDS : depth - ENDS])) / 2
+        logs = log_growth(rows[rows["layer"] <= depth - ENDS], first=ENDS)
+        kept = convolution.border_rate((side, side), 3) if mode == "zeros" else 1.0
+        rival = 1.0 if mode == "zeros" else np.nan
+        law = steps * log(kept) - drift
+        quantity = f"‖δ‖² per layer, {mode}"
+        parts[mode] = compare.rate(quantity, logs, steps, law, 2 * drift, drift, rival)
+    zeros, circular = parts["zeros"].measured, parts["circular"].measured
+    return compare.worst(parts.values()).finding(
+        f"On {side} × {side} positions each layer keeps {zeros:.3f} of ‖δ‖² with zero padding "
+        f"(top eigenvalue {convolution.border_rate((side, side), 3):.3f}) and {circular:.3f} with "
+        f"circular: over 100 layers zeros at the border cost {-100 * np.log10(zeros):.0f} decades."
+    )
+
+
+STUDY = Study(
+    "What does padding cost the gradient of a deep convolutional net?",
+    "Xiao et al. 2018",
+    (
+        Drawing(
+            "border_by_depth",
+            "What padding costs a convolutional net's gradient",
+            border_by_depth,
+            border_by_depth_caption,
+        ),
+    ),
+    (loss_in_depth,),
+)

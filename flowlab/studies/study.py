@@ -1,0 +1,158 @@
+"""What a study is made of: a question, figures that show the answer, findings that assert it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from flowlab.analysis.verdicts import KEPT_WITHIN
+from flowlab.claims.claim import HOLDS, Claim, Finding, register
+from flowlab.claims.trial import Trial
+from flowlab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A tidy table of runs, and what a study reads beside it.
+
+    ``prediction`` holds theory's rows of the same runs, None where there are none; verdicts go by
+    the threshold ``kept_within`` (decades); ``image`` is the side of images as the runs' metadata
+    have it, for tables without such a column.
+    """
+
+    table: pd.DataFrame
+    prediction: pd.DataFrame | None = None
+    kept_within: float = KEPT_WITHIN
+    image: int | None = None
+
+    def narrowed(self, select: Callable[[pd.DataFrame], pd.DataFrame]) -> "Reading":
+        """The same of the runs that ``select`` keeps of the table."""
+        table, prediction = select(self.table), self.prediction
+        if prediction is not None:
+            prediction = prediction[prediction["run"].isin(table["run"])]
+            prediction = None if prediction.empty else prediction
+        return replace(self, table=table, prediction=prediction)
+
+    @property
+    def side(self) -> int:
+        """The side of the images; raises InputError where nothing says it."""
+        known = self.table["image"].dropna() if "image" in self.table else pd.Series(dtype=int)
+        if len(known):
+            return int(known.iat[0])
+        if self.image is None:
+            run = next(iter(self.table["run"]), "none")
+            raise InputError(f"table must say how large the images of run {run} are; it does not")
+        return self.image
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a study: its file's name, its title, and what draws and describes it.
+
+    ``select`` keeps the rows of the table that it shows.
+    """
+
+    name: str
+    title: str
+    draw: Callable[[Reading], Figure]
+    caption: Callable[[Reading], str]
+    select: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+
+
+Find = Callable[[Reading], Finding]
+
+
+@dataclass(frozen=True)
+class TableClaim(Claim):
+    """A claim whose finding is read from a table: of runs made for it, or of those that are kept.
+
+    ``find`` raises InputError where the table does not hold what it needs; ``runs`` are the
+    settings of the small sweep, each with ``times`` as many networks as a trial has seeds.
+    """
+
+    find: Find
+    runs: tuple[dict, ...]
+    times: float = 1
+
+    def reading(self, trial: Trial) -> Reading:
+        """The small sweep, measured."""
+        image = self.runs[0].get("network", {}).get("image")
+        return Reading(trial.sweep(self.runs, self.times), image=image)
+
+
+def finding(
+    id: str,
+    statement: str,
+    source: str,
+    *expected: str,
+    runs: Sequence[dict],
+    times: float = 1,
+) -> Callable[[Find], TableClaim]:
+    """Register the decorated function of a reading as a claim, expected to hold by default.
+
+    ``runs`` and ``times`` are those of :class:`TableClaim`, settings in the terms of
+    ``Trial.measure``.
+    """
+
+    def decorate(find: Find) -> TableClaim:
+        def check(trial: Trial) -> Finding:
+            return find(claim.reading(trial))
+
+        verdicts = expected or (HOLDS,)
+        claim = TableClaim(id, statement, source, check, verdicts, find, tuple(runs), times)
+        register(claim)
+        return claim
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question, where it comes from, and what answers it.
+
+    ``experiment`` names the experiment whose tables the study's runs join, by default one of the
+    study's own name.
+    """
+
+    question: str
+    source: str
+    figures: tuple[Drawing, ...] = ()
+    findings: tuple[TableClaim, ...] = ()
+    experiment: str = ""
+
+    def read(self, reading: Reading) -> tuple[list[tuple[TableClaim, Finding]], list[str]]:
+        """Each claim with its finding on a table; a line for each that the table cannot answer."""
+        found, lacking = [], []
+        for claim in self.findings:
+            try:
+                found.append((claim, claim.find(reading)))
+            except InputError as error:
+                lacking.append(f"{claim.id} is not to be read here: {error}")
+        return found, lacking
+
+
+def runs_with(table: pd.DataFrame, **settings) -> pd.DataFrame:
+    """The rows of runs with these settings; raises InputError where there are none."""
+    rows = table
+    for name, value in settings.items():
+        column = rows[name] if name in rows else pd.Series(None, rows.index, object)
+        if isinstance(value, float):
+            close = np.isclose(column.astype(float), value, rtol=1e-9)
+            rows = rows[close]
+        else:
+            rows = rows[(column == value).fillna(False).astype(bool)]
+    if rows.empty:
+        named = ", ".join(
+            f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in settings.items()
+        )
+        raise InputError(f"table must hold a run of {named}; got none")
+    return rows
+
+
+def first_run(rows: pd.DataFrame, *axes: str) -> pd.DataFrame:
+    """The rows of one run: that with the greatest value of the first of ``axes``, then the next."""
+    runs = rows.drop_duplicates("run").sort_values([*axes, "run"], ascending=False)
+    return rows[rows["run"] == runs["run"].iat[0]]

@@ -1,0 +1,81 @@
+"""Batch norm's rate against batch size, and its finding."""
+
+import numpy as np
+import pytest
+
+from flowlab.claims.trial import Trial
+from flowlab.studies import Reading
+from flowlab.studies.batchnorm import STUDY, explosion, rate_by_batch, rate_by_batch_caption
+from flowlab.theory import normalization
+from flowlab.theory.normalization import batch_norm_rates
+from tests.support.drawing import assert_readable, labelled
+from tests.support.planted import assert_expected, assert_turned, planted, tilted
+from tests.support.tables import DELTA, net, together
+
+
+@pytest.fixture
+def normalized():
+    """Slopes that are theory's but for one; the first and the last layer are off."""
+    rates = batch_norm_rates(["relu", "identity"], [3, 4, 8, 64])
+    made = []
+    for activation, batch, rate in rates.itertuples(index=False):
+        rate *= 1.1 if (activation, batch) == ("relu", 8) else 1.0
+        axes = {"activation": activation, "batch_size": batch}
+        table, curve = net(f"{activation}{batch}", rate, depth=9, noise=1e-3, **axes)
+        table.loc[table["layer"].isin([1, 9]), DELTA] = 5.0
+        made.append((table, curve))
+    return *together(*made), rates
+
+
+def test_rates_of_batch_norm_lie_on_theory(normalized):
+    table, prediction, rates = normalized
+    reading = Reading(table, prediction)
+    assert sorted(rates["batch_size"].unique()) == [4, 8, 64]
+    law = rates.set_index(["activation", "batch_size"])["rate"]
+    assert law["identity", 8] == pytest.approx(np.log10(6 / 5) / 2)
+    figure = rate_by_batch(reading)
+    assert_readable(figure)
+    (theory,) = labelled(figure, "theory: relu")
+    (points,) = labelled(figure, "measured: relu")
+    x, y = points.lines[0].get_data()
+    line = dict(zip(*theory.get_data(), strict=True))
+    assert list(x) == [4, 8, 64] and {4, 8, 64} < set(line)
+    assert [b / line[a] for a, b in zip(x, y, strict=True)] == pytest.approx([1, 1.1, 1])
+    text = rate_by_batch_caption(reading)
+    assert "explodes" in text and "at most 10.0% (relu, B = 8)" in text
+    assert f"(theory {law['relu', 64]:.4f}) at B = 64" in text
+    down = table.assign(**{DELTA: -table[DELTA]})
+    assert "explodes" not in rate_by_batch_caption(Reading(down))
+
+
+PLANTS = {
+    "S12-depth": [
+        tilted(1.1, activation="relu"),
+        tilted(1.05, activation="identity", batch_size=64),
+    ]
+}
+
+
+@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
+def test_the_finding_is_as_expected(claim):
+    assert_expected(claim)
+
+
+@pytest.mark.parametrize("id, plant", planted(PLANTS))
+def test_a_wrong_table_turns_the_verdict(id, plant):
+    assert_turned(STUDY, id, plant)
+
+
+def test_every_finding_has_a_wrong_table():
+    assert set(PLANTS) == {claim.id for claim in STUDY.findings}
+
+
+def test_nets_under_another_norm_do_not_explode():
+    runs = [{**run, "norm": "layer"} for run in explosion.runs[-1:]]
+    table = Trial(0, 32).sweep(runs, explosion.times).assign(norm="batch")
+    assert explosion.find(Reading(table)).verdict not in explosion.expected
+
+
+def test_another_law_is_refused(monkeypatch):
+    monkeypatch.setattr(normalization, "batch_norm_rate", lambda *args: np.pi / (np.pi - 1))
+    assert_turned(STUDY, "S12-depth", lambda table: table)

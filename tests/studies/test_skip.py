@@ -1,0 +1,74 @@
+"""Skip connections over depth, and what their findings say of wrong tables."""
+
+import pandas as pd
+import pytest
+
+from flowlab.studies import Reading, skip_inverse_depth
+from flowlab.studies.skip import STUDY, skip_caption, skip_depth
+from tests.support.drawing import assert_readable, labelled
+from tests.support.planted import assert_expected, assert_turned, planted, tilted
+from tests.support.tables import shift, sweep
+
+
+@pytest.fixture
+def kinds():
+    scales = {"scaled": ("inverse_sqrt_depth", "inverse_depth")}
+    return sweep(
+        *(
+            (slope, {"skip": skip, "branch_scale": scale, "depth": depth})
+            for skip, slope in (("none", -0.1), ("identity", 0.3), ("scaled", 0.01))
+            for scale in scales.get(skip, (None,))
+            for depth in (5, 11)
+        )
+    )
+
+
+def test_skips_are_lines_over_depth_with_theory(kinds):
+    table, prediction = kinds
+    figure = skip_depth(Reading(*kinds))
+    assert_readable(figure)
+    for kind, slope in (("identity", 0.3), ("none", -0.1), ("scaled a = 1/L", 0.01)):
+        for container in labelled(figure, f"mean: {kind}"):
+            line = container.lines[0]
+            assert line.get_xdata().tolist() == [5, 11]
+            assert line.get_ydata() == pytest.approx([4 * slope, 10 * slope])
+        (theory, _) = labelled(figure, f"theory: {kind}")
+        assert theory.get_ydata() == pytest.approx([4 * slope, 10 * slope])
+    assert figure.axes[1].get_ylim() == (-1, 1)
+    assert not labelled(skip_depth(Reading(table)), "theory: none")
+    text = skip_caption(Reading(shift(table, "run1", 0.1), prediction))
+    assert "at depth 11" in text and "identity 3.00 [" in text
+    assert "none 0.00 [" in text and "theory -1.00" in text
+
+
+def unskipped(table):
+    """x + f(x) has the numbers of (x + f(x))/√2."""
+    mixed = table[table["skip"] == "mix"]
+    others = table[table["skip"] != "identity"]
+    return pd.concat([others, mixed.assign(skip="identity", run="other")])
+
+
+PLANTS = {
+    "S8": [unskipped, tilted(1.5)],
+    **{f"R1-{kind}": [tilted(1.1)] for kind in ("identity", "mix", "inverse_sqrt_depth")},
+}
+
+
+@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
+def test_the_finding_is_as_expected(claim):
+    assert_expected(claim)
+
+
+@pytest.mark.parametrize("id, plant", planted(PLANTS))
+def test_a_wrong_table_turns_the_verdict(id, plant):
+    assert_turned(STUDY, id, plant)
+
+
+def test_every_finding_has_a_wrong_table():
+    assert set(PLANTS) == {claim.id for claim in STUDY.findings}
+
+
+def test_one_over_the_depth_is_a_study_of_its_own():
+    (claim,) = skip_inverse_depth.STUDY.findings
+    assert_expected(claim)
+    assert_turned(skip_inverse_depth.STUDY, claim.id, tilted(1.1))

@@ -1,0 +1,51 @@
+"""Wrong tables that must turn the verdict of a study's finding."""
+
+from dataclasses import replace
+from functools import cache
+from math import log10
+
+from flowlab.claims.claim import CLAIMS, HOLDS
+from flowlab.claims.trial import Trial
+from tests.support.tables import DELTA
+
+SEEDS = 32
+
+
+@cache
+def measured(id):
+    """The small sweep of a claim."""
+    return CLAIMS[id].reading(Trial(0, SEEDS))
+
+
+def assert_expected(claim):
+    """The finding on the measured table is one of those expected, and whole."""
+    finding = claim.find(measured(claim.id))
+    assert finding.verdict in claim.expected
+    if finding.verdict == HOLDS:
+        assert abs(finding.measured - finding.predicted) <= finding.tolerance
+    assert finding.low <= finding.measured <= finding.high
+    assert finding.sentence.endswith(".") and "\n" not in finding.sentence
+
+
+def assert_turned(study, id, plant):
+    """The finding on the table as ``plant`` changes it is not one of those expected."""
+    (claim,) = (claim for claim in study.findings if claim.id == id)
+    right = measured(id)
+    wrong = replace(right, table=plant(right.table.copy()))
+    assert claim.find(wrong).verdict not in claim.expected
+
+
+def planted(plants):
+    """Each (id, plant) of a dictionary of lists."""
+    return [(id, plant) for id, of in plants.items() for plant in of]
+
+
+def tilted(factor, **where):
+    """‖δ‖² is ``factor`` times too large for each layer travelled backward, in rows like these."""
+
+    def plant(table):
+        hit = (table[list(where)] == list(where.values())).all(axis=1)
+        off = (table["depth"] - table["layer"]) * log10(factor) / 2
+        return table.assign(**{DELTA: table[DELTA] + off.where(hit, 0.0)})
+
+    return plant
