@@ -1,4 +1,4 @@
-"""M1 to M4, with an error that turns the verdicts."""
+"""M2 to M4, with an error that turns the verdicts."""
 
 from tests.support.plants import tilted
 from tests.support.verdicts import CLAIMS, Verdicts, claims_of
