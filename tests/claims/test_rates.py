@@ -1,9 +1,12 @@
-"""S6, with errors that turn the verdict."""
+"""S6 and M1, with errors that turn the verdicts."""
 
 from tests.support.plants import scheme, tilted
 from tests.support.verdicts import CLAIMS, Verdicts
 
-PLANTS = {"S6": [tilted(1.1), scheme("normal", numerator=1.3)]}
+PLANTS = {
+    "S6": [tilted(1.1), scheme("normal", numerator=1.3)],
+    **{id: [tilted(1.1)] for id in CLAIMS if id.startswith("M1-")},
+}
 
 
 class TestRates(Verdicts):
