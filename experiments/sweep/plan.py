@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from experiments.command import note
 from experiments.sweep.conditions import Condition
-from experiments.sweep.progress import Progress
+from experiments.sweep.progress import Watcher
 from experiments.sweep.work import described, write_part
 from flowlab.analysis.verdicts import counted
 from flowlab.errors import InputError
@@ -124,7 +124,7 @@ class Plan:
     @contextmanager
     def watched(self, folder: Path) -> Iterator[None]:
         """Shows how far the sweep is and takes what its processes report, while the body runs."""
-        progress = Progress(folder / "journal", len(self.waiting), self.kept, self._print)
+        progress = Watcher(folder / "journal", len(self.waiting), self.kept, self._print)
         self.outcomes = progress.outcomes
         try:
             with progress:

@@ -56,7 +56,7 @@ def _events(text: bytes) -> Iterator[dict]:
             continue
 
 
-class Progress:
+class Watcher:
     """Watches a sweep's journals while its body runs: a bar on a terminal, lines elsewhere.
 
     ``outcomes`` holds the last event of every condition that has ended, by its number; ``say`` is
