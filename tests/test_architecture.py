@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "schema", "storage", "analysis", "cache", "kernel", "numerics", "layer"]
-ORDER += ["initializers", "layers", "data", "settings", "networks", "measurement", "laws"]
-ORDER += ["instruments", "lessons", "theory", "prediction", "figures", "claims", "studies"]
-ORDER += ["report"]
+ORDER = ["errors", "schema", "analysis", "cache", "kernel", "numerics", "layer", "initializers"]
+ORDER += ["layers", "data", "settings", "storage", "networks", "measurement", "laws"]
+ORDER += ["instruments", "lessons", "theory", "prediction", "runs", "figures", "claims"]
+ORDER += ["studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},

@@ -227,7 +227,7 @@ def _experiment(reader: _Reader, folder: Path) -> Chapter:
         reader.watch.at(f"reading {folder.name}")
     for part in ("runs", "theory"):
         try:
-            names[part] = kept.told(part)
+            names[part] = kept.all_metadata(part)
         except InputError as error:
             reader.lack(error)
         for problem in kept.problems if part == "runs" else ():  # a prediction's go with its run's
