@@ -61,8 +61,8 @@ def measure(
 
     ``network`` is a setting, or a :class:`flowlab.networks.Network` to be measured in place of the
     one that the settings describe. ``progress``, ``batches`` and ``observe`` are those of
-    :func:`flowlab.measurement.ensemble.measure`. Raises InputError for settings that break a rule or
-    need more memory than they allow.
+    :func:`flowlab.measurement.ensemble.measure`. Raises InputError for settings that break a rule
+    or need more memory than they allow.
     """
     own = network if isinstance(network, Network) else None
     if network is not None and own is None:

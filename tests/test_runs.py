@@ -43,6 +43,6 @@ def test_a_run_is_kept_and_prints_in_plain_words(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(flowlab.runs.passes, "measure", None)
+    monkeypatch.setattr(flowlab.runs.ensemble, "measure", None)
     with pytest.raises(flowlab.InputError, match="results_dir must be a folder"):
         flowlab.run(**TINY, results_dir=str(tmp_path / "file"))
