@@ -23,6 +23,9 @@ from threading import local
 
 import numpy as np
 from numba import njit
+from numba.core.cgutils import get_null_value
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
 
 from flowlab.cache import keep
 from flowlab.errors import InputError
@@ -32,9 +35,24 @@ class ShapeError(InputError):
     """A shape that does not fit: layer, axis, expected and received."""
 
 
-def jit(function):
-    """Compile a scalar helper for use inside kernels."""
-    return njit(function, error_model="numpy", fastmath={"contract"})
+def jit(function, *, inline: bool = False):
+    """Compile a helper for use inside kernels, in place of every call if ``inline``."""
+    return njit(function, error_model="numpy", fastmath={"contract"}, forceinline=inline)
+
+
+@intrinsic
+def borrowed(context, array):
+    """For use inside kernels: an array whose views are not counted as references.
+
+    Counting takes longer than a short row's work. The array itself must outlive the views.
+    """
+
+    def generated(context, builder, signature, values):
+        view = make_array(array)(context, builder, values[0])
+        view.meminfo = get_null_value(view.meminfo.type)
+        return view._getvalue()
+
+    return array(array), generated
 
 
 class Kernel:

@@ -16,12 +16,15 @@ Inside, arrays are time-major: what all steps share is one matrix product over t
 """
 
 import math
+from collections.abc import Callable
+from types import FunctionType
+from typing import NamedTuple
 
 import numpy as np
 
 from flowlab.errors import InputError, unknown
 from flowlab.initializers import SCHEMES
-from flowlab.kernel import Kernel, ShapeError, jit, kernel
+from flowlab.kernel import Kernel, ShapeError, borrowed, jit, kernel
 from flowlab.layer import (
     Declaration,
     Layer,
@@ -120,28 +123,27 @@ def excess(norm, size, comfort):
 
 
 @jit
-def begin(x, W_ih, x_exponents, states, gates, steps, scaled):
-    """Time-major x and X W_ih for all steps; without exponents of x they are 0."""
-    for t in range(steps.shape[0]):
-        for n in range(x.shape[0]):
-            for i in range(x.shape[2]):
-                steps[t, n, i] = x[n, t, i]
-        if not scaled:
-            x_exponents[t] = 0
-    states[0].fill(0)
-    T, N, G = gates.shape
-    np.dot(steps.reshape(T * N, x.shape[2]), W_ih, gates.reshape(T * N, G))
+def hand_on(steps, exponents, out, scaled):
+    """Time-major steps as out (n, t, ...), without their exponents unless ``scaled``."""
+    for t in range(out.shape[1]):
+        k = np.int64(0) if scaled else min(max(exponents[t], -2200), 2000)
+        half, rest = power(k // 2), power(k - k // 2)
+        for n in range(out.shape[0]):
+            for j in range(out.shape[2]):
+                out[n, t, j] = steps[t, n, j] * half * rest
 
 
 @jit
-def hand_on(states, exponents, y, scaled):
-    """The states as y (n, t, h), without their exponents unless ``scaled``."""
-    for t in range(y.shape[1]):
-        k = np.int64(0) if scaled else min(max(exponents[t], -2200), 2000)
-        half, rest = power(k // 2), power(k - k // 2)
-        for n in range(y.shape[0]):
-            for j in range(y.shape[2]):
-                y[n, t, j] = states[t + 1, n, j] * half * rest
+def common(z, z_exponent, state, state_exponent, biased):
+    """The largest exponent among those of the terms of a step's preactivations that are not 0."""
+    top = _NOWHERE
+    if nonzero(z):
+        top = z_exponent
+    if nonzero(state):
+        top = max(top, state_exponent)
+    if biased:
+        top = max(top, 0)
+    return state_exponent if top == _NOWHERE else top
 
 
 @jit
@@ -205,15 +207,33 @@ def summed_over_steps(d, at, row, out):
     return np.int64(0) if top == _NOWHERE else top
 
 
-@jit
-def finish(
-    x_exponents,
+# --- what all steps share -------------------------------------------------------------------------
+
+
+@kernel("(n,t,i),(i,g)->(t,n,i),(t,n,g)")
+def project(x, W_ih, steps, gates):
+    """Time-major x, and its product with W_ih."""
+    for t in range(steps.shape[0]):
+        for n in range(x.shape[0]):
+            for i in range(x.shape[2]):
+                steps[t, n, i] = x[n, t, i]
+    T, N, G = gates.shape
+    np.dot(steps.reshape(T * N, x.shape[2]), W_ih, gates.reshape(T * N, G))
+
+
+@kernel("(k,u,n,h),(t)->(n,t,h)")
+def output(states, exponents, y, scaled):
+    hand_on(states[0, 1:], exponents, y, scaled)
+
+
+@kernel("(i,g),(t),(k,u,n,h),(t),(t,n,i),(d,t,n,g),(t)->(n,t,i),(i,g),(h,g),(g),(g),(four),(a)")
+def gather_gradients(
     W_ih,
+    x_exponents,
     states,
     exponents,
     steps,
-    dz_ih,
-    dz_hh,
+    deltas,
     at,
     dx,
     dW_ih,
@@ -221,21 +241,18 @@ def finish(
     db_ih,
     db_hh,
     gradient_exponents,
-    aligned,
-    dsteps,
+    scratch,
     scaled,
 ):
-    """What all steps share, from the cotangents of the products with W_ih and with W_hh."""
-    T, N, G = dz_ih.shape
-    np.dot(dz_ih.reshape(T * N, G), W_ih.T, dsteps.reshape(T * N, dx.shape[2]))
-    for t in range(T):
-        k = np.int64(0) if scaled else min(max(at[t], -2200), 2000)
-        half, rest = power(k // 2), power(k - k // 2)
-        for n in range(N):
-            for i in range(dx.shape[2]):
-                dx[n, t, i] = dsteps[t, n, i] * half * rest
+    """dx and the gradients, from the cotangents of the products with W_ih and with W_hh."""
+    T, N, I = steps.shape
+    dz_ih, dz_hh = deltas[0], deltas[-1]
+    G = dz_ih.shape[2]
+    dsteps, aligned = scratch[: T * N * I], scratch[: T * N * G].reshape(T, N, G)
+    np.dot(dz_ih.reshape(T * N, G), W_ih.T, dsteps.reshape(T * N, I))
+    hand_on(dsteps.reshape(T, N, I), at, dx, scaled)
     gradient_exponents[0] = summed(steps, dz_ih, x_exponents, 0, at, aligned, dW_ih)
-    gradient_exponents[1] = summed(states, dz_hh, exponents, 1, at, aligned, dW_hh)
+    gradient_exponents[1] = summed(states[0], dz_hh, exponents, 1, at, aligned, dW_hh)
     gradient_exponents[2] = summed_over_steps(dz_ih, at, aligned[0, 0], db_ih)
     gradient_exponents[3] = summed_over_steps(dz_hh, at, aligned[0, 0], db_hh)
     if not scaled:
@@ -246,129 +263,179 @@ def finish(
         gradient_exponents.fill(0)
 
 
-# --- the simple recurrence ------------------------------------------------------------------------
+# --- the loops over time --------------------------------------------------------------------------
 
 
-@kernel("(n,t,i),(i,g),(h,g),(g),(g)->(n,t,h),(t),(t),(t),(u,n,h),(t,n,g),(t,n,i),(n,g)")
-def recurrent_forward(
-    x,
-    W_ih,
+class Rows(NamedTuple):
+    """One example's rows at one step, of which a cell's forward function writes h, c and ``kept``.
+
+    Arrays (g, h) have a row for each of the cell's g gates. What the forward function leaves in z
+    its adjoint finds there.
+    """
+
+    z: np.ndarray  # (g, h), x_t W_ih
+    p: np.ndarray  # (g, h), h_{t−1} W_hh
+    b_ih: np.ndarray  # (g, h)
+    b_hh: np.ndarray  # (g, h)
+    powers: tuple[float, float, float]  # z, p and biases are to be multiplied by them: see ``cell``
+    h_before: np.ndarray  # (h,), h_{t−1}
+    h: np.ndarray  # (h,), h_t
+    c_before: np.ndarray  # (h,), c_{t−1} where the cell carries two states, and h_{t−1} otherwise
+    c: np.ndarray  # (h,), c_t likewise
+    kept: np.ndarray  # (kept h,), for the adjoint
+
+
+class AdjointRows(NamedTuple):
+    """One example's rows at one step, of which a cell's adjoint writes dz, dp, dc and dh.
+
+    It finds ∂L/∂h_t and, of what later steps made of c_t, ∂L/∂c_t. It leaves ∂L/∂c_{t−1}, and in dh
+    the part of ∂L/∂h_{t−1} that does not go through p.
+    """
+
+    z: np.ndarray  # (g, h), as the forward function left it
+    h_before: np.ndarray
+    c_before: np.ndarray
+    c: np.ndarray
+    kept: np.ndarray
+    dh: np.ndarray  # (h,)
+    dc: np.ndarray  # (h,)
+    dz: np.ndarray  # (g, h)
+    dp: np.ndarray  # (g, h), the same array as dz unless the cell keeps them separate
+
+
+def _along_time(
     W_hh,
     b_ih,
     b_hh,
-    y,
     x_exponents,
     exponents,
     norms,
     states,
     gates,
-    steps,
+    kept,
     product,
-    scaled,
     comfort,
-    activation,
+    homogeneous,
+    constants,
 ):
-    begin(x, W_ih, x_exponents, states, gates, steps, scaled)
+    T, N, G = gates.shape
+    blocks = G // W_hh.shape[0], W_hh.shape[0]
+    z, p = borrowed(gates.reshape(T, N, *blocks)), borrowed(product.reshape(N, *blocks))
+    biases = borrowed(b_ih.reshape(blocks)), borrowed(b_hh.reshape(blocks))
     biased = nonzero(b_ih) or nonzero(b_hh)
-    for t in range(gates.shape[0]):
-        z, h = gates[t], states[t + 1]
-        np.dot(states[t], W_hh, product)
-        before, top = exponents[t - 1] if t > 0 else 0, 0
-        if activation != _TANH:
-            top = _NOWHERE
-            if nonzero(z):
-                top = x_exponents[t]
-            if nonzero(states[t]):
-                top = max(top, before)
-            if biased:
-                top = max(top, 0)
-            if top == _NOWHERE:
-                top = before
-        of_x, of_h, of_b = power(x_exponents[t] - top), power(before - top), power(-top)
-        for n in range(z.shape[0]):
-            for j in range(z.shape[1]):
-                bias = of_b * (np.float64(b_ih[j]) + b_hh[j])
-                z[n, j] = of_x * z[n, j] + of_h * product[n, j] + bias
-        if activation == _TANH:
-            for n in range(z.shape[0]):
-                for j in range(z.shape[1]):
-                    h[n, j] = tanh_and_slope(z[n, j])[0]
-        elif activation == _RELU:
-            for n in range(z.shape[0]):
-                for j in range(z.shape[1]):
-                    h[n, j] = 0 if z[n, j] <= 0 else z[n, j]
+    states, kept = borrowed(states), borrowed(kept)
+    h, c = states[0], states[-1]
+    h[0].fill(0)
+    c[0].fill(0)
+    for t in range(T):
+        np.dot(h[t], W_hh, product)
+        top, powers = np.int64(0), (1.0, 1.0, 1.0)
+        if homogeneous:
+            before = exponents[t - 1] if t > 0 else np.int64(0)
+            top = common(gates[t], x_exponents[t], h[t], before, biased)
+            powers = power(x_exponents[t] - top), power(before - top), power(-top)
         else:
-            copy(z, h)
-        log2_norm(h, norms[t : t + 1])
-        k = excess(norms[t], h.size, comfort) if activation != _TANH else np.int64(0)
-        shift(h, -k)
+            shift(gates[t], x_exponents[t])
+        for n in range(N):
+            states_of = h[t, n], h[t + 1, n], c[t, n], c[t + 1, n]
+            rows = Rows(z[t, n], p[n], *biases, powers, *states_of, kept[t, n])
+            step(rows, *constants)  # noqa: F821  see _over_steps
+        log2_norm(h[t + 1], norms[t : t + 1])
+        k = excess(norms[t], h[t + 1].size, comfort) if homogeneous else np.int64(0)
+        shift(h[t + 1], -k)
         norms[t] += top
         exponents[t] = top + k
-    hand_on(states, exponents, y, scaled)
 
 
-@kernel(
-    "(t),(i,g),(h,g),(u,n,h),(t),(t,n,g),(t,n,i),(n,t,h)->(n,t,i),(i,g),(h,g),(g),(g),"
-    "(t),(t),(t),(four),(t,n,g),(t,n,g),(n,h),(n,h),(t,n,i)"
-)
-def recurrent_pullback(
-    x_exponents,
-    W_ih,
+def _back_along_time(
     W_hh,
     states,
-    exponents,
     gates,
-    steps,
+    kept,
     dy,
-    dx,
-    dW_ih,
-    dW_hh,
-    db_ih,
-    db_hh,
     at,
     norms,
     delta_norms,
-    gradient_exponents,
-    dz,
-    aligned,
-    dh,
+    deltas,
+    cotangents,
     carry,
-    dsteps,
     scaled,
     comfort,
     truncation,
-    activation,
+    direct,
+    constants,
 ):
+    T, N, G = gates.shape
+    blocks = G // W_hh.shape[0], W_hh.shape[0]
+    z = borrowed(gates.reshape(T, N, *blocks))
+    dz, dp = borrowed(deltas[0].reshape(T, N, *blocks)), borrowed(deltas[-1].reshape(T, N, *blocks))
+    states, kept, cotangents = borrowed(states), borrowed(kept), borrowed(cotangents)
+    h, c = states[0], states[-1]
+    dh, dc, two = cotangents[0], cotangents[-1], len(states) > 1
     carry.fill(0)
+    dc.fill(0)
     after = np.int64(0)
-    for t in range(gates.shape[0] - 1, -1, -1):
+    for t in range(T - 1, -1, -1):
         top = gather(dy, t, at[t] if scaled else 0, carry, after, dh)
+        if two and nonzero(dc):
+            shift(dh, min(top - after, 0))
+            top = max(top, after)
+            shift(dc, after - top)
         log2_norm(dh, norms[t : t + 1])
-        k = excess(norms[t], dh.size, comfort)
-        shift(dh, -k)
+        size = norms[t]
+        if two:
+            log2_norm(dc, delta_norms[t : t + 1])
+            size = max(size, delta_norms[t])
+        k = excess(size, dh.size, comfort)
+        shift(cotangents, -k)
         norms[t] += top
         after = at[t] = top + k
-        z, d = gates[t], dz[t]
-        if activation == _TANH:
-            for n in range(d.shape[0]):
-                for j in range(d.shape[1]):
-                    d[n, j] = dh[n, j] * tanh_and_slope(z[n, j])[1]
-        elif activation == _RELU:
-            for n in range(d.shape[0]):
-                for j in range(d.shape[1]):
-                    d[n, j] = dh[n, j] if z[n, j] > 0 else 0
-        else:
-            copy(dh, d)
-        log2_norm(d, delta_norms[t : t + 1])
+        for n in range(N):
+            states_of = h[t, n], c[t, n], c[t + 1, n], kept[t, n]
+            rows = AdjointRows(z[t, n], *states_of, dh[n], dc[n], dz[t, n], dp[t, n])
+            step(rows, *constants)  # noqa: F821
+        log2_norm(deltas[0, t], delta_norms[t : t + 1])
         delta_norms[t] += after
         if truncation > 0 and t % truncation == 0:
             carry.fill(0)
-        else:
-            np.dot(d, W_hh.T, carry)
-    finish(
-        *(x_exponents, W_ih, states, exponents, steps, dz, dz, at),
-        *(dx, dW_ih, dW_hh, db_ih, db_hh, gradient_exponents, aligned, dsteps, scaled),
+            dc.fill(0)
+            continue
+        np.dot(deltas[-1, t], W_hh.T, carry)
+        if direct:
+            for n in range(N):
+                for j in range(dh.shape[1]):
+                    carry[n, j] += dh[n, j]
+
+
+def cell(forward: Callable, adjoint: Callable) -> tuple[Kernel, Kernel]:
+    """The kernels that pass a cell along time and back, from its equations at one step.
+
+    ``forward(rows, *constants)`` and ``adjoint(rows, *constants)`` get :class:`Rows` and
+    :class:`AdjointRows` of one example, and the layer's ``constants()``. In a cell that is
+    positively homogeneous z, p, biases and h_t have different exponents, and ``powers`` make up
+    for it; in others they are 1.
+    """
+    return (
+        _over_steps(
+            _along_time, forward, "(h,g),(g),(g),(t)->(t),(t),(k,u,n,h),(t,n,g),(t,n,m),(n,g)"
+        ),
+        _over_steps(
+            _back_along_time,
+            adjoint,
+            "(h,g),(k,u,n,h),(t,n,g),(t,n,m),(n,t,h)->(t),(t),(t),(d,t,n,g),(k,n,h),(n,h)",
+        ),
     )
+
+
+def _over_steps(loop: Callable, function: Callable, signature: str) -> Kernel:
+    """A copy of the loop that calls this function as ``step``, and is called and kept as it is.
+
+    Numba's disk cache refuses functions that are given as arguments, but not those that stand in a
+    module's namespace.
+    """
+    code = loop.__code__.replace(co_filename=function.__code__.co_filename)
+    namespace = {**globals(), "__name__": function.__module__, "step": jit(function, inline=True)}
+    return kernel(signature)(FunctionType(code, namespace, function.__name__))
 
 
 # --- the norms of examples ------------------------------------------------------------------------
@@ -430,17 +497,18 @@ def example_norm(a, d, a_exponents, lag, at):
     return 0.5 * np.log2(total) + down + top
 
 
-@kernel("(t),(u,n,h),(t),(t,n,i),(t,n,g),(t,n,g),(t),(n,t,h)->(four)")
-def recurrent_example_norms(x_exponents, states, exponents, steps, dz_ih, dz_hh, at, dy, out):
+@kernel("(t),(k,u,n,h),(t),(t,n,i),(d,t,n,g),(t),(n,t,h)->(four)")
+def recurrent_example_norms(x_exponents, states, exponents, steps, deltas, at, dy, out):
+    dz_ih, dz_hh = deltas[0], deltas[-1]
     ones = np.ones((steps.shape[0], steps.shape[1], 1), steps.dtype)
     zeros = np.zeros(x_exponents.size, np.int64)
     out[0] = example_norm(steps, dz_ih, x_exponents, 0, at)
-    out[1] = example_norm(states, dz_hh, exponents, 1, at)
+    out[1] = example_norm(states[0], dz_hh, exponents, 1, at)
     out[2] = example_norm(ones, dz_ih, zeros, 0, at)
     out[3] = example_norm(ones, dz_hh, zeros, 0, at)
 
 
-# --- layers ---------------------------------------------------------------------------------------
+# --- any recurrence -------------------------------------------------------------------------------
 
 
 def together(log2_norms: np.ndarray) -> np.ndarray:
@@ -481,15 +549,17 @@ class Recurrence(Layer):
 
     trainable = True
     along_time = True
-    gates = 1
     comfort = 16.0  # log2 of the root mean square beyond which arrays are rescaled
-    separate = False  # do the products with W_ih and with W_hh have different cotangents?
     forward_kernel: Kernel
     pullback_kernel: Kernel
+    gates = 1
+    carried = 1  # how many states run along time: h, or h and c
+    kept = 0  # numbers for each unit that a step keeps for its adjoint beside gates
+    separate = False  # do the products with W_ih and with W_hh have different cotangents?
+    direct = False  # does h_{t−1} enter h_t beside its product with W_hh?
     example_norms = recurrent_example_norms
     example_norms_reads = (
-        *("x_exponents", "states", "exponents", "steps"),
-        *("dz_ih", "dz_hh", "cotangent_exponents"),
+        *("x_exponents", "states", "exponents", "steps", "deltas", "cotangent_exponents"),
     )
 
     def __init__(
@@ -512,16 +582,8 @@ class Recurrence(Layer):
         self.truncation = truncation
         self._declared: dict = {}
 
-    def memory(self, n: int, T: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of what the forward kernel saves beside states and gates."""
-        return {}
-
-    def memory_cotangents(self, n: int) -> list[tuple[int, ...]]:
-        """Shapes of the pullback kernel's buffers for what runs along time beside the state."""
-        return []
-
     def constants(self) -> tuple:
-        """What both kernels are told at their end."""
+        """What the cell's functions receive after their rows."""
         return ()
 
     def declare(self, shape):
@@ -544,8 +606,8 @@ class Recurrence(Layer):
             "b_ih": bias,
             "b_hh": bias,
         }
-        saved = {"states": (T + 1, n, h), "gates": (T, n, g), **self.memory(n, T)}
-        saved["steps"] = (T, n, i)
+        saved = {"states": (self.carried, T + 1, n, h), "gates": (T, n, g)}
+        saved |= {"kept": (T, n, self.kept * h), "steps": (T, n, i)}
         kept = [(n, T, h), *saved.values(), *(p.shape for p in parameters.values())]
         elements = sum(map(math.prod, kept))
         return Declaration((n, T, h), parameters, saved, elements=elements)
@@ -641,57 +703,94 @@ class Recurrence(Layer):
         y = workspace.take(seeds + declaration.output, x.dtype)
         saved = {k: workspace.take(seeds + s, x.dtype) for k, s in declaration.saved.items()}
         along = {
-            "x_exponents": exponents if scaled else np.empty(times, np.int64),
+            "x_exponents": exponents if scaled else np.zeros(times, np.int64),
             "exponents": np.empty(times, np.int64),
             "state_log2_norms": np.empty(times),
         }
-        n, g = x.shape[1], declaration.parameters["b_ih"].shape[0]
-        product = workspace.take((*seeds, n, g), x.dtype)
-        values = [parameters[name] for name in declaration.parameters]
-        arrays = (x, *values, y, *along.values(), *saved.values(), product)
-        self.forward_kernel.run(*arrays, scaled, self.comfort, *self.constants())
+        states, gates, kept, steps = saved.values()
+        product = workspace.take(seeds + gates.shape[2:], x.dtype)
+        _, *of_states = (parameters[name] for name in declaration.parameters)
+        project.run(x, parameters["W_ih"], steps, gates)
+        self.forward_kernel.run(
+            *(*of_states, *along.values(), states, gates, kept, product),
+            *(self.comfort, self.homogeneous, self.constants()),
+        )
+        output.run(states, along["exponents"], y, scaled)
         workspace.give(product)
         return y, along["exponents"], {"x": x, "y": y, **parameters, **saved, **along}
 
     def _pullback(self, dy, exponents, tape, workspace, watch):
-        x, states, gates = tape["x"], tape["states"], tape["gates"]
+        x, states, gates, steps = (tape[name] for name in ("x", "states", "gates", "steps"))
         expect_shape(self.name, "dy", dy.shape, tape["y"].shape)
         declaration, seeds, times = self.declare(x.shape[1:]), x.shape[:1], tape["exponents"].shape
         scaled = exponents is not None
         if scaled:
             expect_shape(self.name, "exponents", exponents.shape, times)
 
-        def take(shape):
-            return workspace.take(shape, x.dtype)
+        def take(*shape):
+            return workspace.take(seeds + shape, x.dtype)
 
-        dx = take(x.shape)
-        gradients = {k: take(seeds + p.shape) for k, p in declaration.parameters.items()}
+        dx = take(*x.shape[1:])
+        gradients = {k: take(*p.shape) for k, p in declaration.parameters.items()}
         along = {
             "cotangent_exponents": exponents if scaled else np.empty(times, np.int64),
             "state_cotangent_log2_norms": np.empty(times),
             "delta_log2_norms": np.empty(times),
-            "gradient_exponents": np.empty((*seeds, len(gradients)), np.int64),
         }
-        deltas = [take(gates.shape) for _ in range(1 + self.separate)]
-        state = seeds + states.shape[2:]
-        buffers = [take(gates.shape), take(state), take(state)]
-        buffers += [take(seeds + s) for s in self.memory_cotangents(x.shape[1])]
-        buffers.append(take(tape["steps"].shape))
-        memory = [tape[name] for name in self.memory(*x.shape[1:3])]
-        reads = [tape[k] for k in ("x_exponents", "W_ih", "W_hh", "states", "exponents", "gates")]
-        arrays = (*reads, *memory, tape["steps"], dy, dx, *gradients.values(), *along.values())
+        of_gradients = np.empty((*seeds, len(gradients)), np.int64)
+        deltas = take(1 + self.separate, *gates.shape[1:])
+        _, k, _, n, h = states.shape
+        cotangents, carry = take(k, n, h), take(n, h)
+        scratch = take(max(math.prod(steps.shape[1:]), math.prod(gates.shape[1:])))
         self.pullback_kernel.run(
-            *(*arrays, *deltas, *buffers, scaled, self.comfort, self.truncation or 0),
-            *self.constants(),
+            *(tape["W_hh"], states, gates, tape["kept"], dy, *along.values()),
+            *(deltas, cotangents, carry, scaled, self.comfort, self.truncation or 0),
+            *(self.direct, self.constants()),
         )
-        tape |= along
+        gather_gradients.run(
+            *(tape["W_ih"], tape["x_exponents"], states, tape["exponents"], steps, deltas),
+            *(along["cotangent_exponents"], dx, *gradients.values(), of_gradients, scratch, scaled),
+        )
+        tape |= {**along, "gradient_exponents": of_gradients}
+        buffers = [deltas, cotangents, carry, scratch]
         if watch is not None:
             # Cotangents of the products are there for the watch alone.
-            watch(self, {**tape, "dz_ih": deltas[0], "dz_hh": deltas[-1]}, dy, dx, gradients)
+            watch(self, {**tape, "deltas": deltas}, dy, dx, gradients)
             buffers += gradients.values()
-        for array in (*deltas, *buffers):
+        for array in buffers:
             workspace.give(array)
         return dx, along["cotangent_exponents"], gradients
+
+
+# --- the simple recurrence ------------------------------------------------------------------------
+
+
+def recurrent_forward(row, activation):
+    z, p, b_ih, b_hh, h = row.z[0], row.p[0], row.b_ih[0], row.b_hh[0], row.h
+    of_x, of_h, of_b = row.powers
+    for j in range(h.size):
+        bias = of_b * (np.float64(b_ih[j]) + b_hh[j])
+        z[j] = of_x * z[j] + of_h * p[j] + bias
+    if activation == _TANH:
+        for j in range(h.size):
+            h[j] = tanh_and_slope(z[j])[0]
+    elif activation == _RELU:
+        for j in range(h.size):
+            h[j] = 0 if z[j] <= 0 else z[j]
+    else:
+        copy(z, h)
+
+
+def recurrent_adjoint(row, activation):
+    z, dh, dz = row.z[0], row.dh, row.dz[0]
+    if activation == _TANH:
+        for j in range(dh.size):
+            dz[j] = dh[j] * tanh_and_slope(z[j])[1]
+    elif activation == _RELU:
+        for j in range(dh.size):
+            dz[j] = dh[j] if z[j] > 0 else 0
+    else:
+        copy(dh, dz)
 
 
 class Recurrent(Recurrence):
@@ -702,7 +801,7 @@ class Recurrent(Recurrence):
     """
 
     name = "recurrent"
-    forward_kernel, pullback_kernel = recurrent_forward, recurrent_pullback
+    forward_kernel, pullback_kernel = cell(recurrent_forward, recurrent_adjoint)
 
     def __init__(self, features: int, activation: str = "tanh", **options):
         super().__init__(features, **options)
@@ -712,6 +811,9 @@ class Recurrent(Recurrence):
 
     def constants(self):
         return (ACTIVATIONS.index(self.activation),)
+
+
+# --- after the sequence ---------------------------------------------------------------------------
 
 
 @kernel("(n,t,h)->(n,h)")
