@@ -1,4 +1,4 @@
-"""What every command shares: configuration by Hydra, and bad input told in one line."""
+"""What every command shares: configuration by Hydra, and bad input reported in one line."""
 
 import os
 import re

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from experiments.command import guarded, note, options
 from flowlab.errors import InputError, unknown
-from flowlab.settings import flat
+from flowlab.settings import stored_axes
 from flowlab.storage.experiment import Experiment, Run, covered, find
 from flowlab.storage.files import listed, reading
 
 DEFAULTS = {"experiment": "", "results_dir": "results"}
-MOST = 5  # problems, axes' values and commands that are told in full
+MOST = 5  # problems, axes' values and commands that are listed in full
 COLUMNS = ("experiment", "runs", "state", "seeds", "rows", "size")
 
 
@@ -75,12 +75,12 @@ def sweeps(folder: Path) -> tuple[list[str], dict[str, Run], list[str]]:
             continue
         try:
             with reading(path):
-                told = json.loads(path.read_text(encoding="utf-8"))
+                record = json.loads(path.read_text(encoding="utf-8"))
             runs = {
                 run: Run(run, str(condition), int(seed), int(seeds), "")
-                for run, (condition, seed, seeds) in told["runs"].items()
+                for run, (condition, seed, seeds) in record["runs"].items()
             }
-            commands[str(told["command"])] = None
+            commands[str(record["command"])] = None
         except (AttributeError, LookupError, TypeError, ValueError):
             problems.append(f"{path} is not the record of a sweep")
             continue
@@ -104,10 +104,11 @@ def lacking(index: dict[str, Run], planned: dict[str, Run]) -> list[Run]:
 def detail(kept: Experiment, index: dict, planned: dict, missing: list[Run]) -> list[str]:
     """The axes along which conditions differ, and how much is missing."""
     values: dict[str, dict[str, None]] = defaultdict(dict)
-    for run, told in kept.told().items():
-        for name, value in flat(told["settings"]).items() if run in index else ():
-            if name not in ("seed", "seeds"):
-                values[name][str(value)] = None
+    for run, metadata in kept.all_metadata().items():
+        if run in index:
+            for name, value in stored_axes(metadata["settings"]).items():
+                if name != "seeds" and value is not None:
+                    values[name][str(value)] = None
     axes = {name: list(found) for name, found in values.items() if len(found) > 1}
     lines = [f"{len({run.condition for run in index.values()}):,} conditions"]
     for name, found in axes.items():
@@ -144,7 +145,8 @@ def _row(kept: Experiment, index: dict, planned: dict, missing: list) -> tuple[s
 
 def _commands(kept: Experiment) -> list[str]:
     """The most frequent commands of runs."""
-    counts = Counter(str(told["command"]) for told in kept.told().values() if told.get("command"))
+    given = (metadata.get("command") for metadata in kept.all_metadata().values())
+    counts = Counter(str(command) for command in given if command)
     lines = [command for command, _ in counts.most_common(MOST)]
     rest = len(counts) - len(lines)
     return [*lines, *([f"and {rest:,} other commands"] if rest else [])]

@@ -2,21 +2,17 @@
 
 import shlex
 import sys
-from pathlib import Path
 
 from experiments.command import main
-from experiments.sweep.work import complete
-from flowlab.analysis.summary import summarise
+from flowlab import runs
 from flowlab.settings import Settings
-from flowlab.storage.files import writable
 
 
 def run(settings: Settings) -> None:
     """Measure one configuration, write its table and prediction, say what happened."""
-    writable(Path(settings.results_dir) / settings.experiment)
     command = shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
     with _Bar() as bar:
-        done = complete(settings, command, progress=bar)
+        done = runs.run(settings, command=command, progress=bar)
     print(
         f"{settings.seeds} {settings.network.name} nets, activation={settings.activation} "
         f"init={settings.init.name} depth={settings.depth} width={settings.width} "
@@ -24,7 +20,7 @@ def run(settings: Settings) -> None:
         f"batch {settings.batch_size} of {settings.data.name}, upstream={settings.upstream}: "
         f"{done.seconds:.1f} s\n"
     )
-    print(summarise(done.table, done.verdict))
+    print(done)
     print(f"\nTable:  {done.path}  ({len(done.table)} rows; pandas.read_parquet opens it)")
     where = shlex.quote(f"results_dir={settings.results_dir}")
     print(f"Draw:   python -m experiments.plots {where}\n")

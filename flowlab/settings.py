@@ -286,6 +286,14 @@ def from_plain(values: dict) -> Settings:
     return Settings(**values | {name: made(**values[name]) for name, made in _GROUPS.items()})
 
 
+def stored_axes(resolved: Any) -> dict[str, Any]:
+    """:meth:`Settings.axes` of resolved settings as they were stored; {} of foreign ones."""
+    try:
+        return from_plain(resolved).axes()
+    except (AttributeError, LookupError, TypeError):
+        return {}
+
+
 def make(**axes) -> Settings:
     """Validated settings from keywords; ``init``, ``network`` and ``data`` may be plain names.
 
@@ -304,6 +312,24 @@ def make(**axes) -> Settings:
             raise InputError(f"{name} must be a name or a dictionary of settings; got {given!r}")
     _, defaults = NETWORKS.get(axes.get("network", NetworkSettings()).name, ((), {}))
     return Settings(**{**defaults, **axes}).validate()
+
+
+def given(settings: Settings | None, axes: dict[str, Any]) -> Settings:
+    """Settings that a caller gives whole, or by the keywords of :func:`make`; validated.
+
+    Raises InputError for both at once and for what are no settings.
+    """
+    if settings is None:
+        return make(**axes)
+    if not isinstance(settings, Settings):
+        raise InputError(
+            f"settings must be what flowlab.make returns, or keywords; got {settings!r}"
+        )
+    if axes:
+        raise InputError(
+            f"settings must be given whole or by keywords, not both; got both, with {min(axes)}"
+        )
+    return settings.validate()
 
 
 def _typed(schema, values: dict, prefix: str = "") -> dict:

@@ -49,11 +49,11 @@ def conditions(loader, config: DictConfig, overrides: Sequence[str]) -> list[Con
         if groups not in composed:
             composed[groups] = _Composed(loader.load_sweep_config(config, list(groups)))
         settings = composed[groups].settings({key: chosen[key] for key in plain})
-        told = " ".join(f"{key}={chosen[key][0]}" for key in varying) or " ".join(overrides)
+        text = " ".join(f"{key}={chosen[key][0]}" for key in varying) or " ".join(overrides)
         try:
-            found.append(Condition(told, settings.validate()))
+            found.append(Condition(text, settings.validate()))
         except InputError as error:
-            found.append(Condition(told, settings, str(error)))
+            found.append(Condition(text, settings, str(error)))
     return found
 
 

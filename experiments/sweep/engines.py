@@ -19,7 +19,7 @@ from experiments.sweep.work import ATTEMPTS, Work
 from flowlab.errors import InputError
 
 LOCAL = "hydra_plugins.flowlab.Local"
-_PARTS = 256  # jobs that a cluster is given at most, unless told otherwise
+_PARTS = 256  # jobs that a cluster is given at most, unless the user says otherwise
 _FEW = 8  # conditions that are quicker done by one process than by several that start first
 _LARGEST = 32  # conditions that one of this machine's processes does at a time
 _LINE = 300  # characters of an engine's error
@@ -111,6 +111,6 @@ def complete(launcher: DictConfig, part: int) -> None:
 
 def reason(error: Exception) -> str:
     """What an engine's error says, in one line, and the last line of what caused it."""
-    told = shorten(str(error), _LINE, placeholder=" ...") or type(error).__name__
+    text = shorten(str(error), _LINE, placeholder=" ...") or type(error).__name__
     cause = str(error.__cause__ or "").strip().splitlines()
-    return f"{told} ({shorten(cause[-1], _LINE, placeholder=' ...')})" if cause else told
+    return f"{text} ({shorten(cause[-1], _LINE, placeholder=' ...')})" if cause else text

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from experiments.command import note
 from experiments.sweep.conditions import Condition
-from experiments.sweep.progress import Progress
+from experiments.sweep.progress import Watcher
 from experiments.sweep.work import described, write_part
 from flowlab.analysis.verdicts import counted
 from flowlab.errors import InputError
@@ -25,7 +25,7 @@ from flowlab.storage.experiment import Experiment, Run, condition_of, missing_se
 from flowlab.storage.files import storing, writable, write
 from flowlab.storage.versions import versions
 
-_TOLD = 40  # conditions; a longer sweep does not tell each
+_SHOWN = 40  # conditions; a longer sweep does not print each
 _LISTED = 10  # of what went wrong
 _JUDGED = {
     "agrees": "agrees with",
@@ -123,8 +123,8 @@ class Plan:
 
     @contextmanager
     def watched(self, folder: Path) -> Iterator[None]:
-        """Shows how far the sweep is and takes what its processes tell, while the body runs."""
-        progress = Progress(folder / "journal", len(self.waiting), self.kept, self._tell)
+        """Shows how far the sweep is and takes what its processes report, while the body runs."""
+        progress = Watcher(folder / "journal", len(self.waiting), self.kept, self._print)
         self.outcomes = progress.outcomes
         try:
             with progress:
@@ -138,8 +138,8 @@ class Plan:
         finally:
             self.seconds = progress.seconds
 
-    def _tell(self, outcome: dict) -> None:
-        if outcome["event"] == "done" and len(self.waiting) <= _TOLD:
+    def _print(self, outcome: dict) -> None:
+        if outcome["event"] == "done" and len(self.waiting) <= _SHOWN:
             number = outcome["condition"]
             overrides = self.waiting[number][0].overrides
             print(f"{number + 1:>4}  {overrides}  ({outcome['seconds']:.1f} s)")
@@ -154,12 +154,12 @@ class Plan:
                 failed.append((self.waiting[number][0].overrides, outcome["reason"]))
         kept = self.kept + events["skipped"]
         total = self.kept + len(self.waiting) + len(self.refused)
-        told = [f"{events['done']} measured in {self.seconds:.1f} s"]
-        told += [f"{kept} kept from before"] if kept else []
-        told += [f"{len(failed)} failed"] if failed else []
+        parts = [f"{events['done']} measured in {self.seconds:.1f} s"]
+        parts += [f"{kept} kept from before"] if kept else []
+        parts += [f"{len(failed)} failed"] if failed else []
         missing = len(self.waiting) - len(self.outcomes)
-        told += [f"{missing} not reached"] if missing else []
-        print(f"\n{total} {_plural('run', total)}: {', '.join(told)}.")
+        parts += [f"{missing} not reached"] if missing else []
+        print(f"\n{total} {_plural('run', total)}: {', '.join(parts)}.")
         self._judge()
         if self.by_other_code:
             print(
@@ -180,10 +180,10 @@ class Plan:
                 f"{missing} of {total} runs were not reached; the same command does them"
             )
         if failed:
-            told = [f"{overrides}: {reason}" for overrides, reason in failed[:_LISTED]]
-            told += [f"and {len(failed) - _LISTED} more"] if len(failed) > _LISTED else []
+            lines = [f"{overrides}: {reason}" for overrides, reason in failed[:_LISTED]]
+            lines += [f"and {len(failed) - _LISTED} more"] if len(failed) > _LISTED else []
             count = f"{len(failed)} of {total} conditions could not run: "
-            raise InputError(count + "; ".join(told))
+            raise InputError(count + "; ".join(lines))
 
     def _judge(self) -> None:
         """How many runs agree with theory, and the first that do not."""
@@ -195,7 +195,7 @@ class Plan:
         trends = (outcome["trend"] for outcome in done)
         print(f"Gradients: {counted(trends, *limits)}." if len(limits) == 1 else "")
         print("Theory " + ", ".join(f"{_JUDGED[a]} {n}" for a, n in found.most_common()) + ".")
-        if len(self.waiting) <= _TOLD:
+        if len(self.waiting) <= _SHOWN:
             return
         against = [o["condition"] for o in done if o["agreement"] == "differs"]
         for number in against[:_LISTED]:

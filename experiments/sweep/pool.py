@@ -95,7 +95,7 @@ def _out_of_reach() -> Iterator[None]:
 
 
 def _send(worker: Connection, part: int) -> None:
-    with suppress(OSError):  # it died, which receiving from it tells
+    with suppress(OSError):  # it died, which receiving from it shows
         worker.send(part)
 
 

@@ -18,7 +18,7 @@ from threading import Event, Thread
 from flowlab.storage.files import storing
 
 _POLL = 0.2  # seconds between two looks at the files
-_TELL = 30.0  # seconds between two lines where there is no terminal
+_PERIOD = 30.0  # seconds between two lines where there is no terminal
 
 
 class Journal:
@@ -29,7 +29,7 @@ class Journal:
         self._path = folder / f"{part}.{socket.gethostname()}.{os.getpid()}.jsonl"
 
     def write(self, condition: int, event: str, **more) -> None:
-        """Append one event of a condition; a sweep whose folder is gone has nobody to tell.
+        """Append one event of a condition; a sweep whose folder is gone has no reader.
 
         Raises StorageError where the disk refuses.
         """
@@ -56,7 +56,7 @@ def _events(text: bytes) -> Iterator[dict]:
             continue
 
 
-class Progress:
+class Watcher:
     """Watches a sweep's journals while its body runs: a bar on a terminal, lines elsewhere.
 
     ``outcomes`` holds the last event of every condition that has ended, by its number; ``say`` is
@@ -77,7 +77,7 @@ class Progress:
         self._bar = tqdm(
             total=self._total, unit="run", leave=False, disable=not self._terminal, delay=0.5
         )
-        self._begun = self._told = time.monotonic()
+        self._begun = self._printed = time.monotonic()
         self._thread = Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -105,7 +105,7 @@ class Progress:
             self._read[entry.name] = read + len(whole)
             for event in _events(whole):
                 self._take(event)
-        self._tell()
+        self._print()
 
     def _take(self, event: dict) -> None:
         number = event["condition"]
@@ -117,15 +117,15 @@ class Progress:
             self._say(event)
         self._bar.update()
 
-    def _tell(self) -> None:
+    def _print(self) -> None:
         done, failed = len(self.outcomes), self._failed
         if self._terminal:
             self._bar.set_postfix_str(f"{self._skipped} skipped, {failed} failed")
             return
         now = time.monotonic()
-        if now - self._told < _TELL or not done:
+        if now - self._printed < _PERIOD or not done:
             return
-        self._told, rate = now, done / (now - self._begun)
+        self._printed, rate = now, done / (now - self._begun)
         print(
             f"{done} of {self._total} done, {self._skipped} skipped, {failed} failed, "
             f"{rate:.3g} per second, {_duration((self._total - done) / rate)} left",

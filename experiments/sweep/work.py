@@ -6,89 +6,23 @@ the files.
 """
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.sweep.progress import Journal
-from flowlab.analysis.verdicts import Verdict, judge
 from flowlab.errors import InputError
-from flowlab.measurement.passes import Batches, Progress, measure, needed
-from flowlab.prediction import predict
+from flowlab.measurement.passes import Batches, needed
+from flowlab.runs import run
 from flowlab.settings import Settings, from_plain
 from flowlab.storage.experiment import Experiment
 from flowlab.storage.files import StorageError, storing
-from flowlab.storage.versions import versions
 
 ATTEMPTS = 3  # processes that may die over one condition
-
-
-class Done(NamedTuple):
-    """A finished run: where its table is, what is in it, how it is judged."""
-
-    path: Path
-    table: pd.DataFrame
-    verdict: Verdict
-    seconds: float
-
-
-def complete(
-    settings: Settings,
-    command: str,
-    extend: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> Done:
-    """Measure and predict one configuration, judge it, and keep table and prediction.
-
-    Seeds that the kept runs ``extend`` hold are taken from there, and such runs give way to the new
-    one if it holds all of theirs. Raises InputError where the settings or the disk refuse.
-    """
-    begun = time.perf_counter()
-    experiment = Experiment(Path(settings.results_dir) / settings.experiment)
-    known = {}
-    for run in extend:
-        with suppress(InputError):  # gone: another sweep's, which held its seeds, replaced it
-            known[run] = experiment.read(run)
-    table = _joined(settings, known.values()) if known else measure(settings, progress)
-    prediction = predict(settings)
-    metadata = {
-        "settings": settings.resolved(),
-        "experiment": settings.experiment,
-        "command": command,
-        "versions": versions(),
-    }
-    path = experiment.save(settings.run(), table, prediction, metadata)
-    held = set(table["seed"])
-    experiment.remove([run for run, frame in known.items() if held.issuperset(frame["seed"])])
-    verdict = judge(table, prediction, settings.kept_within)
-    return Done(path, table, verdict, time.perf_counter() - begun)
-
-
-def _joined(settings: Settings, known) -> pd.DataFrame:
-    """What ``measure`` gives, measuring only the seeds that no known table holds."""
-    missing = set(range(settings.seed, settings.seed + settings.seeds))
-    frames = []
-    for frame in known:
-        frames.append(frame[frame["seed"].isin(missing)])
-        missing -= set(frame["seed"])
-    for seed in sorted(missing):
-        if seed - 1 not in missing:
-            count = next(n for n in range(1, settings.seeds + 1) if seed + n not in missing)
-            frames.append(measure(replace(settings, seed=seed, seeds=count)))
-    table = pd.concat(frames, ignore_index=True)
-    table["run"], table["seeds"] = settings.run(), settings.seeds
-    # Rows of layers come first, then those of steps, each by seed.
-    order = pd.DataFrame({"step": table["time"].notna(), "seed": table["seed"]})
-    order = order.sort_values(["step", "seed"], kind="stable").index
-    return table.loc[order].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -110,7 +44,7 @@ class Work:
     def part(self, number: int) -> str | None:
         """Do the conditions of a part that are not done yet; what stopped it, if anything did.
 
-        A condition that cannot run is told and passed over. A disk that refuses stops the part.
+        A condition that cannot run is reported and passed over. A disk that refuses stops the part.
         """
         try:
             return self._part(number)
@@ -176,7 +110,7 @@ class Work:
             threads=settings.threads or self.threads,
             memory_gib=_share(settings, self.share),
         )
-        done = complete(settings.validate(), part["command"], condition["extend"])
+        done = run(settings, command=part["command"], extend=condition["extend"])
         verdict = done.verdict
         return {
             "event": "done",

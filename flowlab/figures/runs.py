@@ -39,10 +39,10 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
 
     Axes are all columns but those of the schema that say where a row stands and what was measured:
     a user's own are among them. Names hold the axes in ``always`` even where runs agree in them,
-    and the first seed where nothing else differs. Runs are sorted by the axes in which they differ,
+    and the seeds where nothing else differs. Runs are sorted by the axes in which they differ,
     so that the order of rows does not matter. Runs that agree in everything are named by their id.
-    Raises InputError for an empty table, for
-    one without ``run`` or ``seed``, and for more than 8 runs.
+    Raises InputError for an empty table, for one without ``run`` or ``seed``, and for more than 8
+    runs.
     """
     for name in ("run", "seed"):
         if name not in table:
@@ -62,11 +62,16 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
     values = groups[axes].first() if axes else pd.DataFrame(index=groups.size().index)
     seeds = groups["seed"].nunique()
 
-    if values.nunique(dropna=False).le(1).all():
-        values = values.assign(seed=groups["seed"].min())
     differing = [a for a in axes if a in always or values[a].nunique(dropna=False) > 1]
+    if not differing:
+        values = values.assign(seed=groups["seed"].min(), seeds=seeds)
+        differing = [name for name in ("seed", "seeds") if values[name].nunique() > 1]
     values = values.sort_values(differing) if differing else values
-    labels = [_settings(values.loc[run], differing) for run in values.index]
+    labels = [
+        # Of one run all in which it differs may be null.
+        _settings(values.loc[run], differing) or ", ".join(f"{axis}=null" for axis in differing)
+        for run in values.index
+    ]
     shared = _settings(values.iloc[0], [axis for axis in axes if axis not in differing])
     if seeds.nunique() == 1 and seeds.iloc[0] > 1:
         shared = ", ".join(filter(None, [shared, f"{seeds.iloc[0]} seeds"]))

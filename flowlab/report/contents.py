@@ -223,7 +223,7 @@ def _experiment(reader: _Reader, folder: Path) -> Experiment:
         reader.watch.at(f"reading {folder.name}")
     for part in ("runs", "theory"):
         try:
-            names[part] = kept.told(part)
+            names[part] = kept.all_metadata(part)
         except InputError as error:
             reader.lack(error)
         for problem in (

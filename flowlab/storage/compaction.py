@@ -112,10 +112,10 @@ def _rebuild(listing: Listing, drop: set[str], fold: bool, landing, progress) ->
             part: [e for e in listing.scan(part) if e.run not in drop and (fold or not e.stamp)]
             for part in PARTS
         }
-        told = partial(_tell, progress, count(1), sum(map(len, entries.values())))
+        count_one = partial(_report, progress, count(1), sum(map(len, entries.values())))
         for part in PARTS:
             (building / part).mkdir(parents=True)
-            entries[part] = _gather(listing, part, entries[part], told)
+            entries[part] = _gather(listing, part, entries[part], count_one)
         with lock(folder / ".lock"):
             if not all(_unchanged(folder / part, entries[part]) for part in PARTS):
                 continue  # a run was saved anew meanwhile
@@ -163,13 +163,16 @@ def _held(folder: Path) -> Iterator[list]:
         yield found
 
 
-def _gather(listing: Listing, part: str, entries: list[Entry], told: Callable) -> list[Entry]:
+def _gather(listing: Listing, part: str, entries: list[Entry], count_one: Callable) -> list[Entry]:
     """Write entries into one file for each schema, and a manifest; those written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder, written, gathered = listing.folder / ".compacting" / part, [], []
-    for number, text in enumerate(dict.fromkeys(entry.schema for entry in entries)):
+    # The first file has most columns, for readers that take them from the first.
+    kinds = dict.fromkeys(entry.schema for entry in entries)
+    kinds = sorted(kinds, key=lambda text: -len(schema_of(text).names))
+    for number, text in enumerate(kinds):
         own = {b"flowlab": json.dumps({"schema": tables.SCHEMA, "compacted": True}).encode()}
         schema = schema_of(text)
         schema = schema.with_metadata({**(schema.metadata or {}), **own})
@@ -185,7 +188,7 @@ def _gather(listing: Listing, part: str, entries: list[Entry], told: Callable) -
                         written.append(entry)
                         gathered.append(entry._replace(file=path.name, stamp="", first=first))
                         first += table.num_rows
-                        told()
+                        count_one()
                     if found:
                         whole = pa.concat_tables([table for _, table in found])
                         writer.write_table(whole, row_group_size=max(whole.num_rows, 1))
@@ -247,7 +250,7 @@ def _carry(listing: Listing, part: str, entries: list[Entry], drop: set[str]) ->
             _link(path, target)
 
 
-def _tell(progress: Callable | None, done: Iterator[int], total: int) -> None:
+def _report(progress: Callable | None, done: Iterator[int], total: int) -> None:
     if progress:
         progress(next(done), total)
 

@@ -11,6 +11,7 @@ import json
 import os
 import uuid
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,9 +19,12 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError, unknown
+from flowlab.schema import names
+from flowlab.settings import stored_axes
 from flowlab.storage import tables
 from flowlab.storage.compaction import clear, lock, rebuild, steady, undo
 from flowlab.storage.files import line, listed, make_folder, reading, storing, sync
@@ -131,7 +135,7 @@ class Experiment:
         self._listing.problems = []
         return [entry.run for entry in self._entries(part)]
 
-    def told(self, part: str = "runs") -> dict[str, dict]:
+    def all_metadata(self, part: str = "runs") -> dict[str, dict]:
         """The metadata saved beside each readable table, by run, in the order of :meth:`load`."""
         self._listing.problems = []
         return {entry.run: json.loads(entry.metadata) for entry in self._entries(part)}
@@ -203,7 +207,8 @@ class Experiment:
     def load(self, columns: list[str] | None = None, part: str = "runs") -> pd.DataFrame:
         """All runs (or of ``part`` theory, predictions) as one frame, of ``columns`` alone.
 
-        What a run lacks is null. Raises InputError for an unknown column.
+        What a run lacks is null; settings that older tables lack are taken from their metadata.
+        Raises InputError for an unknown column.
         """
         self._listing.problems = []
         return steady(self.folder, lambda: self._load(columns, part))
@@ -215,6 +220,8 @@ class Experiment:
         if not entries:
             return pd.DataFrame(columns=columns or [])
         schemas = [schema_of(text) for text in dict.fromkeys(entry.schema for entry in entries)]
+        # Types of columns are those of the newest tables, which have most of them.
+        schemas.sort(key=lambda schema: -len(schema.names))
         try:
             schema = pa.unify_schemas(schemas, promote_options="permissive")
         except (TypeError, ValueError) as error:
@@ -224,26 +231,31 @@ class Experiment:
                 raise unknown("column", name, schema.names)
         if columns:
             schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
-        wanted = list({entry.file: entry for entry in entries}.values())
+        wanted = defaultdict(list)
+        for entry in entries:
+            wanted[entry.file].append(entry)
+        wanted = list(wanted.values())
         # Handing files to threads one by one would cost as much as reading them.
         groups = [wanted[start : start + 64] for start in range(0, len(wanted), 64)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = chain.from_iterable(pool.map(partial(self._columns, part, schema), groups))
             return pa.concat_tables([schema.empty_table(), *found]).to_pandas()
 
-    def _columns(self, part: str, schema, entries: list[Entry]) -> list:
-        """The tables of files, with the schema's columns; damaged files are left out."""
+    def _columns(self, part: str, schema, files: list[list[Entry]]) -> list:
+        """The tables of files, each given by its runs; damaged files are left out."""
         import pyarrow.parquet as pq
 
         found = []
-        for entry in entries:
+        for runs in files:
+            entry = runs[0]
             path, single = self.folder / part / entry.file, bool(entry.stamp)
             own = set(schema_of(entry.schema).names)
             try:
                 # Of a single file, reading ahead and threads cost more than the reading.
                 with reading(path), pq.ParquetFile(path, pre_buffer=not single) as file:
                     names = [name for name in schema.names if name in own]
-                    found.append(_conformed(file.read(names, use_threads=not single), schema))
+                    table = file.read(names, use_threads=not single)
+                found.append(_conformed(_filled(table, schema, runs), schema))
             except InputError as error:
                 self.problems.append(str(error))
         return found
@@ -284,7 +296,7 @@ class Experiment:
             if not had:  # a prediction without its run is of no use
                 paths["theory"].unlink(missing_ok=True)
             raise
-        with suppress(InputError):  # whoever reads it tells
+        with suppress(InputError):  # whoever reads it reports it
             for part, path in paths.items():
                 self._listing.journals[part].append([describe(path, part)])
 
@@ -333,7 +345,7 @@ class Experiment:
                         (self.folder / part / f"{run}.parquet").unlink(missing_ok=True)
 
     def compact(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Gather the files of each part into few; ``progress`` is told tables done and in all.
+        """Gather the files of each part into few; ``progress(done, total)`` counts tables.
 
         Runs may be saved and read meanwhile. Damaged and foreign files stay as they are.
         """
@@ -344,6 +356,23 @@ class Experiment:
             clear(self.folder)
             if any(entry.stamp for part in PARTS for entry in self._listing.scan(part)):
                 rebuild(self._listing, set(), fold=True, progress=progress)
+
+
+def _filled(table, schema, runs: list[Entry]):
+    """A file's table with the columns of settings that it lacks, from what is stored beside it."""
+    import pyarrow as pa
+
+    lacking = set(schema.names) - set(table.column_names)
+    lacking = [name for name in names("setting") if name in lacking]
+    if not lacking or sum(entry.rows for entry in runs) != table.num_rows:
+        return table
+    runs = sorted(runs, key=lambda entry: entry.first)
+    axes = [stored_axes(json.loads(entry.metadata).get("settings")) for entry in runs]
+    place = np.repeat(np.arange(len(runs)), [entry.rows for entry in runs])
+    for name in lacking:
+        values = pa.array([own.get(name) for own in axes], schema.field(name).type)
+        table = table.append_column(name, values.take(pa.array(place)))
+    return table
 
 
 def _conformed(table, schema):

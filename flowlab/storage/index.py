@@ -1,7 +1,7 @@
 """What an experiment's folder holds: its runs by name, condition and seeds, and where each lies.
 
-A run is a file of its own, whose footer tells all, or rows of a compacted one, which a manifest
-lists. Footers are slow to read in thousands: journals beside the folders repeat what they tell.
+A run is a file of its own, whose footer says all, or rows of a compacted one, which a manifest
+lists. Footers are slow to read in thousands: journals beside the folders repeat what they say.
 """
 
 import base64
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One table: a Run, then the file and the rows that hold it, and what the file tells of it."""
+    """One table: a Run, then the file and the rows that hold it, and what the file says of it."""
 
     run: str
     condition: str
@@ -180,7 +180,7 @@ _WRITTEN: set[tuple] = set()  # schemas that this process wrote, by journal
 
 
 class Journal:
-    """A cache of what footers tell, a JSON line for each, appended by who wrote or read the file.
+    """A cache of what footers say, a JSON line for each, appended by who wrote or read the file.
 
     A file's last line counts, and only while its stamp is the file's. Lines that are torn are
     passed over. Schemas are many runs' own: they have lines of their own, and a digest.
@@ -196,13 +196,13 @@ class Journal:
         self._schemas: dict[str, bytes] = {}
 
     def read(self) -> dict[str, Entry]:
-        """What is told, by file."""
+        """What is known, by file."""
         if not self._usable():
             return {}
         with suppress(OSError), open(self._path, "rb") as file:
-            told = os.fstat(file.fileno())
-            if told.st_ino != self._inode or told.st_size < self._end:
-                self._forget(told.st_ino)
+            stat = os.fstat(file.fileno())
+            if stat.st_ino != self._inode or stat.st_size < self._end:
+                self._forget(stat.st_ino)
             file.seek(self._end)
             text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
@@ -216,15 +216,15 @@ class Journal:
         """Whether a file stands there, or nothing: opening a pipe would wait for ever."""
         return os.path.isfile(self._path) or not os.path.lexists(self._path)
 
-    def _take(self, told: list | dict) -> None:
-        if isinstance(told, dict):
-            self._schemas |= {name: base64.b64decode(text) for name, text in told.items()}
+    def _take(self, line: list | dict) -> None:
+        if isinstance(line, dict):
+            self._schemas |= {name: base64.b64decode(text) for name, text in line.items()}
         else:
-            entry = Entry(*told)
+            entry = Entry(*line)
             self._entries[entry.file] = entry._replace(schema=self._schemas[entry.schema])
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Tell of files, where the folder allows."""
+        """Add lines for files, where the folder allows."""
         if not entries or not self._usable():
             return
         with suppress(OSError), open(self._path, "ab", buffering=0) as file:
@@ -245,18 +245,18 @@ class Journal:
 
 
 def describe(path: Path, part: str) -> Entry:
-    """What a single file's footer tells; raises InputError for a damaged or foreign one."""
-    schema, rows, told = tables.footer(path)
-    tables.readable(path, told)
+    """What a single file's footer says; raises InputError for a damaged or foreign one."""
+    schema, rows, metadata = tables.footer(path)
+    tables.readable(path, metadata)
     tables.complete(path, schema.names, LEAST[part])
     try:
-        settings, version = told["settings"], str(told["versions"]["flowlab"])
+        settings, version = metadata["settings"], str(metadata["versions"]["flowlab"])
         run = (condition_of(settings), int(settings["seed"]), int(settings["seeds"]), version)
     except (AttributeError, LookupError, TypeError, ValueError):
         run = ("", 0, 0, "")
     own = {name: text for name, text in (schema.metadata or {}).items() if name != b"flowlab"}
     plain = schema.with_metadata(own).serialize().to_pybytes()
-    return Entry(path.stem, *run, path.name, stamp(path), 0, rows, plain, json.dumps(told))
+    return Entry(path.stem, *run, path.name, stamp(path), 0, rows, plain, json.dumps(metadata))
 
 
 def write_manifest(entries: list[Entry], path: Path) -> None:

@@ -21,7 +21,7 @@ _PLAIN = {"str", "bool", "int64", "int32", "float64", "float32"}  # restored fro
 
 
 class NewerError(InputError):
-    """A file that only a newer flowlab reads; ``note`` tells it beside others."""
+    """A file that only a newer flowlab reads; ``note`` is its line beside others."""
 
     def __init__(self, path: str | Path, schema: int):
         newer = f"{path} was made by a newer flowlab (schema {schema}; this one reads {SCHEMA})"
@@ -32,15 +32,15 @@ class NewerError(InputError):
 def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
     """Write a table of numbers and strings, with ``metadata`` as JSON.
 
-    Thousands of such small files are opened one after the other: they tell each thing once.
+    Thousands of such small files are opened one after the other: they hold each thing once.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     stored = pa.Table.from_pandas(table, preserve_index=False)
-    told = json.loads(stored.schema.metadata[b"pandas"])
-    # What the file's own types do not tell: nullable numbers and the like.
-    told["columns"] = [c for c in told["columns"] if c["numpy_type"] not in _PLAIN]
+    types = json.loads(stored.schema.metadata[b"pandas"])
+    # What the file's own types do not say: nullable numbers and the like.
+    types["columns"] = [c for c in types["columns"] if c["numpy_type"] not in _PLAIN]
     stored = pa.table({name: _plain(stored[name]) for name in stored.column_names})
     strings = [field.name for field in stored.schema if pa.types.is_string(field.type)]
     with pq.ParquetWriter(
@@ -52,7 +52,7 @@ def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
         store_schema=False,
     ) as writer:
         own = {"schema": SCHEMA, **metadata}
-        writer.add_key_value_metadata({"pandas": json.dumps(told), "flowlab": json.dumps(own)})
+        writer.add_key_value_metadata({"pandas": json.dumps(types), "flowlab": json.dumps(own)})
         writer.write_table(stored)
 
 
@@ -102,10 +102,10 @@ def footer(path: str | Path):
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         stored = (schema.metadata or {}).get(b"flowlab")
-        told = None if stored is None else json.loads(stored)
-    if not isinstance(told, dict):
+        found = None if stored is None else json.loads(stored)
+    if not isinstance(found, dict):
         raise InputError(f"{path} is not a table of this laboratory: no metadata")
-    return schema, rows, told
+    return schema, rows, found
 
 
 def readable(path: str | Path, metadata: dict) -> None:

@@ -11,7 +11,7 @@ import pytest
 import flowlab
 from experiments import compact, plots, report, results, run
 from experiments.command import guarded
-from experiments.sweep import work
+from flowlab import runs as flowlab_runs
 from flowlab.figures.gallery import Drawing
 from flowlab.storage import index
 from flowlab.storage.experiment import Experiment
@@ -82,7 +82,7 @@ def settings(root, experiment, depth=2):
 def whole(tmp_path_factory):
     """An experiment of one run, drawn."""
     root = tmp_path_factory.mktemp("whole")
-    work.complete(settings(root, "well"), "make it")
+    flowlab.run(settings(root, "well"), command="make it")
     plots.plots(str(root))
     return root / "well"
 
@@ -101,8 +101,8 @@ def commands(tmp_path, monkeypatch, whole):
     monkeypatch.setattr(plots, "drawings", lambda _: (drawing,))
     monkeypatch.setattr(plots, "save", touch)
     monkeypatch.setattr(results, "MOST", 100)
-    monkeypatch.setattr(work, "measure", lambda *_: table)
-    monkeypatch.setattr(work, "predict", lambda *_: prediction)
+    monkeypatch.setattr(flowlab_runs.passes, "measure", lambda *_: table)
+    monkeypatch.setattr(flowlab_runs, "predicted", lambda *_: prediction)
     option = [f"results_dir={tmp_path}"]
 
     def runs():

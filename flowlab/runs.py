@@ -1,0 +1,134 @@
+"""Runs: measured, predicted, judged and kept, for commands and Python alike.
+
+Every function takes the settings of a run whole, or by keywords as :func:`flowlab.settings.make`
+does: ``measure(init="he", depth=50)``. Both at once are refused.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flowlab import schema
+from flowlab.analysis.summary import summarise
+from flowlab.analysis.verdicts import Verdict, judge
+from flowlab.errors import InputError
+from flowlab.measurement import passes
+from flowlab.measurement.passes import Batches, Observer, Progress
+from flowlab.measurement.table import axes_of, tidy
+from flowlab.networks import Network
+from flowlab.prediction import predict as predicted
+from flowlab.settings import Settings, given
+from flowlab.storage.experiment import Experiment
+from flowlab.storage.files import writable
+from flowlab.storage.versions import versions
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is kept: its file, table, prediction and verdict, and the seconds that it took.
+
+    It prints as the summary in plain words.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    prediction: pd.DataFrame
+    verdict: Verdict
+    seconds: float
+
+    def __str__(self) -> str:
+        return summarise(self.table, self.verdict)
+
+    __repr__ = __str__
+
+
+def measure(
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    batches: Batches | None = None,
+    observe: Observer | None = None,
+    network: Network | str | dict | None = None,
+    **axes: Any,
+) -> pd.DataFrame:
+    """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
+
+    ``network`` is a setting, or a :class:`flowlab.networks.Network` to be measured in place of the
+    one that the settings describe. ``progress``, ``batches`` and ``observe`` are those of
+    :func:`flowlab.measurement.passes.measure`. Raises InputError for settings that break a rule or
+    need more memory than they allow.
+    """
+    own = network if isinstance(network, Network) else None
+    if network is not None and own is None:
+        axes["network"] = network
+    return passes.measure(given(settings, axes), progress, batches, observe, own)
+
+
+def predict(settings: Settings | None = None, **axes: Any) -> pd.DataFrame:
+    """What theory predicts of a run, as :func:`flowlab.prediction.predict` says."""
+    return predicted(given(settings, axes))
+
+
+def run(
+    settings: Settings | None = None,
+    *,
+    command: str = "",
+    extend: Sequence[str] = (),
+    progress: Progress | None = None,
+    **axes: Any,
+) -> FinishedRun:
+    """Measure and predict a run, judge it, and keep table and prediction.
+
+    It is kept in ``results_dir/experiment``, with ``command`` in its metadata. Seeds that the kept
+    runs ``extend`` hold are taken from there, and such runs give way to the new one if it holds all
+    of theirs. Raises InputError where the settings or the disk refuse.
+    """
+    begun = time.perf_counter()
+    call = ", ".join(f"{name}={value!r}" for name, value in axes.items())
+    settings = given(settings, axes)
+    folder = Path(settings.results_dir) / settings.experiment
+    writable(folder)
+    experiment, known = Experiment(folder), {}
+    for name in extend:
+        with suppress(InputError):  # gone: another sweep's, which held its seeds, replaced it
+            known[name] = experiment.read(name)
+    table = _joined(settings, known.values()) if known else passes.measure(settings, progress)
+    prediction = predicted(settings)
+    metadata = {
+        "settings": settings.resolved(),
+        "experiment": settings.experiment,
+        "command": command or f"flowlab.run({call or 'settings'})",
+        "versions": versions(),
+    }
+    path = experiment.save(settings.run(), table, prediction, metadata)
+    held = set(table["seed"])
+    experiment.remove([name for name, frame in known.items() if held.issuperset(frame["seed"])])
+    verdict = judge(table, prediction, settings.kept_within)
+    return FinishedRun(path, table, prediction, verdict, time.perf_counter() - begun)
+
+
+def _joined(settings: Settings, known) -> pd.DataFrame:
+    """What ``measure`` gives, measuring only the seeds that no known table holds."""
+    missing = set(range(settings.seed, settings.seed + settings.seeds))
+    frames = []
+    for frame in known:
+        frames.append(frame[frame["seed"].isin(missing)])
+        missing -= set(frame["seed"])
+    for seed in sorted(missing):
+        if seed - 1 not in missing:
+            count = next(n for n in range(1, settings.seeds + 1) if seed + n not in missing)
+            frames.append(passes.measure(replace(settings, seed=seed, seeds=count)))
+    table = pd.concat(frames, ignore_index=True)
+    # Rows of layers come first, then those of steps, each by seed.
+    order = pd.DataFrame({"step": table["time"].notna(), "seed": table["seed"]})
+    table = table.loc[order.sort_values(["step", "seed"], kind="stable").index]
+    # Settings hold for all rows; older tables may lack some of their columns.
+    rows, values = (
+        {name: table[name].array for name in schema.names(part) if name in table}
+        for part in ("row", "measured")
+    )
+    return tidy(axes_of(settings), rows, values, table["status"].array)
