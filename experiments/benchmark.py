@@ -41,11 +41,11 @@ def main(arguments: list[str]) -> None:
     writable(folder)
     named = {text.partition("=")[0] for text in arguments}
     for name in SUITES if suite == "all" else [suite]:
-        run, told = SUITES[name]
+        run, conclusion = SUITES[name]
         print(f"suite={name}", flush=True)
         table = run(**{key: chosen[key] for key in own[name] if key in named})
         print(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
-        print(f"\n{told(table)}\n")
+        print(f"\n{conclusion(table)}\n")
         metadata = {
             "command": shlex.join(["python", "-m", "experiments.benchmark", *arguments]),
             "versions": versions("torch", "jax"),

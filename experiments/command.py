@@ -120,7 +120,7 @@ def _hydra(task, swept: bool) -> None:
 
 
 def note(line: object) -> None:
-    """Tell, beside the results, what a user should know of."""
+    """Say, beside the results, what a user should know of."""
     print(f"note: {_printable(line)}", file=sys.stderr)
 
 

@@ -36,9 +36,9 @@ def compact(experiment: str, results_dir: str) -> None:
             continue
         after = held(kept)
         if after == before:
-            print(f"{folder.name}: nothing to gather; {_told(*after)}")
+            print(f"{folder.name}: nothing to gather; {_described(*after)}")
         else:
-            print(f"{folder.name}: {_told(*before)} became {_told(*after)}")
+            print(f"{folder.name}: {_described(*before)} became {_described(*after)}")
         for line in some(kept.problems):
             note(line)
     for line in problems + refused[1:]:
@@ -52,7 +52,7 @@ def held(kept: Experiment) -> tuple[int, int]:
     return kept.files, kept.size
 
 
-def _told(files: int, size: int) -> str:
+def _described(files: int, size: int) -> str:
     return f"{files:,} file{'s' * (files != 1)} of {size / 1e6:,.1f} MB"
 
 

@@ -89,11 +89,11 @@ def _fall_back(home: str) -> bool:
     folder = _temporary()
     refused = f"neither {home} nor the home folder is writable"
     if folder is None:
-        told = f"compiled code is not kept, so every command compiles anew: {refused}"
+        message = f"compiled code is not kept, so every command compiles anew: {refused}"
     else:
         os.environ["NUMBA_CACHE_DIR"] = config.CACHE_DIR = folder
-        told = f"compiled code is kept in {folder}: {refused}"
-    warnings.warn(told, Notice, stacklevel=2)
+        message = f"compiled code is kept in {folder}: {refused}"
+    warnings.warn(message, Notice, stacklevel=2)
     return folder is not None
 
 

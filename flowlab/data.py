@@ -257,7 +257,7 @@ def _existing(what: str, name: str) -> Path:
 
 @contextmanager
 def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Tell whatever a file's reader raises, of any type, in one line."""
+    """Turn whatever a file's reader raises, of any type, into one line of InputError."""
     try:
         yield
     except Exception as error:

@@ -9,7 +9,7 @@ FINEST, LARGEST = 1e-150, 1e150  # of numbers whose squares are taken
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: the thing, the rule and what was received."""
+    """Bad input, described in one line: the thing, the rule and what was received."""
 
 
 class Notice(UserWarning):

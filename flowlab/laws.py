@@ -79,7 +79,7 @@ class Pass:
             yield f"the cotangent of {path}", gradient
 
 
-class Trial:
+class Subject:
     """A layer with points to try it at, the same numbers in every dtype."""
 
     def __init__(self, layer: Layer, shape, parameters, inputs, seeds: int, seed: int, dtypes):
@@ -155,7 +155,7 @@ class Trial:
         return v, Jv, rounding
 
 
-LAWS: dict[str, Callable[[Trial], Iterator[str]]] = {}
+LAWS: dict[str, Callable[[Subject], Iterator[str]]] = {}
 
 
 def law(function):
@@ -188,30 +188,30 @@ def check(
 
     Raises LawBroken for the first law broken, InputError for parameters that do not fit.
     """
-    trial = Trial(layer, shape, parameters, inputs, seeds, seed, dtypes)
+    subject = Subject(layer, shape, parameters, inputs, seeds, seed, dtypes)
     for name, complaints in LAWS.items():
-        for complaint in complaints(trial):
+        for complaint in complaints(subject):
             raise LawBroken(name, layer.name, complaint)
     return list(LAWS)
 
 
 @law
-def shapes(trial):
+def shapes(subject):
     """Kernels fit the declaration, and arrays have the declared shapes, dtype and order."""
-    if isinstance(trial.layer, Primitive):
+    if isinstance(subject.layer, Primitive):
         try:
-            _check_kernels(trial)
+            _check_kernels(subject)
         except ShapeError as error:
             yield str(error)
-    expected = {"y": trial.declaration.output, "dx": trial.shape}
-    for path in trial.differentiable:
-        expected[f"the cotangent of {path}"] = trial.declared[path].shape
-    for dtype in trial.dtypes:
-        received = dict(trial.reference(dtype).named())
+    expected = {"y": subject.declaration.output, "dx": subject.shape}
+    for path in subject.differentiable:
+        expected[f"the cotangent of {path}"] = subject.declared[path].shape
+    for dtype in subject.dtypes:
+        received = dict(subject.reference(dtype).named())
         if list(received) != list(expected):
             yield f"a pass must give {list(expected)}; got {list(received)}"
         for name, array in received.items():
-            shape = (trial.seeds, *expected[name])
+            shape = (subject.seeds, *expected[name])
             if array.shape != shape:
                 yield f"{name} must have the declared shape {shape}; got {array.shape}"
             if array.dtype != dtype:
@@ -221,73 +221,73 @@ def shapes(trial):
 
 
 @law
-def unchanged(trial):
+def unchanged(subject):
     """Forward leaves x and parameters as they are, pullback also y, dy and the tape."""
-    for dtype in trial.dtypes:
-        point = trial.point(dtype).map(np.copy)
+    for dtype in subject.dtypes:
+        point = subject.point(dtype).map(np.copy)
         workspace = Workspace(np.nan)
         own = {"x": point.x, "dy": point.dy, **point.parameters}
         before = {name: array.tobytes() for name, array in own.items()}
-        y, tape = trial.forward(point, workspace)
+        y, tape = subject.forward(point, workspace)
         for name, array in own.items():
             if array.tobytes() != before[name]:
                 yield f"forward changed {name}"
         tape_arrays = dict(_arrays(tape, "the tape's "))
         own |= {"y": y, **tape_arrays}
         before = {name: array.tobytes() for name, array in own.items()}
-        trial.layer.pullback(point.dy, tape, workspace)
+        subject.layer.pullback(point.dy, tape, workspace)
         for name, array in own.items():
             if array.tobytes() != before[name]:
                 yield f"pullback changed {name}"
 
 
 @law
-def repeatable(trial):
+def repeatable(subject):
     """Every call gives the same bits: a new pass, and a second pullback from one tape."""
-    for dtype in trial.dtypes:
-        first, second = trial.reference(dtype), trial.run(trial.point(dtype))
+    for dtype in subject.dtypes:
+        first, second = subject.reference(dtype), subject.run(subject.point(dtype))
         yield from _differences(first, second, "differs between two passes")
-        point, workspace = trial.point(dtype).map(np.copy), Workspace(np.nan)
-        y, tape = trial.forward(point, workspace)
+        point, workspace = subject.point(dtype).map(np.copy), Workspace(np.nan)
+        y, tape = subject.forward(point, workspace)
         for _ in range(2):
-            dx, gradients = trial.layer.pullback(point.dy, tape, Workspace(np.nan))
+            dx, gradients = subject.layer.pullback(point.dy, tape, Workspace(np.nan))
             third = Pass(y, dx, dict(leaves(gradients)))
             yield from _differences(first, third, "differs between two pullbacks of one tape")
 
 
 @law
-def written(trial):
+def written(subject):
     """Every element is written, whatever the buffers held before."""
-    for dtype in trial.dtypes:
-        for name, array in trial.reference(dtype).named():
+    for dtype in subject.dtypes:
+        for name, array in subject.reference(dtype).named():
             if np.isnan(array).any():
                 where = tuple(int(k) for k in np.argwhere(np.isnan(array))[0])
                 yield f"{name} is not written, or not a number, at {where}"
-        other = trial.run(trial.point(dtype), fill=1.0)
-        yield from _differences(trial.reference(dtype), other, "depends on what its buffer held")
+        other = subject.run(subject.point(dtype), fill=1.0)
+        yield from _differences(subject.reference(dtype), other, "depends on what its buffer held")
 
 
 @law
-def ensemble(trial):
+def ensemble(subject):
     """An ensemble gives the same bits as its networks one by one."""
-    for dtype in trial.dtypes:
-        whole = trial.reference(dtype)
-        for s in range(trial.seeds):
+    for dtype in subject.dtypes:
+        whole = subject.reference(dtype)
+        for s in range(subject.seeds):
             one = slice(s, s + 1)
             part = Pass(
                 whole.y[one], whole.dx[one], {k: g[one] for k, g in whole.gradients.items()}
             )
-            alone = trial.run(trial.point(dtype).map(lambda a, one=one: a[one]))
+            alone = subject.run(subject.point(dtype).map(lambda a, one=one: a[one]))
             yield from _differences(part, alone, f"of network {s} differs when it runs alone")
 
 
 @law
-def examples(trial):
+def examples(subject):
     """An example's y and dx do not depend on another's input or cotangent, unless declared."""
-    batch = trial.shape[0]
-    if trial.layer.couples_examples or batch < 2:
+    batch = subject.shape[0]
+    if subject.layer.couples_examples or batch < 2:
         return
-    batched = trial.declaration.output[:1] == (batch,)
+    batched = subject.declaration.output[:1] == (batch,)
     k = batch // 2
     others = np.arange(batch) != k
 
@@ -296,10 +296,10 @@ def examples(trial):
         array[:, k] = 1 - 3 * array[:, k]
         return array
 
-    for dtype in trial.dtypes:
-        point = trial.point(dtype)
-        before = trial.reference(dtype)
-        after = trial.run(
+    for dtype in subject.dtypes:
+        point = subject.point(dtype)
+        before = subject.reference(dtype)
+        after = subject.run(
             replace(point, x=perturbed(point.x), dy=perturbed(point.dy) if batched else point.dy)
         )
         pairs = {"dx": (before.dx, after.dx), "y": (before.y, after.y)}
@@ -311,36 +311,39 @@ def examples(trial):
 
 
 @law
-def scaling(trial):
+def scaling(subject):
     """pullback(2^k dy) is 2^k pullback(dy), bit for bit, for all of the type's range."""
-    for dtype in trial.dtypes:
-        point, base = trial.point(dtype), trial.reference(dtype)
+    for dtype in subject.dtypes:
+        point, base = subject.point(dtype), subject.reference(dtype)
         for k in _powers(dtype, point.dy):
             expected = Pass(
                 base.y,
                 np.ldexp(base.dx, k),
                 {path: np.ldexp(g, k) for path, g in base.gradients.items()},
             )
-            scaled = trial.run(replace(point, dy=np.ldexp(point.dy, k)))
+            scaled = subject.run(replace(point, dy=np.ldexp(point.dy, k)))
             yield from _normal_differences(
                 expected, scaled, f"does not scale exactly with 2^{k} dy"
             )
 
 
 @law
-def homogeneous(trial):
+def homogeneous(subject):
     """If declared, f(2^k x; W, 2^k b) is 2^k f(x; W, b) bit for bit, for all of the type's range.
 
     Then ∂f/∂x and ∂f/∂b stay as they are, and ∂f/∂W gains the factor 2^k.
     """
-    if not trial.layer.homogeneous:
+    if not subject.layer.homogeneous:
         return
-    biases = [path for path in trial.differentiable if trial.declared[path].role == "bias"]
-    for dtype in trial.dtypes:
-        base = trial.reference(dtype)
-        scaled = [trial.point(dtype).x, *(trial.point(dtype).parameters[path] for path in biases)]
+    biases = [path for path in subject.differentiable if subject.declared[path].role == "bias"]
+    for dtype in subject.dtypes:
+        base = subject.reference(dtype)
+        scaled = [
+            subject.point(dtype).x,
+            *(subject.point(dtype).parameters[path] for path in biases),
+        ]
         for k in _powers(dtype, *scaled):
-            point = trial.point(dtype)
+            point = subject.point(dtype)
             for path in (None, *biases):
                 point = point.moved(path, lambda a, k=k: np.ldexp(a, k))
             expected = Pass(
@@ -349,21 +352,21 @@ def homogeneous(trial):
                 {p: g if p in biases else np.ldexp(g, k) for p, g in base.gradients.items()},
             )
             complaint = f"is not homogeneous at 2^{k} x"
-            yield from _normal_differences(expected, trial.run(point), complaint)
+            yield from _normal_differences(expected, subject.run(point), complaint)
 
 
 @law
-def adjoint(trial):
+def adjoint(subject):
     """⟨dy, Jv⟩ = ⟨Jᵀdy, v⟩ for the input and each parameter, relative to ‖dy‖‖Jv‖ (float64).
 
     Cotangents are tried at 1, 1e-15 and 1e-200, and the scale divided out of what comes back.
     """
-    if np.float64 not in trial.dtypes:
+    if np.float64 not in subject.dtypes:
         return
-    point = trial.point(np.float64)
-    scaled = {s: trial.run(replace(point, dy=s * point.dy)) for s in COTANGENT_SCALES}
-    for path in (None, *trial.differentiable):
-        v, Jv, rounding = trial.derivative(path)
+    point = subject.point(np.float64)
+    scaled = {s: subject.run(replace(point, dy=s * point.dy)) for s in COTANGENT_SCALES}
+    for path in (None, *subject.differentiable):
+        v, Jv, rounding = subject.derivative(path)
         left = _inner(point.dy, Jv)
         size = _norm(point.dy) * _norm(Jv)
         tolerance = ADJOINT_TOLERANCE * size + 4 * _norm(point.dy) * _norm(rounding)
@@ -379,12 +382,12 @@ def adjoint(trial):
 
 
 @law
-def precision(trial):
+def precision(subject):
     """float32 agrees with float64 to float32's rounding, in norm."""
-    if not {np.float32, np.float64} <= set(trial.dtypes):
+    if not {np.float32, np.float64} <= set(subject.dtypes):
         return
-    single = trial.reference(np.float32)
-    double = trial.run(trial.point(np.float32).astype(np.float64))
+    single = subject.reference(np.float32)
+    double = subject.run(subject.point(np.float32).astype(np.float64))
     for (name, a), (_, b) in zip(single.named(), double.named(), strict=True):
         error, size = _norm(a - b), _norm(b)
         if not np.all(error <= SINGLE_TOLERANCE * size):
@@ -392,48 +395,48 @@ def precision(trial):
 
 
 @law
-def scales(trial):
+def scales(subject):
     """float32 agrees with float64 wherever in its range an input, parameter or cotangent lies.
 
     Each array by itself is multiplied by the ``SINGLE_POWERS`` of two. Numbers that float32 cannot
     hold are left out, and inputs that the layer refuses. A composite is not tried: numbers within
     it may leave the range, and its parts are layers too.
     """
-    if not {np.float32, np.float64} <= set(trial.dtypes) or trial.layer.children:
+    if not {np.float32, np.float64} <= set(subject.dtypes) or subject.layer.children:
         return
-    base = trial.point(np.float32)
+    base = subject.point(np.float32)
     for k in SINGLE_POWERS:
 
         def scaled(a, k=k):
             return np.ldexp(a, min(k, SINGLE_POWERS[-1] - max(_exponent(a), 3) + 3))
 
         points = {"dy": replace(base, dy=scaled(base.dy))}
-        for path in (None, *trial.differentiable):
+        for path in (None, *subject.differentiable):
             points[path or "x"] = base.moved(path, scaled)
         for what, point in points.items():
             try:
-                single = trial.run(point)
+                single = subject.run(point)
             except InputError:
                 continue
-            double = trial.run(point.astype(np.float64))
+            double = subject.run(point.astype(np.float64))
             for (name, a), (_, b) in zip(single.named(), double.named(), strict=True):
                 if error := _beyond(a, b, SINGLE_TOLERANCE):
                     yield f"{name} in float32 is {error:.3g} of its size off at 2^{k} {what}"
 
 
 @law
-def watched(trial):
+def watched(subject):
     """A watch is shown every gradient, with the bits that an unwatched pullback returns."""
-    for dtype in trial.dtypes:
-        point, workspace = trial.point(dtype).map(np.copy), Workspace(np.nan)
-        _, tape = trial.forward(point, workspace)
+    for dtype in subject.dtypes:
+        point, workspace = subject.point(dtype).map(np.copy), Workspace(np.nan)
+        _, tape = subject.forward(point, workspace)
         shown = []
 
         def watch(layer, tape, dy, dx, gradients, shown=shown):
             shown.extend(gradient.tobytes() for gradient in gradients.values())
 
-        dx, _ = trial.layer.pullback(point.dy, tape, workspace, watch)
-        base = trial.reference(dtype)
+        dx, _ = subject.layer.pullback(point.dy, tape, workspace, watch)
+        base = subject.reference(dtype)
         if dx.tobytes() != base.dx.tobytes():
             yield "dx differs under a watch"
         if sorted(shown) != sorted(gradient.tobytes() for gradient in base.gradients.values()):
@@ -441,31 +444,31 @@ def watched(trial):
 
 
 @law
-def replayed(trial):
+def replayed(subject):
     """The recorded kernel calls of a pass, replayed, give what the layer gave when it was called.
 
     Whatever a layer does outside kernels is missing from the recording. A deep net is right all the
     same, as its layers are then passed one by one, but many times slower.
     """
-    for dtype in trial.dtypes:
-        point = trial.point(dtype).map(np.copy)
+    for dtype in subject.dtypes:
+        point = subject.point(dtype).map(np.copy)
         workspace = Workspace(np.nan)
 
         def forward(carry, parameters, workspace=workspace):
-            y, tape = trial.layer.forward(carry[0], parameters, workspace)
+            y, tape = subject.layer.forward(carry[0], parameters, workspace)
             return (y,), tape
 
         def pullback(carry, tape, workspace=workspace):
-            dx, gradients = trial.layer.pullback(carry[0], tape, workspace)
+            dx, gradients = subject.layer.pullback(carry[0], tape, workspace)
             return (dx,), gradients
 
-        _, tape = trial.forward(point, workspace)
+        _, tape = subject.forward(point, workspace)
         alien = [path for path, leaf in leaves(tape) if not isinstance(leaf, np.ndarray)]
         if alien:
             yield f"a tape must hold arrays alone; got another value for {alien[0]}"
             return
         calls = {
-            "forward": (forward, point.x, trial.nest(point.parameters)),
+            "forward": (forward, point.x, subject.nest(point.parameters)),
             "pullback": (pullback, point.dy, tape),
         }
         for name, (step, x, given) in calls.items():
@@ -478,16 +481,16 @@ def replayed(trial):
                 yield f"{name} does more than its kernels do: replayed, it gives other bits"
 
 
-def _check_kernels(trial: Trial) -> None:
+def _check_kernels(subject: Subject) -> None:
     """Refuse a primitive's declaration that its kernels' signatures do not fit."""
-    layer, declaration = trial.layer, trial.declaration
+    layer, declaration = subject.layer, subject.declaration
     parameters = {name: p.shape for name, p in declaration.parameters.items()}
-    known = {"x": trial.shape, "y": declaration.output, **parameters, **declaration.saved}
+    known = {"x": subject.shape, "y": declaration.output, **parameters, **declaration.saved}
     known |= declaration.scratch
     forward = ["x", *parameters, "y", *declaration.saved, *declaration.scratch]
-    pullback = [*layer.pullback_reads, "y", "x", *trial.differentiable, *declaration.scratch]
+    pullback = [*layer.pullback_reads, "y", "x", *subject.differentiable, *declaration.scratch]
     for kernel, names in ((layer.forward_kernel, forward), (layer.pullback_kernel, pullback)):
-        kernel.check([np.empty((trial.seeds, *known[name])) for name in names])
+        kernel.check([np.empty((subject.seeds, *known[name])) for name in names])
 
 
 def _powers(dtype, *arrays) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -105,6 +106,13 @@ def test_folders_of_tests_are_those_of_flowlab():
     folders = {name.split(".")[1] for name in TESTS if name.count(".") > 1}
     packages = {name.split(".")[1] for name in MODULES if name.count(".") > 1}
     assert folders - {"docs", "experiments", "support"} <= packages
+
+
+def test_a_class_has_a_name_of_its_own():
+    files = [*MODULES.values(), *(ROOT / "experiments").rglob("*.py")]
+    trees = (ast.parse(path.read_text()) for path in files)
+    names = [n.name for tree in trees for n in tree.body if isinstance(n, ast.ClassDef)]
+    assert {name for name, count in Counter(names).items() if count > 1} == set()
 
 
 @pytest.mark.parametrize("part", APART)

@@ -1,4 +1,4 @@
-"""Data sets: what is loaded is what was written, and every bad input is told in one line."""
+"""Data sets: what is loaded is what was written, and every bad input is one line of text."""
 
 import gzip
 import hashlib
@@ -192,8 +192,8 @@ def test_first_rows_are_uniform_over_the_data():
 
 def test_batch_sizes_and_seeds_out_of_range():
     data = load(DataSettings(), 1, 1, 0)
-    told = message(data.batch, 5000, 0)
-    assert told == "batch_size must be at most the 1797 rows of digits; got 5000"
+    line = message(data.batch, 5000, 0)
+    assert line == "batch_size must be at most the 1797 rows of digits; got 5000"
     assert message(data.batch, 0, 0) == "batch_size must be at least 1; got 0"
     assert message(data.batch, 8, -1) == "seed must be at least 0; got -1"
     assert message(gaussian, 0) == "batch_size must be at least 1; got 0"
@@ -210,7 +210,7 @@ def test_settings_are_a_schema():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "line"),
     [
         ({"name": "digit"}, "data.name must be one of .*; got digit; did you mean digits"),
         ({"name": "file"}, "data.path must name a file when data.name is file; got None"),
@@ -223,11 +223,11 @@ def test_settings_are_a_schema():
         ({"name": "gaussian", "classes": 2**31}, "data.classes must be at most 2147483647; got"),
     ],
 )
-def test_settings_that_do_not_agree(settings, told):
+def test_settings_that_do_not_agree(settings, line):
     settings = DataSettings(**settings)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=line):
         settings.validate()
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=line):
         load(settings, 1, 1, 0)
 
 
@@ -357,8 +357,8 @@ def test_csv_dialects(tmp_path, text):
     ],
 )
 def test_a_file_without_a_header_loses_no_row(tmp_path, text):
-    told = message(read, write_csv(tmp_path, text))
-    assert "a.csv must name every column in its first line; got [" in told
+    line = message(read, write_csv(tmp_path, text))
+    assert "a.csv must name every column in its first line; got [" in line
 
 
 @pytest.mark.parametrize(
@@ -380,8 +380,8 @@ def test_names_of_columns_may_be_numbers(tmp_path, header, rows):
 
 @pytest.mark.parametrize("text", ["a,a,y\n1,2,0\n3,4,1\n", "a b,a  b,y\n1,2,0\n3,4,1\n"])
 def test_two_columns_of_one_name(tmp_path, text):
-    told = message(read, write_csv(tmp_path, text))
-    assert re.search("a.csv must give its columns different names; got (a, a, y|a b, a b, y)", told)
+    line = message(read, write_csv(tmp_path, text))
+    assert re.search("a.csv must give its columns different names; got (a, a, y|a b, a b, y)", line)
 
 
 # Labels: a class is what is written
@@ -410,7 +410,7 @@ def test_classes_are_as_they_are_written(tmp_path, labels, codes):
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "line"),
     [
         ("1e1 10 01 1", "must write each class in one way; got 1e1 and 10"),
         ("2 01 1 3", "must write each class in one way; got 01 and 1"),
@@ -422,9 +422,9 @@ def test_classes_are_as_they_are_written(tmp_path, labels, codes):
         ("0 1 None 1", "must be whole numbers, text or booleans; got nan in row 3"),
     ],
 )
-def test_labels_that_may_be_one_class_or_two(tmp_path, labels, told):
+def test_labels_that_may_be_one_class_or_two(tmp_path, labels, line):
     rows = "".join(f"{k},{label}\n" for k, label in enumerate(labels.split()))
-    assert told in message(read, write_csv(tmp_path, f"a,y\n{rows}"))
+    assert line in message(read, write_csv(tmp_path, f"a,y\n{rows}"))
 
 
 def test_settings_of_other_kinds_of_files_are_refused(tmp_path, frame):
@@ -435,8 +435,8 @@ def test_settings_of_other_kinds_of_files_are_refused(tmp_path, frame):
     assert message(read, csv, labels="l") == f"data.labels belongs to IDX files; got l for {csv}"
     assert message(read, npz, labels="l") == f"data.labels belongs to IDX files; got l for {npz}"
     assert message(read, csv, inputs="a") == f"data.inputs belongs to npz files; got a for {csv}"
-    told = message(read, images, target="y")
-    assert told == f"data.target belongs to csv and parquet and npz files; got y for {images}"
+    line = message(read, images, target="y")
+    assert line == f"data.target belongs to csv and parquet and npz files; got y for {images}"
 
 
 # Gzipped files are what their names say
@@ -456,8 +456,8 @@ def test_other_gzipped_files(tmp_path):
     assert_read(read(tmp_path / "images.gz", labels=str(tmp_path / "labels")), "images.gz")
     for name in ("a.tsv.gz", "a.parquet.gz", "a.npz.gz", "a.gz"):
         path = write_csv(tmp_path, gzip.compress(b"a\tb\n1\t2\n"), name)
-        told = f"data.path must be a .csv, .parquet, .npz or IDX file; got {path}"
-        assert message(read, path) == told
+        line = f"data.path must be a .csv, .parquet, .npz or IDX file; got {path}"
+        assert message(read, path) == line
 
 
 # Regression
@@ -530,15 +530,15 @@ def test_several_targets(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "line"),
     [
         ([0.5, np.nan, 1.0], "labels of .*a.npz must be finite; got nan in row 2"),
         ([0.5, 0.25, np.inf], "labels of .*a.npz must be finite; got inf in row 3"),
         ([0.5, 0.5, 0.5], "labels of .*a.npz must differ, as targets of a regression"),
     ],
 )
-def test_bad_targets(tmp_path, target, told):
-    with pytest.raises(InputError, match=told):
+def test_bad_targets(tmp_path, target, line):
+    with pytest.raises(InputError, match=line):
         regression(written(tmp_path, "npz", target))
 
 
@@ -591,12 +591,12 @@ def test_missing_files_and_directories(tmp_path, name):
 
 
 def test_unknown_suffix(tmp_path):
-    told = message(read, write_csv(tmp_path, "a,b\n1,2\n", "a.txt"))
-    assert told == f"data.path must be a .csv, .parquet, .npz or IDX file; got {tmp_path / 'a.txt'}"
+    line = message(read, write_csv(tmp_path, "a,b\n1,2\n", "a.txt"))
+    assert line == f"data.path must be a .csv, .parquet, .npz or IDX file; got {tmp_path / 'a.txt'}"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "line"),
     [
         ("", "a.csv must be a readable csv file; got: No columns"),
         ("a,b,y\n", r"a.csv must hold a row .* got 0 rows and 3 columns \(a, b, y\)"),
@@ -625,9 +625,9 @@ def test_unknown_suffix(tmp_path):
         (",a,y\n0,5,1\n1,6,0\n", "a.csv must name every column in its first line"),
     ],
 )
-def test_bad_csv(tmp_path, text, told):
+def test_bad_csv(tmp_path, text, line):
     path = write_csv(tmp_path, text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=line):
         read(path)
     assert str(path) in message(read, path)
 
@@ -643,7 +643,7 @@ def test_unknown_column(tmp_path, frame, suffix):
 
 
 @pytest.mark.parametrize(
-    ("column", "told"),
+    ("column", "line"),
     [
         (["1.5", "2", "x"], "must be numbers; got x in row 3, column a"),
         ([[1.0], [2.0], [3.0]], r"must be numbers; got \[1.\] in row 1, column a"),
@@ -655,14 +655,14 @@ def test_unknown_column(tmp_path, frame, suffix):
         ([1.0, 2.0, -np.inf], "must be finite; got -inf in row 3, column a"),
     ],
 )
-def test_bad_parquet_inputs(tmp_path, column, told):
+def test_bad_parquet_inputs(tmp_path, column, line):
     pd.DataFrame({"a": column, "y": [0, 1, 2]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=f"inputs of .*a.parquet {told}"):
+    with pytest.raises(InputError, match=f"inputs of .*a.parquet {line}"):
         read(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize(
-    ("column", "told"),
+    ("column", "line"),
     [
         (["u", None, "v"], "got (nan|None) in row 2"),
         (pd.array([0, 1, None], "Int64"), "got (nan|<NA>) in row 3"),
@@ -670,9 +670,9 @@ def test_bad_parquet_inputs(tmp_path, column, told):
         ([[1.0], [2.0], [3.0]], r"got \[1.\] in row 1"),
     ],
 )
-def test_bad_parquet_labels(tmp_path, column, told):
+def test_bad_parquet_labels(tmp_path, column, line):
     pd.DataFrame({"a": [0, 1, 2], "y": column}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=f"labels of .*a.parquet must be whole .*; {told}"):
+    with pytest.raises(InputError, match=f"labels of .*a.parquet must be whole .*; {line}"):
         read(tmp_path / "a.parquet")
 
 
@@ -687,7 +687,7 @@ def test_equal_column_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "line"),
     [
         ({"X": X}, "data.target, an array of .*, must be one of X; got y"),
         ({"Xs": X, "y": Y}, "data.inputs, an array of .*, must be one of Xs, y; got X; did you"),
@@ -705,9 +705,9 @@ def test_equal_column_names(tmp_path):
         ({"X": X, "y": 0 * Y}, "labels of .* must be of at least 2 classes; got only 0"),
     ],
 )
-def test_bad_npz(tmp_path, arrays, told):
+def test_bad_npz(tmp_path, arrays, line):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=line):
         read(tmp_path / "a.npz")
     assert "a.npz" in message(read, tmp_path / "a.npz")
 
@@ -743,18 +743,18 @@ def test_damaged_files(tmp_path, frame, suffix):
         path.write_bytes(whole[:cut])
         assert str(path) in message(read, path, **axes)
     # One flipped byte may go unnoticed, but may never end in anything but an InputError.
-    told = 0
+    line = 0
     for place in range(0, len(whole), max(1, len(whole) // 150)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
             read(path, **axes)
         except InputError:
-            told += 1
-    assert told > 5
+            line += 1
+    assert line > 5
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "line"),
     [
         (b"", "must be an IDX file; got magic number 0x$"),
         (b"\0\0\x08", "must be an IDX file; got magic number 0x000008"),
@@ -770,12 +770,12 @@ def test_damaged_files(tmp_path, frame, suffix):
         (idx(X[:3], 14), r"labels of .* one for each of the 3 rows; got shape \(4,\)"),
     ],
 )
-def test_bad_idx(tmp_path, raw, told):
+def test_bad_idx(tmp_path, raw, line):
     path, labels = tmp_path / "a.idx", tmp_path / "labels"
     labels.write_bytes(idx(Y.astype(np.uint8), 8))
     for packed in (raw, gzip.compress(raw)):
         path.write_bytes(packed)
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=line):
             read(path, labels=str(labels))
 
 
@@ -785,5 +785,5 @@ def test_idx_label_file_must_be_known_and_there(tmp_path):
     missing = tmp_path / "a-labels-idx1-ubyte"
     assert message(read, path) == f"data.labels must name a file; got {missing} (no such file)"
     path = path.rename(tmp_path / "plain-ubyte")
-    told = message(read, path)
-    assert told == f"data.labels must name the IDX label file of {path}; got none"
+    line = message(read, path)
+    assert line == f"data.labels must name the IDX label file of {path}; got none"

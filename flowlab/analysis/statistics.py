@@ -115,7 +115,7 @@ def seed_slopes(
     (inclusive) are fitted. NaN for a seed with a zero, non-finite or absent value among them, and
     where there are fewer than two steps. Of several ops in a layer the last that has the quantity
     counts. Raises InputError on an unknown column, on first > last, and when the table holds
-    several runs (steps, times, layers) that ``by`` does not tell apart.
+    several runs (steps, times, layers) that ``by`` does not keep apart.
     """
     by = _names(by)
     return _slopes(_rows(table, column, [*by, "seed"], along, first, last), by, along)

@@ -63,7 +63,7 @@ def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
 
 
 def _flow(table: pd.DataFrame, title: str, shown: dict, column: str, along: str) -> list[str]:
-    """The lines that tell how ``column`` changes along layers or steps."""
+    """The lines that show how ``column`` changes along layers or steps."""
     means = {name: profile(table, name, along=along).set_index(along)["mean"] for name in shown}
     flow, axis = means[column], "step" if along == "time" else along
     lines = [title.format(flow.index[0], flow.index[-1]), f"  {sparkline(flow)}", ""]

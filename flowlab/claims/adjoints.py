@@ -32,7 +32,7 @@ def adjoint_of_every_layer(trial):
 
 def defect(instance: Instance, seed: int) -> float:
     """The worst relative defect of one layer's pullback, for its input and every parameter."""
-    trial = laws.Trial(
+    trial = laws.Subject(
         instance.layer, instance.shape, instance.data, instance.inputs, SEEDS, seed, (np.float64,)
     )
     point = trial.point(np.float64)

@@ -529,10 +529,10 @@ class Convolution(Primitive):
     @property
     def example_norms(self):
         """Of each example's dW and db, summed over positions."""
-        return ExampleNorms(self)
+        return KernelExampleNorms(self)
 
 
-class ExampleNorms:
+class KernelExampleNorms:
     """A convolution's kernel for norms of examples, with the buffers that it needs."""
 
     def __init__(self, layer: Convolution):

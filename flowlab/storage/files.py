@@ -68,7 +68,7 @@ def _unreadable(path: str | Path, error: OSError) -> str:
 
 @contextmanager
 def storing(path: str | Path) -> Iterator[None]:
-    """Tell an error of the disk in one line, as StorageError about ``path``."""
+    """Turn an error of the disk into one line, a StorageError about ``path``."""
     try:
         yield
     except OSError as error:

@@ -91,7 +91,7 @@ class Listing:
         self.folder = folder
         self.problems: list[str] = []
         self.newer: list[tables.NewerError] = []
-        self.journals = {part: Journal(folder / f".index-{part}.jsonl") for part in PARTS}
+        self.journals = {part: FooterJournal(folder / f".index-{part}.jsonl") for part in PARTS}
         self._manifests: dict[str, tuple] = {}
         self._packs: dict[Path, Pack] = {}
 
@@ -179,7 +179,7 @@ class Pack:
 _WRITTEN: set[tuple] = set()  # schemas that this process wrote, by journal
 
 
-class Journal:
+class FooterJournal:
     """A cache of what footers say, a JSON line for each, appended by who wrote or read the file.
 
     A file's last line counts, and only while its stamp is the file's. Lines that are torn are

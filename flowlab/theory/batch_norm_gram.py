@@ -63,7 +63,7 @@ def isotropic(gram: np.ndarray, width: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Forward:
+class GramPass:
     """Of each norm passed u, phi'(u) (B, units), scale/sigma (units,) and scale^2; the Gram
     matrices that the branches read, and the one behind them."""
 
@@ -74,7 +74,7 @@ class Forward:
 
 def forward(
     act: ActivationFunction, gram: np.ndarray, branches: list[Branch], width: int, eps: float
-) -> Forward:
+) -> GramPass:
     """The Gram matrix of preactivations (B, B) through the branches, up to ``MOST_LAYERS``.
 
     It ends where examples have come to be `isotropic`.
@@ -99,10 +99,10 @@ def forward(
         if branch.skip:
             inner = branch.output**2 * (gram + branch.scale**2 * inner)
         gram = inner
-    return Forward(passed, grams, gram)
+    return GramPass(passed, grams, gram)
 
 
-def backward(through: Forward, branches: list[Branch], cotangent: np.ndarray, width: int):
+def backward(through: GramPass, branches: list[Branch], cotangent: np.ndarray, width: int):
     """log rates of the squared norm, and what ``width`` units lack of them, both (layers passed,).
 
     cotangent: D (B, B) above the last branch passed. A mean over few units is typically below the

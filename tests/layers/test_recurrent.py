@@ -400,7 +400,7 @@ def test_the_cell_alone_multiplies_by_its_forget_gates(forget_bias):
 # --- norms of examples ----------------------------------------------------------------------------
 
 
-def told(layer, x, p, dy, exponent=0):
+def example_norms_of(layer, x, p, dy, exponent=0):
     """What a watch reads: log2 √Σ_n ‖g_n‖² of each parameter (seeds, 4)."""
     out = np.empty((SEEDS, 4))
 
@@ -428,11 +428,13 @@ def test_norms_of_examples(layer, shape):
         for k, name in enumerate(PARAMETERS):
             squares[:, k] += np.sum(alone[name].reshape(SEEDS, -1) ** 2, axis=1)
     expected = 0.5 * np.log2(squares)
-    np.testing.assert_allclose(told(layer, x, p, dy), expected, atol=1e-11)
-    np.testing.assert_allclose(told(layer, x, p, dy, -9000), expected - 9000, atol=1e-9)
+    np.testing.assert_allclose(example_norms_of(layer, x, p, dy), expected, atol=1e-11)
+    np.testing.assert_allclose(example_norms_of(layer, x, p, dy, -9000), expected - 9000, atol=1e-9)
     single = [a.astype(np.float32) for a in (x, dy)]
     q = {name: a.astype(np.float32) for name, a in p.items()}
-    np.testing.assert_allclose(told(layer, single[0], q, single[1]), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        example_norms_of(layer, single[0], q, single[1]), expected, atol=1e-4
+    )
 
 
 # --- mutants --------------------------------------------------------------------------------------
@@ -467,7 +469,7 @@ class SwappedCotangents(LSTM):
 
 
 class SwappedGates(LSTM):
-    """Consistent in itself, so that only another's word can tell."""
+    """Consistent in itself, so that only an independent oracle finds it."""
 
     def forward(self, x, parameters, workspace):
         def swap(a):
