@@ -20,6 +20,7 @@ from flowlab.numerics.scale import log2_norm, log2_norms, renormalise
 
 Shape = tuple[int, ...]
 Arrays = dict[str, np.ndarray]
+Nest = Any  # arrays, or what stands for them, in dictionaries, tuples and lists
 # (x, exponent): true values x 2^exponent, exponent int64 (seeds,). A sequence may have a third,
 # int64 (seeds, steps): then step t is x[:, :, t] 2^(that of t), and ``exponent`` is the last step's
 # of a state, the largest of a cotangent.
@@ -109,6 +110,8 @@ class Layer:
     couples_examples = False  # does one example's output depend on another's input?
     homogeneous = False  # is f(2^k x; W, 2^k b) = 2^k f(x; W, b) for every integer k?
     trainable = False  # does it have parameters with gradients?
+    kinked = False  # does its slope jump, so that it hangs on the digits of its input?
+    saturates = False  # can its slope fall below any float?
     along_time = False  # does it hand on a power of two for each step of a sequence?
     readings: tuple[str, ...] = ()  # columns of the table that it fills beside norms
     children: tuple["Layer", ...] = ()  # the layers that a composite is made of, in forward order

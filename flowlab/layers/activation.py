@@ -179,6 +179,7 @@ ACTIVATIONS: dict[str, tuple[Kernel, Kernel]] = {
     "softplus": (softplus_forward, softplus_pullback),
 }
 _HOMOGENEOUS = {"identity", "relu", "leaky_relu"}
+_KINKED = ("relu", "leaky_relu", "selu")  # slopes jump at 0
 
 
 class Activation(Primitive):
@@ -188,7 +189,8 @@ class Activation(Primitive):
         if name not in ACTIVATIONS:
             raise unknown("activation", name, ACTIVATIONS)
         self.name = name
-        self.homogeneous = name in _HOMOGENEOUS
+        self.homogeneous, self.kinked = name in _HOMOGENEOUS, name in _KINKED
+        self.saturates = not (self.homogeneous or self.kinked)
         self.forward_kernel, self.pullback_kernel = ACTIVATIONS[name]
 
     def shapes(self, shape):

@@ -586,6 +586,10 @@ class Recurrence(Layer):
         """What the cell's functions receive after their rows."""
         return ()
 
+    @property
+    def saturates(self) -> bool:
+        return not self.homogeneous
+
     def declare(self, shape):
         if shape not in self._declared:
             expect_elements(self.name, shape)

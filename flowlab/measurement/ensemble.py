@@ -66,7 +66,7 @@ def measure(
     count = _Count(progress, 2 * len(setup.network.blocks) * len(parts))
     kept = local()  # each thread keeps its buffers and programs, from part to part
 
-    def one(seeds):
+    def one(seeds: np.ndarray) -> tuple[np.ndarray, ...]:
         if not hasattr(kept, "workspace"):
             kept.workspace, kept.scans = Workspace(), Scans()
         try:
@@ -84,7 +84,15 @@ def measure(
     return of_pass(axes, setup.rows, setup.seeds, columns(), *arrays)
 
 
-def _measured(setup: Setup, seeds, workspace, scans, observe, watch, count):
+def _measured(
+    setup: Setup,
+    seeds: np.ndarray,
+    workspace: Workspace,
+    scans: Scans,
+    observe: Observer | None,
+    watch: Watcher | None,
+    count: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Values and status of the rows of a part, and of the steps of its recurrent layers."""
     settings, dtype = setup.settings, np.dtype(setup.settings.dtype)
     one_by_one = observe is not None or watch is not None
@@ -132,7 +140,13 @@ def entered(
 
 
 def upstream(
-    settings: Settings, seeds, y, exponent, labels, known, workspace: Workspace
+    settings: Settings,
+    seeds: np.ndarray,
+    y: np.ndarray,
+    exponent: np.ndarray,
+    labels: np.ndarray,
+    known: np.ndarray,
+    workspace: Workspace,
 ) -> tuple[Scaled, np.ndarray]:
     """The scaled cotangent of the output y 2^exponent, and what is known of it (S,)."""
     known = np.where(known == NONFINITE, known, OK)  # of underflow slopes and losses know

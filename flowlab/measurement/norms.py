@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowlab.layer import Primitive, Watch, leaves
+from flowlab.layer import Arrays, Layer, Nest, Primitive, Scaled, Watch, Workspace, leaves
 from flowlab.measurement.passes import Backward, Forward, Source
 from flowlab.measurement.quantities import Report, columns, report
-from flowlab.measurement.rounding import LOST, MARGIN, NONFINITE, OK, Block
+from flowlab.measurement.rounding import LOST, MARGIN, NONFINITE, OK, Block, Lost
 from flowlab.measurement.rows import GRADIENTS
 from flowlab.measurement.scan import Stack
 from flowlab.measurement.setup import LOWEST, Setup
@@ -123,13 +123,17 @@ class Norms:
         self.error = np.where(known == LOST, np.inf, math.log2(np.finfo(self.dtype).eps))
         self.left = known == NONFINITE
 
-    def pull(self, index, block, scaled, tape, workspace):
+    def pull(
+        self, index: int, block: Layer, scaled: Scaled, tape: Nest, workspace: Workspace
+    ) -> tuple[Scaled, np.ndarray, Nest]:
         found = []
         other = self.watch(self.seeds, index + 1) if self.watch else None
         names = list({row.operation: row.op for row in self.rows[index]}.values())
         exponent = scaled[1]
 
-        def watch(layer, tape, dy, dx, gradients):
+        def watch(
+            layer: Layer, tape: Arrays, dy: np.ndarray, dx: np.ndarray, gradients: Arrays
+        ) -> None:
             if other is not None:
                 other(layer, tape, dy, dx, gradients)
             if not layer.has_rows:
@@ -164,7 +168,13 @@ class Norms:
             cells, state = values[:, :, k], status[:, :, k]
             own, gone = reports[row.operation], lost[row.operation]
 
-            def put(column, measured, unknown, cells=cells, state=state):
+            def put(
+                column: str,
+                measured: np.ndarray,
+                unknown: np.ndarray,
+                cells: np.ndarray = cells,
+                state: np.ndarray = state,
+            ) -> None:
                 cells[..., self.at[column]] = np.where(unknown, np.nan, measured)
                 state[unknown] = np.maximum(state[unknown], LOST)
 
@@ -208,7 +218,14 @@ class Norms:
         values = self.values[:, first:last].reshape(*shape, -1)
         return values, self.status[:, first:last].reshape(shape)
 
-    def _digits(self, index, passed, norms, reports, known):
+    def _digits(
+        self,
+        index: int,
+        passed: np.ndarray,
+        norms: np.ndarray,
+        reports: list[Report],
+        known: np.ndarray,
+    ) -> tuple[np.ndarray, list[Lost]]:
         """(relative errors (S, count + 1) of a stretch's cotangents, what operations lost)."""
         key = (self.network.blocks[index], self.shapes[index])
         if key not in self.followed:
@@ -244,7 +261,7 @@ def range_of(log2_norms: np.ndarray, lowest: float) -> np.ndarray:
     return found
 
 
-def _opened(part) -> np.ndarray | tuple[np.ndarray, ...] | None:
+def _opened(part: Stack | tuple[Stack, ...]) -> np.ndarray | tuple[np.ndarray, ...] | None:
     """The arrays (S, count, ...) of one part of a report; None where there are none."""
     if isinstance(part, Stack):
         return part.base

@@ -10,15 +10,25 @@ kernel calls (:mod:`flowlab.measurement.scan`), and layer by layer where that wo
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from flowlab.initializers import Initializer
-from flowlab.layer import Layer, Parameter, Scaled, Shape, Workspace, leaves, map_leaves, unfolded
+from flowlab.layer import (
+    Layer,
+    Nest,
+    Parameter,
+    Scaled,
+    Shape,
+    Workspace,
+    leaves,
+    map_leaves,
+    unfolded,
+)
 from flowlab.measurement.quantities import of_output
 from flowlab.measurement.scan import Scans, Stack, single
 from flowlab.networks import Network
@@ -33,10 +43,12 @@ LONGEST = 256
 class Source(Protocol):
     """Where the parameters of a pass come from."""
 
-    def given(self, start: int, count: int) -> Any:
+    def given(self, start: int, count: int) -> Nest:
         """What belongs to each layer of a stretch, a nest of Stacks (S, count, ...)."""
 
-    def parameters(self, declared, given, exponent: np.ndarray, workspace: Workspace) -> Any:
+    def parameters(
+        self, declared: Nest, given: Nest, exponent: np.ndarray, workspace: Workspace
+    ) -> Nest:
         """One block's parameters, a nest like ``declared`` of arrays (S, ...).
 
         ``given`` is that block's part of what :meth:`given` returned; biases are divided by
@@ -53,12 +65,14 @@ class Drawn:
     def __init__(self, initializer: Initializer, seeds: np.ndarray, dtype: np.dtype):
         self.initializer, self.seeds, self.dtype = initializer, seeds, dtype
 
-    def given(self, start, count):
+    def given(self, start: int, count: int) -> Nest:
         layers = np.arange(start, start + count) + 1
         pairs = np.broadcast_arrays(self.seeds[:, None], layers[None, :])
         return tuple(Stack(np.ascontiguousarray(of)) for of in pairs)
 
-    def parameters(self, declared, given, exponent, workspace):
+    def parameters(
+        self, declared: Nest, given: Nest, exponent: np.ndarray, workspace: Workspace
+    ) -> Nest:
         seeds, layer = given
         drawn = []
         for role, (_, parameter) in enumerate(leaves(declared)):
@@ -70,7 +84,7 @@ class Drawn:
         remaining = iter(drawn)
         return map_leaves(lambda _: next(remaining), declared)
 
-    def moderate(self, parameter, most):
+    def moderate(self, parameter: Parameter, most: float) -> bool:
         deviation = self.initializer.deviation(parameter)
         return not deviation or abs(math.log2(deviation)) <= most
 
@@ -78,7 +92,7 @@ class Drawn:
 class Held:
     """Parameters held in memory: of each stretch by its first block, nests of (S, count, ...)."""
 
-    def __init__(self, parameters: dict[int, Any]):
+    def __init__(self, parameters: dict[int, Nest]):
         self.held = parameters
 
     @classmethod
@@ -96,15 +110,17 @@ class Held:
             )
         return cls(held)
 
-    def given(self, start, count):
+    def given(self, start: int, count: int) -> Nest:
         first = max(at for at in self.held if at <= start)
         at = slice(start - first, start - first + count)
         return map_leaves(lambda array: Stack(array[:, at]), self.held[first])
 
-    def parameters(self, declared, given, exponent, workspace):
+    def parameters(
+        self, declared: Nest, given: Nest, exponent: np.ndarray, workspace: Workspace
+    ) -> Nest:
         roles = iter([parameter.role for _, parameter in leaves(declared)])
 
-        def own(array):
+        def own(array: np.ndarray) -> np.ndarray:
             if next(roles) != "bias":
                 return array
             out = workspace.take(array.shape, array.dtype)
@@ -113,7 +129,7 @@ class Held:
 
         return map_leaves(own, given)
 
-    def moderate(self, parameter, most):
+    def moderate(self, parameter: Parameter, most: float) -> bool:
         return False
 
 
@@ -121,8 +137,8 @@ class Sink(Protocol):
     """What becomes of the gradients of a pass."""
 
     def pull(
-        self, index: int, block: Layer, scaled: Scaled, tape, workspace: Workspace
-    ) -> tuple[Scaled, np.ndarray, Any]:
+        self, index: int, block: Layer, scaled: Scaled, tape: Nest, workspace: Workspace
+    ) -> tuple[Scaled, np.ndarray, Nest]:
         """(cotangent of the block's input, its log2 norms (S,), what is found: a nest of arrays).
 
         Of block ``index`` from 0, by kernels alone where it is to be recorded.
@@ -137,10 +153,12 @@ class Gradients:
     """
 
     def __init__(self):
-        self.held: dict[int, Any] = {}
+        self.held: dict[int, Nest] = {}
         self.exponents: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def pull(self, index, block, scaled, tape, workspace):
+    def pull(
+        self, index: int, block: Layer, scaled: Scaled, tape: Nest, workspace: Workspace
+    ) -> tuple[Scaled, np.ndarray, Nest]:
         scaled, gradients, norms = block.pullback_scaled(scaled, tape, workspace)
         return scaled, norms, gradients
 
@@ -179,7 +197,7 @@ class Forward:
 
     start: int
     count: int
-    tape: Any
+    tape: Nest
     exponents: np.ndarray
     norms: np.ndarray
     more: dict[str, np.ndarray]
@@ -200,7 +218,7 @@ class Backward:
     forward: Forward
     exponents: np.ndarray
     norms: np.ndarray
-    found: Any
+    found: Nest
     output: Scaled
 
     @property
@@ -272,7 +290,17 @@ class Passes:
                 for array in spent:
                     self.workspace.give(array)
 
-    def _over(self, kind, step, start, count, carry, xs, keep, direction):
+    def _over(
+        self,
+        kind: tuple,
+        step: Callable,
+        start: int,
+        count: int,
+        carry: Scaled,
+        xs: Nest,
+        keep: tuple[bool, ...],
+        direction: int,
+    ) -> Iterator[tuple[int, int, list, Nest, list[np.ndarray]]]:
         """(first, count, carries, ys, spent) of a stretch: at once by its program, or in turn."""
         block, shape = self.network.blocks[start], self.shapes[start]
         if count > 1:
@@ -290,7 +318,9 @@ class Passes:
             yield start + k, 1, *passed
             carry = tuple(_last(one, 1) for one in passed[0])
 
-    def _forward_step(self, source, index, scaled, given):
+    def _forward_step(
+        self, source: Source, index: int, scaled: Scaled, given: Nest
+    ) -> tuple[Scaled, Nest]:
         """(scaled input, what the source gave) -> (scaled output, (tape, (norms, quantities)))."""
         block = self.network.blocks[index]
         if not block.along_time:
@@ -303,7 +333,9 @@ class Passes:
         scaled, tape, norms = block.forward_scaled(scaled, parameters, self.workspace, comfort)
         return scaled, (tape, (norms, of_output(self.network, scaled[0])))
 
-    def _backward_step(self, sink, index, scaled, tape):
+    def _backward_step(
+        self, sink: Sink, index: int, scaled: Scaled, tape: Nest
+    ) -> tuple[Scaled, Nest]:
         """(scaled cotangent, tape) -> (that of the input, (its norms, what the sink found))."""
         block = self.network.blocks[index]
         scaled, norms, found = sink.pull(index, block, scaled, tape, self.workspace)

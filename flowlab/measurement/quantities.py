@@ -44,7 +44,9 @@ def columns() -> tuple[str, ...]:
     return tuple(name for name in schema.names("measured") if name != COTANGENT)
 
 
-def operation_quantity(column: Column, where: Callable[[Layer], bool] = lambda layer: True):
+def operation_quantity(
+    column: Column, where: Callable[[Layer], bool] = lambda layer: True
+) -> Callable[[OfOperation], OfOperation]:
     """Register a function of (tape, dy, dx, gradients), for operations ``where`` that is true.
 
     Raises InputError for a column whose name already means something else.
@@ -58,7 +60,9 @@ def operation_quantity(column: Column, where: Callable[[Layer], bool] = lambda l
     return register
 
 
-def output_quantity(column: Column, where: Callable[[Network, np.ndarray], bool]):
+def output_quantity(
+    column: Column, where: Callable[[Network, np.ndarray], bool]
+) -> Callable[[OfOutput], OfOutput]:
     """Register a function of a block's output (seeds, batch, ...), for networks and outputs
     ``where`` that is true; it stands in the block's last row.
 
@@ -83,7 +87,9 @@ def of_output(network: Network, y: np.ndarray) -> dict[str, np.ndarray]:
     return {c: function(y) for c, (function, where) in _OUTPUTS.items() if where(network, y)}
 
 
-def report(layer: Primitive, tape: Arrays, dy, dx, gradients: Arrays) -> Report:
+def report(
+    layer: Primitive, tape: Arrays, dy: np.ndarray, dx: np.ndarray, gradients: Arrays
+) -> Report:
     """What is shown of an operation that has rows, as a nest of arrays."""
     measured: Measured = layer.measured(tape, dy, dx, gradients)
     of_dx = None if isinstance(measured.of_dx, tuple) else measured.of_dx

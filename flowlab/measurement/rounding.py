@@ -18,12 +18,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from flowlab.layer import Layer
-from flowlab.layers import Activation
-from flowlab.layers.recurrent import Recurrence
 from flowlab.measurement.quantities import Report
 
 OK, LOST, NONFINITE = range(3)  # what a row's status is at least, apart from exact zeros
-KINKED = ("relu", "leaky_relu", "selu")  # activations whose slopes jump at 0
 # A result is known where it is more than 2^2 times its error.
 MARGIN = 2.0
 
@@ -74,14 +71,23 @@ class Block:
     says of each operation's gradients, in forward order, which are sums of dy alone.
     """
 
-    def __init__(self, block: Layer, rows: int, size: int, biases, dtype):
+    def __init__(
+        self, block: Layer, rows: int, size: int, biases: list[list[bool]], dtype: np.dtype
+    ):
         held = np.finfo(dtype)
         self.block, self.biases = block, biases
         self.eps = np.log2(float(held.eps))
         self.of_sum = self.eps + 0.5 * np.log2(rows)
         self.least = np.log2(held.smallest_subnormal) + 0.5 * np.log2(size)
 
-    def follow(self, norm, relative, reports: list[Report], known, moderate: bool):
+    def follow(
+        self,
+        norm: np.ndarray,
+        relative: np.ndarray,
+        reports: list[Report],
+        known: np.ndarray,
+        moderate: bool,
+    ) -> tuple[np.ndarray, list[Lost]]:
         """(error of the block's dx, what is :class:`Lost` of operations), in forward order.
 
         ``norm`` is the cotangent's of the block's output, ``relative`` its error over it. Slopes
@@ -109,19 +115,19 @@ class _Walk:
         if layer.children:
             return layer.passed(cotangent, self.through)
         if not layer.has_rows:
-            if not isinstance(layer, Activation):
-                return cotangent
-            if layer.name in KINKED:
+            if layer.kinked:
                 error = np.where(self.known, cotangent.error, np.inf)
                 return replace(cotangent, error=error)
-            return replace(cotangent, sloped=cotangent.sloped | (not layer.homogeneous))
+            return replace(cotangent, sloped=cotangent.sloped | layer.saturates)
         return self.operation(layer, cotangent, *self.waiting.pop())
 
-    def operation(self, layer, cotangent, report: Report, biases) -> Cotangent:
+    def operation(
+        self, layer: Layer, cotangent: Cotangent, report: Report, biases: list[bool]
+    ) -> Cotangent:
         delta, dx = report.norms[..., 0], report.norms[..., 1]
         error = np.maximum(cotangent.error, self.block.least)
         # The sum over steps of a recurrent layer has passed its slopes.
-        sloped = cotangent.sloped | (isinstance(layer, Recurrence) and not layer.homogeneous)
+        sloped = cotangent.sloped | layer.saturates
         zero = np.isneginf(delta)
         exact = np.isneginf(cotangent.norm) | np.logical_not(sloped)
         exact = zero & exact & ~np.isposinf(error)
@@ -160,6 +166,6 @@ class _Walk:
         return Cotangent(np.where(vanished, error, dx), error, vanished, parts)
 
 
-def _below(norm, error) -> np.ndarray:
+def _below(norm: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Is a result no more than its error? An exact zero without an error is known."""
     return (norm <= error + MARGIN) & ~np.isneginf(error)

@@ -15,13 +15,13 @@ import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
 from flowlab.kernel import generate, recorded
-from flowlab.layer import leaves, map_leaves
+from flowlab.layer import Nest, leaves, map_leaves
 
+Carry = tuple[np.ndarray, ...]
 _compiled: dict[str, Callable] = {}
 _lock = Lock()
 
@@ -41,7 +41,7 @@ class Stack:
 class Program:
     """The recorded kernel calls of one ``step(carry, xs)``, ready to be scanned over layers."""
 
-    def __init__(self, calls, carry, xs, result):
+    def __init__(self, calls: list[tuple], carry: Carry, xs: Nest, result: tuple[Carry, Nest]):
         self._shapes: list[tuple] = []  # (shape, dtype) of one layer, seeds included
         self._slots: dict[int, int] = {}
         self._carry = [self._slot(array) for array in carry]
@@ -66,7 +66,15 @@ class Program:
             self._shapes.append((array.shape, array.dtype))
         return self._slots[address]
 
-    def scan(self, carry, xs, count: int, take: Callable, keep: tuple[bool, ...], step: int = 1):
+    def scan(
+        self,
+        carry: Carry,
+        xs: Nest,
+        count: int,
+        take: Callable,
+        keep: tuple[bool, ...],
+        step: int = 1,
+    ) -> tuple[list, Nest, list[np.ndarray]]:
         """The step for ``count`` layers: (stacks of the carry, stacks of ys, arrays to give back).
 
         ``xs`` is a nest of Stacks, read forward or, with ``step=-1``, from its last layer back;
@@ -113,7 +121,7 @@ class Program:
         }
         return carries, map_leaves(stacks.__getitem__, self._ys), spent
 
-    def replay(self, carry, xs):
+    def replay(self, carry: Carry, xs: Nest) -> tuple[Carry, Nest]:
         """(carry, ys) that the recorded calls alone give for one layer's arrays, call by call."""
         arrays = dict(zip(self._carry, map(np.copy, carry), strict=True))
         for slot, (_, array) in zip(self._xs, leaves(xs), strict=True):
@@ -125,7 +133,14 @@ class Program:
         carried = tuple(arrays[slot] for slot in self._carried)
         return carried, map_leaves(arrays.__getitem__, self._ys)
 
-    def repeats(self, result, carry, xs, keep: tuple[bool, ...], step: int) -> bool:
+    def repeats(
+        self,
+        result: tuple[Carry, Nest],
+        carry: Carry,
+        xs: Nest,
+        keep: tuple[bool, ...],
+        step: int,
+    ) -> bool:
         """Does a scan of the one layer that was recorded give ``result``, byte for byte?
 
         Whatever the step did outside kernels is missing from the recording.
@@ -187,7 +202,13 @@ class Scans:
         self._programs: dict[Hashable, Program | None] = {}
 
     def program(
-        self, key: Hashable, step: Callable, carry, xs, keep: tuple[bool, ...], direction: int
+        self,
+        key: Hashable,
+        step: Callable,
+        carry: Carry,
+        xs: Nest,
+        keep: tuple[bool, ...],
+        direction: int,
     ) -> Program | None:
         """The program of ``step``, recorded on the layer of ``carry`` and ``xs`` (arrays).
 
@@ -202,7 +223,9 @@ class Scans:
         return self._programs[key]
 
 
-def single(step: Callable, carry, xs, keep: tuple[bool, ...]):
+def single(
+    step: Callable, carry: Carry, xs: Nest, keep: tuple[bool, ...]
+) -> tuple[list, Nest, list[np.ndarray]]:
     """What :meth:`Program.scan` returns for one layer, by running the step as it stands.
 
     The step may hand on more arrays than it was given, or fewer; those beyond ``keep`` are kept.
@@ -219,7 +242,7 @@ def single(step: Callable, carry, xs, keep: tuple[bool, ...]):
     return carries, map_leaves(lambda array: Stack(array[:, None]), ys), []
 
 
-def record(step: Callable, carry, xs) -> tuple[Any, Program]:
+def record(step: Callable, carry: Carry, xs: Nest) -> tuple[Nest, Program]:
     """``step(carry, xs)`` and its program; every array must be handed to kernels as it is."""
     with recorded() as calls:
         result = step(carry, xs)

@@ -3,6 +3,7 @@
 One :class:`Setup` is made for each run and read by all that measure it, predict it or look into it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -55,7 +56,7 @@ class Batches:
     def shape(self) -> Shape:
         return (self.settings.batch_size, *self.example)
 
-    def __call__(self, seeds) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, seeds: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Inputs (S, *shape); classes (S, batch) or targets (S, batch, K).
 
         Inputs are in the run's dtype, or in float64 where their size is beyond that type's comfort.
