@@ -172,9 +172,15 @@ def test_the_end_is_one_line(capsys, error, code, line):
     assert capsys.readouterr().err == line
 
 
-def test_interrupted_imports_leave_no_traceback():
-    code = "import experiments; raise KeyboardInterrupt"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+def test_interrupted_imports_leave_no_traceback(tmp_path):
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt")  # as of Ctrl-C at that moment
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.stderr == "interrupted\n" and done.returncode != 0
 
 
