@@ -19,11 +19,9 @@ from functools import cache
 from stat import S_IMODE
 
 from filelock import FileLock
-from numba.core import config
-from numba.core.caching import FunctionCache, IndexDataCacheFile
-from numba.core.dispatcher import Dispatcher
 
 from flowlab.errors import Notice
+from flowlab.numba_private import Dispatcher, FunctionCache, IndexDataCacheFile, config
 
 
 class _CacheFile(IndexDataCacheFile):

@@ -23,12 +23,11 @@ from threading import local
 
 import numpy as np
 from numba import njit
-from numba.core.cgutils import get_null_value
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 
 from flowlab.cache import keep
 from flowlab.errors import InputError
+from flowlab.numba_private import cgutils, make_array
 
 
 class ShapeError(InputError):
@@ -49,7 +48,7 @@ def borrowed(context, array):
 
     def generated(context, builder, signature, values):
         view = make_array(array)(context, builder, values[0])
-        view.meminfo = get_null_value(view.meminfo.type)
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
         return view._getvalue()
 
     return array(array), generated

@@ -1,6 +1,7 @@
 """Dependencies run one way; the imports themselves are read, not run."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,9 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "schema", "analysis", "cache", "kernel", "numerics", "layer", "initializers"]
-ORDER += ["layers", "data", "settings", "storage", "networks", "measurement", "laws"]
-ORDER += ["instruments", "lessons", "theory", "prediction", "runs", "figures", "claims"]
+ORDER = ["errors", "numba_private", "schema", "analysis", "cache", "kernel", "numerics", "layer"]
+ORDER += ["initializers", "layers", "data", "settings", "storage", "networks", "measurement"]
+ORDER += ["laws", "instruments", "lessons", "theory", "prediction", "runs", "figures", "claims"]
 ORDER += ["studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
@@ -127,8 +128,10 @@ def test_nothing_below_experiments_knows_hydra():
 def test_kernels_are_compiled_in_one_way():
     users = importers(lambda n: n.split(".")[0] in ("numba", "llvmlite"))
     # Beside the decorator: the disk cache, 32-bit integers, functions by type, register tiles.
-    extensions = {"cache", "numerics.random", "numerics.elementary", "layers.convolution"}
+    extensions = {"numba_private", "numerics.random", "numerics.elementary", "layers.convolution"}
     assert users <= {"flowlab.kernel", *(f"flowlab.{name}" for name in extensions)}
+    private = importers(lambda n: re.match(r"numba\.(?!extending\.)\w+\.", n))
+    assert private == {"flowlab.numba_private"}
     jits = importers(lambda n: n.startswith("numba.") and n.endswith("jit"))
     assert jits <= {"flowlab.kernel", "flowlab.numerics.elementary"}
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
+from flowlab.numba_private import cgutils
 from flowlab.numerics.scale import exponent
 
 PADDING_MODES = ("zeros", "circular")
