@@ -282,8 +282,13 @@ def flat(resolved: dict, prefix: str = "") -> dict:
 
 
 def from_plain(values: dict) -> Settings:
-    """Settings, not validated, from what ``dataclasses.asdict`` makes of them."""
-    return Settings(**values | {name: made(**values[name]) for name, made in _GROUPS.items()})
+    """Settings, not validated, from what ``dataclasses.asdict`` makes of them.
+
+    What older settings lack has its default.
+    """
+    return Settings(
+        **values | {name: made(**values.get(name, {})) for name, made in _GROUPS.items()}
+    )
 
 
 def stored_axes(resolved: Any) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_a_run_that_needs_too_much_is_refused_before_it_takes_any(axes, line):
     run = flowlab.make(**axes)
     Batches(flowlab.make())  # the digits, which are kept
     tracemalloc.start()
-    assert line in message(flowlab.measurement.ensemble, run)
+    assert line in message(flowlab.measure, run)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1e7
@@ -183,7 +183,7 @@ def test_data_must_fit_the_type(tmp_path, scale, dtype, fits):
         assert (table["status"] == "ok").all()
         assert np.isfinite(flowlab.predict(flowlab.make(data=data, **axes))["q"]).all()
         return
-    line = message(flowlab.measurement.ensemble, flowlab.make(data=data, **axes))
+    line = message(flowlab.measure, flowlab.make(data=data, **axes))
     least, most = ("1e-37", "1e+37") if dtype == "float32" else ("1e-150", "1e+150")
     assert line.startswith(
         f"inputs of a.npz must have their largest size between {least} and {most} in "

@@ -65,7 +65,7 @@ def test_one_experiment_is_shown_in_full(folder, capsys):
     _, output, _ = run(results, capsys, folder, "experiment=mine")
     lines = [line.strip() for line in output]
     assert len(lines) == 7 and lines[3] == "2 conditions"
-    assert lines[4:6] == ["depth: 3, 4", "init: he, xavier"]
+    assert lines[4:6] == ["init: he, xavier", "depth: 3, 4"]
     assert lines[6] == "2 of 4 planned runs missing, 5 networks"
 
 

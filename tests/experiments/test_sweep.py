@@ -19,6 +19,7 @@ from experiments.sweep import plugins, work
 from experiments.sweep.conditions import conditions
 from experiments.sweep.progress import Journal
 from experiments.sweep.work import Work
+from flowlab.runs import passes
 from flowlab.settings import Settings, make
 from tests.support.sweeping import ROOT, assert_same
 
@@ -132,7 +133,7 @@ def test_a_changed_default_is_another_run_and_other_code_is_noted(call, tmp_path
     call("-m", *SMALL, "depth=2")
     code, output, _ = call("-m", *SMALL, "depth=2", "init.gain=1.5")
     assert code == 0 and "1 measured" in output and len(names(tmp_path)) == 2
-    for module in ("experiments.sweep.plan", "experiments.sweep.work"):
+    for module in ("experiments.sweep.plan", "flowlab.runs"):
         monkeypatch.setattr(f"{module}.versions", lambda: {"flowlab": "9.9+code"})
     code, output, _ = call("-m", *SMALL, "depth=2")
     assert code == 0 and "1 kept from before" in output
@@ -150,9 +151,9 @@ def test_widening_seeds_measures_only_new_ones(call, tmp_path, monkeypatch, netw
     monkeypatch.chdir(narrow)
     call(*common, "seed=2", "seeds=2")
     measured = []
-    original = work.measure
+    original = ensemble.measure
     monkeypatch.setattr(
-        work, "measure", lambda s, *more: measured.append((s.seed, s.seeds)) or original(s, *more)
+        passes, "measure", lambda s, *more: measured.append((s.seed, s.seeds)) or original(s, *more)
     )
     code, _, _ = call(*common, "seed=1", "seeds=6")
     assert code == 0 and measured == [(1, 1), (4, 3)]
@@ -172,12 +173,12 @@ def test_runs_of_other_seeds_are_left_alone(call, tmp_path, monkeypatch):
 
 def test_seeds_of_other_code_are_not_mixed(call, tmp_path, monkeypatch):
     call("-m", *SMALL, "depth=2")
-    for module in ("experiments.sweep.plan", "experiments.sweep.work"):
+    for module in ("experiments.sweep.plan", "flowlab.runs"):
         monkeypatch.setattr(f"{module}.versions", lambda: {"flowlab": "9.9+code"})
     measured = []
-    original = work.measure
+    original = ensemble.measure
     monkeypatch.setattr(
-        work, "measure", lambda s, *more: measured.append(s.seeds) or original(s, *more)
+        passes, "measure", lambda s, *more: measured.append(s.seeds) or original(s, *more)
     )
     assert call("-m", *SMALL, "depth=2", "seeds=3")[0] == 0
     assert measured == [3] and len(names(tmp_path)) == 2
@@ -186,14 +187,14 @@ def test_seeds_of_other_code_are_not_mixed(call, tmp_path, monkeypatch):
 def test_failures_are_named_with_their_overrides_and_the_rest_completes(
     call, tmp_path, monkeypatch
 ):
-    original = work.measure
+    original = ensemble.measure
 
     def failing(settings, *more):
         if settings.depth == 3:
             raise ValueError("a defect")
         return original(settings, *more)
 
-    monkeypatch.setattr(work, "measure", failing)
+    monkeypatch.setattr(ensemble, "measure", failing)
     code, output, errors = call("-m", *SMALL, "depth=0,2,3,4")
     assert code == 2 and len(errors.splitlines()) == 1
     assert "error: 2 of 4 conditions could not run: depth=0: depth must be at least 1" in errors

@@ -469,11 +469,11 @@ def test_the_journal_of_footers_is_only_a_cache(tmp_path, monkeypatch):
     text = journal.read_bytes()
     for content in (b"nonsense", b"[1]\n{}\n", text[:-20], b""):  # torn, foreign, lost
         journal.write_bytes(content)
-        assert set(Experiment(tmp_path).index()) == set(index)
+        assert set(Experiment(tmp_path).index()) == set(found)
         filled(tmp_path, 1)
         with monkeypatch.context() as patch:
             patch.setattr(tables, "footer", None)
-            assert set(Experiment(tmp_path).index()) == set(index)
+            assert set(Experiment(tmp_path).index()) == set(found)
 
 
 def test_a_copied_folder_is_indexed_from_its_files(tmp_path):
