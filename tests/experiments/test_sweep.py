@@ -19,7 +19,7 @@ from experiments.sweep import plugins, work
 from experiments.sweep.conditions import conditions
 from experiments.sweep.progress import Journal
 from experiments.sweep.work import Work
-from flowlab.runs import passes
+from flowlab.measurement import ensemble
 from flowlab.settings import Settings, make
 from tests.support.sweeping import ROOT, assert_same
 
@@ -153,7 +153,9 @@ def test_widening_seeds_measures_only_new_ones(call, tmp_path, monkeypatch, netw
     measured = []
     original = ensemble.measure
     monkeypatch.setattr(
-        passes, "measure", lambda s, *more: measured.append((s.seed, s.seeds)) or original(s, *more)
+        ensemble,
+        "measure",
+        lambda s, *more: measured.append((s.seed, s.seeds)) or original(s, *more),
     )
     code, _, _ = call(*common, "seed=1", "seeds=6")
     assert code == 0 and measured == [(1, 1), (4, 3)]
@@ -178,7 +180,7 @@ def test_seeds_of_other_code_are_not_mixed(call, tmp_path, monkeypatch):
     measured = []
     original = ensemble.measure
     monkeypatch.setattr(
-        passes, "measure", lambda s, *more: measured.append(s.seeds) or original(s, *more)
+        ensemble, "measure", lambda s, *more: measured.append(s.seeds) or original(s, *more)
     )
     assert call("-m", *SMALL, "depth=2", "seeds=3")[0] == 0
     assert measured == [3] and len(names(tmp_path)) == 2
