@@ -53,7 +53,7 @@ def tidy(
             found[name] = np.full(n, np.nan)
         elif column.dtype == "Int64":
             found[name] = pd.array([None], dtype="Int64").repeat(n)
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, copy=False)
 
 
 def axes_of(settings: Settings, own: Network | None = None) -> dict[str, Any]:
