@@ -448,8 +448,11 @@ def replayed(subject):
     """The recorded kernel calls of a pass, replayed, give what the layer gave when it was called.
 
     Whatever a layer does outside kernels is missing from the recording. A deep net is right all the
-    same, as its layers are then passed one by one, but many times slower.
+    same, as its layers are then passed one by one, but many times slower. Layers ``along_time`` are
+    never recorded.
     """
+    if subject.layer.along_time:
+        return
     for dtype in subject.dtypes:
         point = subject.point(dtype).map(np.copy)
         workspace = Workspace(np.nan)

@@ -97,7 +97,7 @@ class Setup:
     @property
     def shape(self) -> Shape:
         """Of a batch."""
-        return self.batches.shape
+        return _shape(self.settings, self.batches)
 
     @property
     def outputs(self) -> int | None:
@@ -138,6 +138,10 @@ def prepare(
     return Setup(settings, batches, network or build(settings, _outputs(settings, batches)), own)
 
 
+def _shape(settings: Settings, batches: Batches) -> Shape:
+    return (settings.batch_size, *batches.example)
+
+
 def _outputs(settings: Settings, batches: Batches) -> int | None:
     return batches.classes if settings.upstream == "loss" else None
 
@@ -151,13 +155,13 @@ def needed(
     ends are alike, so that two shallow nets show what a layer adds.
     """
     if network is not None:
-        elements, rows = _size(network, batches.shape)
+        elements, rows = _size(network, _shape(settings, batches))
         return _gib(settings, elements, rows)
     counts = []
     for more in (0, 1):
         depth = min(settings.depth, 4 + more)
         shallow = build(replace(settings, depth=depth), _outputs(settings, batches))
-        counts.append(_size(shallow, batches.shape))
+        counts.append(_size(shallow, _shape(settings, batches)))
     beyond = max(settings.depth - 4, 0)
     elements, rows = (first + beyond * (last - first) for first, last in zip(*counts, strict=True))
     return _gib(settings, elements, rows)
