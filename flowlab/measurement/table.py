@@ -6,6 +6,7 @@ values; :func:`of_pass` for a pass over an ensemble.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,19 @@ def tidy(
     found = {}
     for name, column in columns.items():
         if name in constant:
-            found[name] = pd.array([given.get(name)], dtype=column.dtype).repeat(n)
+            found[name] = _single(given.get(name), column.dtype).repeat(n)
         elif name in given:
             found[name] = given[name]
         elif column.part == "measured":
             found[name] = np.full(n, np.nan)
         elif column.dtype == "Int64":
-            found[name] = pd.array([None], dtype="Int64").repeat(n)
+            found[name] = _single(None, "Int64").repeat(n)
     return pd.DataFrame(found, copy=False)
+
+
+@lru_cache
+def _single(value: Any, dtype: str) -> pd.api.extensions.ExtensionArray:
+    return pd.array([value], dtype=dtype)
 
 
 def axes_of(settings: Settings, own: Network | None = None) -> dict[str, Any]:
