@@ -183,7 +183,8 @@ def check(
 
     Where a law makes no sense it is silent: a loss has no batch axis, so of the independence of
     examples only dx is asked; a layer that declares ``couples_examples`` may couple them or not;
-    only a layer that declares ``homogeneous`` must be so; without float64 among ``dtypes`` the
+    only a layer that declares ``homogeneous`` must be so, and one that declares not to be
+    ``recorded`` may work outside kernels; without float64 among ``dtypes`` the
     adjoint is not tried, and without both types they are not compared.
 
     Raises LawBroken for the first law broken, InputError for parameters that do not fit.
@@ -448,10 +449,10 @@ def replayed(subject):
     """The recorded kernel calls of a pass, replayed, give what the layer gave when it was called.
 
     Whatever a layer does outside kernels is missing from the recording. A deep net is right all the
-    same, as its layers are then passed one by one, but many times slower. Layers ``along_time`` are
-    never recorded.
+    same, as its layers are then passed one by one, but many times slower. A layer that declares
+    ``recorded = False`` is not asked.
     """
-    if subject.layer.along_time:
+    if not subject.layer.recorded:
         return
     for dtype in subject.dtypes:
         point = subject.point(dtype).map(np.copy)

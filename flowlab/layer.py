@@ -110,6 +110,7 @@ class Layer:
     couples_examples = False  # does one example's output depend on another's input?
     homogeneous = False  # is f(2^k x; W, 2^k b) = 2^k f(x; W, b) for every integer k?
     trainable = False  # does it have parameters with gradients?
+    recorded = True  # is all that it does done by kernels, so that equal layers can be replayed?
     kinked = False  # does its slope jump, so that it hangs on the digits of its input?
     saturates = False  # can its slope fall below any float?
     along_time = False  # does it hand on a power of two for each step of a sequence?
@@ -285,6 +286,7 @@ class Chain(Layer):
         self.couples_examples = any(layer.couples_examples for layer in self.layers)
         self.homogeneous = all(layer.homogeneous for layer in self.layers)
         self.along_time = any(layer.along_time for layer in self.layers)
+        self.recorded = all(layer.recorded for layer in self.layers)
         self._declared: dict[Shape, Declaration] = {}
 
     def rebuilt(self, children) -> "Chain":

@@ -119,6 +119,7 @@ class Huber(Primitive):
     """A user's layer in NumPy alone: φ(z) = sqrt(1 + z²) - 1."""
 
     name = "huber"
+    recorded = False
     forward_kernel, pullback_kernel = ACTIVATIONS["tanh"]
 
     def shapes(self, shape):

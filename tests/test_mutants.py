@@ -365,7 +365,7 @@ def test_a_loss_may_not_couple_examples_either():
 def test_a_declared_coupling_is_allowed():
     class Declared(UndeclaredCoupling):
         couples_examples = True
-        homogeneous = False
+        homogeneous = recorded = False
 
         def after_pullback(self, dy, tape, dx, gradients):
             dy = dy - dy.mean(axis=1, keepdims=True)

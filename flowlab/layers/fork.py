@@ -40,6 +40,7 @@ class Fork(Layer):
             raise InputError(f"{name}: branches must be at least 1; got 0")
         self.couples_examples = any(branch.couples_examples for branch in self.branches)
         self.homogeneous = all(branch.homogeneous for branch in self.branches)
+        self.recorded = all(branch.recorded for branch in self.branches)
 
     def rebuilt(self, children) -> "Fork":
         """A fork of other branches under the same name."""

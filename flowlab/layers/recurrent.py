@@ -549,6 +549,7 @@ class Recurrence(Layer):
 
     trainable = True
     along_time = True
+    recorded = False  # exponents along time are NumPy's matter
     comfort = 16.0  # log2 of the root mean square beyond which arrays are rescaled
     forward_kernel: Kernel
     pullback_kernel: Kernel

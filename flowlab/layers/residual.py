@@ -31,7 +31,7 @@ class Residual(Layer):
         self.branch, self.a, self.s = branch, a, s
         self.children = (branch,)
         self.couples_examples = branch.couples_examples
-        self.homogeneous = branch.homogeneous
+        self.homogeneous, self.recorded = branch.homogeneous, branch.recorded
 
     def rebuilt(self, children) -> "Residual":
         """The same sum over another branch, the only one of ``children``."""

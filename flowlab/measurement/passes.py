@@ -253,7 +253,7 @@ class Passes:
             stop = start + 1
             while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start < LONGEST:
                 stop += 1
-            one_by_one = not self.recorded or kinds[start][0].along_time
+            one_by_one = not (self.recorded and kinds[start][0].recorded)
             if one_by_one or stop - start < WORTH_COMPILING:
                 yield from ((layer, 1) for layer in range(start, stop))
             else:

@@ -62,7 +62,9 @@ def kept(tmp_path_factory):
 )
 def test_a_reader_who_leaves_ends_no_work(kept, command):
     done = shell(kept, command)
-    assert (done.returncode, done.stderr) == (0, b"")
+    # A busy machine makes a command say what takes so long.
+    errors = [line for line in done.stderr.splitlines() if not line.endswith(b" s)")]
+    assert (done.returncode, errors) == (0, [])
     if "plots" in command:
         assert (kept / "results/single/figures/profiles.svg").is_file()
 

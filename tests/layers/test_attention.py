@@ -146,6 +146,7 @@ class InNumPy(ScaledDotProductAttention):
     """The pullback from the formulas, of which ``wrong`` names one that is changed."""
 
     wrong = ""
+    recorded = False
 
     def pullback(self, dy, tape, workspace, watch=None):
         x, A = tape["x"], tape["attention"]
