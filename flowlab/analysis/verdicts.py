@@ -142,7 +142,7 @@ class Verdict:
             return f"{text}: undecided ({difference.note or 'one seed has no interval'})"
         if self.agreement == "agrees":
             low, high = _bounds(difference, 0.90)
-            return f"{text}: agrees, within {max(-low, high):.2f} decades ({tolerance})"
+            return f"{text}: agrees, within {max(-low, high):z.2f} decades ({tolerance})"
         if self.agreement == "differs":
             return f"{text}: differs by {_decades(difference)} ({tolerance})"
         text += f": undecided, the difference is {_decades(difference)} ({tolerance})"

@@ -129,7 +129,7 @@ class Study:
             try:
                 found.append((claim, claim.find(reading)))
             except InputError as error:
-                lacking.append(f"{claim.id} is not to be read here: {error}")
+                lacking.append(f"{claim.id} cannot be read from this table: {error}")
         return found, lacking
 
 
