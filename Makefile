@@ -21,7 +21,7 @@ run: $(VENV)/run.stamp ## Measure gradient flow; ARGS="init=xavier depth=100"
 	$(BIN)/python -m experiments.run $(ARGS)
 
 test: $(VENV)/test.stamp ## Run the tests; ARGS="-k theory"
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/test.stamp ## Check style and formatting
 	$(BIN)/ruff check -q .
