@@ -16,7 +16,7 @@ from flowlab.studies.batch_size import (
     norm_by_batch_caption,
     one_family,
 )
-from tests.support.planted import assert_expected, assert_turned, planted
+from tests.support.planted import Findings
 
 
 def measured(**axes):
@@ -66,15 +66,5 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
-def test_the_finding_is_as_expected(claim):
-    assert_expected(claim)
-
-
-@pytest.mark.parametrize("id, plant", planted(PLANTS))
-def test_a_wrong_table_turns_the_verdict(id, plant):
-    assert_turned(STUDY, id, plant)
-
-
-def test_every_finding_has_a_wrong_table():
-    assert set(PLANTS) == {claim.id for claim in STUDY.findings}
+class TestFindings(Findings):
+    STUDY, PLANTS = STUDY, PLANTS

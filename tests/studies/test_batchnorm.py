@@ -9,7 +9,7 @@ from flowlab.studies.batchnorm import STUDY, explosion, rate_by_batch, rate_by_b
 from flowlab.theory import normalization
 from flowlab.theory.normalization import batch_norm_rates
 from tests.support.drawing import assert_readable, labelled
-from tests.support.planted import assert_expected, assert_turned, planted, tilted
+from tests.support.planted import Findings, assert_turned, tilted
 from tests.support.tables import DELTA, net, together
 
 
@@ -56,18 +56,8 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
-def test_the_finding_is_as_expected(claim):
-    assert_expected(claim)
-
-
-@pytest.mark.parametrize("id, plant", planted(PLANTS))
-def test_a_wrong_table_turns_the_verdict(id, plant):
-    assert_turned(STUDY, id, plant)
-
-
-def test_every_finding_has_a_wrong_table():
-    assert set(PLANTS) == {claim.id for claim in STUDY.findings}
+class TestFindings(Findings):
+    STUDY, PLANTS = STUDY, PLANTS
 
 
 def test_nets_under_another_norm_do_not_explode():

@@ -10,7 +10,7 @@ from flowlab.studies import Reading
 from flowlab.studies.cnn_depth import STUDY, border_by_depth, border_by_depth_caption
 from flowlab.theory import convolution
 from tests.support.drawing import assert_readable, labelled
-from tests.support.planted import assert_expected, assert_turned, planted, tilted
+from tests.support.planted import Findings, assert_turned, tilted
 from tests.support.tables import net, together
 
 
@@ -62,18 +62,8 @@ def exchanged(table):
 PLANTS = {"S9-depth": [tilted(1.1), exchanged]}
 
 
-@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
-def test_the_finding_is_as_expected(claim):
-    assert_expected(claim)
-
-
-@pytest.mark.parametrize("id, plant", planted(PLANTS))
-def test_a_wrong_table_turns_the_verdict(id, plant):
-    assert_turned(STUDY, id, plant)
-
-
-def test_every_finding_has_a_wrong_table():
-    assert set(PLANTS) == {claim.id for claim in STUDY.findings}
+class TestFindings(Findings):
+    STUDY, PLANTS = STUDY, PLANTS
 
 
 def test_a_border_that_loses_nothing_is_refused(monkeypatch):

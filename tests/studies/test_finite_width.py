@@ -7,7 +7,7 @@ import pytest
 from flowlab.studies import Reading
 from flowlab.studies.finite_width import STUDY, variance_caption, variance_collapse
 from tests.support.drawing import assert_readable, labelled
-from tests.support.planted import assert_expected, assert_turned, planted, tilted
+from tests.support.planted import Findings, tilted
 from tests.support.tables import DELTA, SQUARED, net
 
 
@@ -58,15 +58,5 @@ def frozen(table):
 PLANTS = {id: [tilted(1.1), frozen] for id in ("P1", "P2", "P3")}
 
 
-@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
-def test_the_finding_is_as_expected(claim):
-    assert_expected(claim)
-
-
-@pytest.mark.parametrize("id, plant", planted(PLANTS))
-def test_a_wrong_table_turns_the_verdict(id, plant):
-    assert_turned(STUDY, id, plant)
-
-
-def test_every_finding_has_a_wrong_table():
-    assert set(PLANTS) == {claim.id for claim in STUDY.findings}
+class TestFindings(Findings):
+    STUDY, PLANTS = STUDY, PLANTS

@@ -6,7 +6,7 @@ import pytest
 from flowlab.studies import Reading, phase
 from flowlab.studies.phase import STUDY, phase_caption, phase_diagram
 from tests.support.drawing import assert_readable, labelled
-from tests.support.planted import assert_expected, assert_turned, planted, tilted
+from tests.support.planted import Findings, tilted
 from tests.support.tables import shift, sweep
 
 
@@ -59,11 +59,5 @@ def test_the_plane_holds_the_measured_points(plane):
 PLANTS = {claim.id: [tilted(1.1)] for claim in STUDY.findings}
 
 
-@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
-def test_the_finding_is_as_expected(claim):
-    assert_expected(claim)
-
-
-@pytest.mark.parametrize("id, plant", planted(PLANTS))
-def test_a_wrong_table_turns_the_verdict(id, plant):
-    assert_turned(STUDY, id, plant)
+class TestFindings(Findings):
+    STUDY, PLANTS = STUDY, PLANTS

@@ -6,7 +6,7 @@ import pytest
 from flowlab.studies import Reading, skip_inverse_depth
 from flowlab.studies.skip import STUDY, skip_caption, skip_depth
 from tests.support.drawing import assert_readable, labelled
-from tests.support.planted import assert_expected, assert_turned, planted, tilted
+from tests.support.planted import Findings, assert_expected, assert_turned, tilted
 from tests.support.tables import shift, sweep
 
 
@@ -54,18 +54,8 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("claim", STUDY.findings, ids=lambda claim: claim.id)
-def test_the_finding_is_as_expected(claim):
-    assert_expected(claim)
-
-
-@pytest.mark.parametrize("id, plant", planted(PLANTS))
-def test_a_wrong_table_turns_the_verdict(id, plant):
-    assert_turned(STUDY, id, plant)
-
-
-def test_every_finding_has_a_wrong_table():
-    assert set(PLANTS) == {claim.id for claim in STUDY.findings}
+class TestFindings(Findings):
+    STUDY, PLANTS = STUDY, PLANTS
 
 
 def test_one_over_the_depth_is_a_study_of_its_own():

@@ -1,11 +1,13 @@
 """Wrong tables that must turn the verdict of a study's finding."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from math import log10
 
 from flowlab.claims.claim import CLAIMS, HOLDS
 from flowlab.claims.trial import Trial
+from flowlab.studies.study import Study
 from tests.support.tables import DELTA
 
 SEEDS = 32
@@ -35,9 +37,20 @@ def assert_turned(study, id, plant):
     assert claim.find(wrong).verdict not in claim.expected
 
 
-def planted(plants):
-    """Each (id, plant) of a dictionary of lists."""
-    return [(id, plant) for id, of in plants.items() for plant in of]
+class Findings:
+    """The tests of a study's findings; ``PLANTS`` maps each one's id to tables gone wrong."""
+
+    STUDY: Study
+    PLANTS: Mapping[str, list]
+
+    def test_the_finding_is_as_expected(self, claim):
+        assert_expected(claim)
+
+    def test_a_wrong_table_turns_the_verdict(self, id, plant):
+        assert_turned(self.STUDY, id, plant)
+
+    def test_every_finding_has_a_wrong_table(self):
+        assert set(self.PLANTS) == {claim.id for claim in self.STUDY.findings}
 
 
 def tilted(factor, **where):

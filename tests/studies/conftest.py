@@ -1,0 +1,14 @@
+"""Each finding of a study is a test of its own, and so is each table gone wrong."""
+
+from tests.support.planted import Findings
+
+
+def pytest_generate_tests(metafunc):
+    tested = metafunc.cls
+    if tested is None or not issubclass(tested, Findings):
+        return
+    if "claim" in metafunc.fixturenames:
+        metafunc.parametrize("claim", tested.STUDY.findings, ids=lambda claim: claim.id)
+    if "plant" in metafunc.fixturenames:
+        pairs = [(id, plant) for id, plants in tested.PLANTS.items() for plant in plants]
+        metafunc.parametrize("id, plant", pairs)
