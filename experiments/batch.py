@@ -82,7 +82,12 @@ def run(settings: Settings) -> None:
     ):
         stem = folder / "figures" / name
         drawn, _ = save(figure, stem)
-        description = {"title": title, "caption": caption, "experiment": settings.experiment}
+        description = {
+            "finding": title,
+            "fixed": "",
+            "caption": caption,
+            "experiment": settings.experiment,
+        }
         describe(stem, {**description, "runs": []})
         if name == "demonstrations":
             print("\nApart from the settings, on one linear layer of gaussian inputs:")

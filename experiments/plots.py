@@ -1,6 +1,7 @@
 """Draw the tables under a results folder: ``python -m experiments.plots``; ``experiment=depth``.
 
-Writes results/<experiment>/figures/<figure>.png, .svg and .json (title, caption, the runs shown),
+Writes results/<experiment>/figures/<figure>.png, .svg and .json (finding, settings, caption, the
+runs shown),
 and prints what the experiment's studies find in its table.
 """
 
@@ -16,6 +17,7 @@ from flowlab import schema, studies
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, check_positive, unknown
 from flowlab.figures.files import save
+from flowlab.figures.head import fixed
 from flowlab.storage.experiment import Experiment, find
 from flowlab.storage.files import write
 from flowlab.studies.study import Drawing, Reading, Study
@@ -106,13 +108,14 @@ def _study(study: Study, reading: Reading, folder: Path, progress: Progress) -> 
 
 def draw(drawing: Drawing, reading: Reading, folder: Path) -> tuple[Path, ...]:
     """Write one figure and its description under ``folder``; the paths written."""
-    shown = reading.narrowed(drawing.select)
+    shown = drawing.shown(reading)
     runs = sorted(shown.table["run"].unique())
     left_out = reading.table["run"].nunique() - len(runs)
     stem = folder / "figures" / drawing.name
-    paths = save(drawing.draw(shown), stem)
+    paths = save(drawing.figure(shown), stem)
     description = {
-        "title": drawing.title,
+        "finding": drawing.finding(shown),
+        "fixed": fixed(shown.table),
         "caption": drawing.caption(shown),
         "experiment": folder.name,
         "runs": [f"runs/{run}.parquet" for run in runs],
@@ -127,7 +130,7 @@ def draw(drawing: Drawing, reading: Reading, folder: Path) -> tuple[Path, ...]:
 
 
 def describe(stem: Path, description: dict) -> Path:
-    """Write title, caption, experiment and runs of a figure beside it, for the report."""
+    """Write what a figure finds, fixes and shows beside it, for the report."""
     text = json.dumps(description, ensure_ascii=False, indent=2) + "\n"
     return write(text, stem.with_suffix(".json"))
 

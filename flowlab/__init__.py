@@ -8,12 +8,13 @@
     prediction = flowlab.predict(init="he", depth=50)  # the same rows, from theory
     print(flowlab.judge(table, prediction).sentence)
     print(flowlab.run(init="he", depth=50))  # all of this, kept in results/single
+    print(flowlab.compare("results/depth"))  # its runs ranked, best first
     sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
 from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
-from flowlab.runs import measure, predict, run
+from flowlab.runs import compare, measure, predict, run
 from flowlab.settings import Settings, make
 from flowlab.storage.experiment import load
 from flowlab.storage.versions import __version__
@@ -22,6 +23,7 @@ __all__ = [
     "InputError",
     "Settings",
     "__version__",
+    "compare",
     "judge",
     "load",
     "make",

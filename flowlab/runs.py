@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from flowlab import schema
+from flowlab.analysis import comparison
 from flowlab.analysis.summary import summarise
-from flowlab.analysis.verdicts import Verdict, judge
+from flowlab.analysis.verdicts import KEPT_WITHIN, READ, Verdict, judge
 from flowlab.errors import InputError
 from flowlab.measurement import ensemble
 from flowlab.measurement.ensemble import Progress
@@ -25,7 +26,7 @@ from flowlab.measurement.table import axes_of, tidy
 from flowlab.networks import Network
 from flowlab.prediction import predict as predicted
 from flowlab.settings import Settings, given
-from flowlab.storage.experiment import Experiment
+from flowlab.storage.experiment import Experiment, load
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
 
@@ -73,6 +74,27 @@ def measure(
 def predict(settings: Settings | None = None, **axes: Any) -> pd.DataFrame:
     """What theory predicts of a run, as :func:`flowlab.prediction.predict` says."""
     return predicted(given(settings, axes))
+
+
+def compare(
+    runs: str | Path | pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    kept_within: float = KEPT_WITHIN,
+    by: str = "kept",
+) -> pd.DataFrame:
+    """Runs ranked: the folder of an experiment, ``compare("results/depth")``, or a table.
+
+    One row for each run, with what sets it apart, the change of the gradient, its rate, theory and
+    agreement, as :func:`flowlab.analysis.comparison.compare` says. Of a folder the predictions are
+    read too. Raises InputError for what is no such folder or table, and for an unknown order.
+    """
+    if not isinstance(runs, pd.DataFrame):
+        folder = Path(runs)
+        runs = load(folder)
+        runs = runs[[name for name in runs if name in {*READ, *schema.names("run", "setting")}]]
+        if prediction is None:
+            prediction = Experiment(folder).load(part="theory")
+    return comparison.compare(runs, prediction, kept_within, by)
 
 
 def run(

@@ -40,7 +40,7 @@ AGREEMENTS = ("agrees", "differs", "undecided", "no theory")
 _LEAST_PLACES = 5  # for a shape
 _MOST_SEEDS = 100_000
 # The columns of a table that a verdict reads.
-_READ = ("run", "step", "seed", "layer", "time", "op", "status", "upstream", DELTA, COTANGENT)
+READ = ("run", "step", "seed", "layer", "time", "op", "status", "upstream", DELTA, COTANGENT)
 
 
 @dataclass(frozen=True)
@@ -111,21 +111,31 @@ class Verdict:
         return text
 
     def rate_words(self) -> str:
-        """The rate as a person would say it: "it loses a decade every 65 layers"."""
+        """The rate with its law: "it loses a decade every 65 layers (exponential, ...)"."""
         if self.shape == "power":
-            base = "depth" if self.along == "layer" else "the steps travelled"
-            return f"as a power of {base}, exponent {self.exponent:z.2f}"
-        verb, rate = ("loses" if self.change.mean < 0 else "gains"), abs(self.change.mean)
-        each = self.crossed / rate
-        if each >= 1:
-            count = f"{each:.0f}" if each >= 10 else f"{each:.1f}"
-            words = f"it {verb} a decade every {count} {self.along}s"
-        else:
-            words = f"it {verb} {1 / each:.1f} decades a {self.along}"
+            return f"as a power of {self._travelled}, exponent {self.exponent:z.2f}"
+        words = f"it {self.pace_words()}"
         if self.shape == "exponential":
             spec = format_of(self.slope.mean, (self.slope.high - self.slope.low) / 2, 3)
             return f"{words} (exponential, {self.slope.mean:{spec}} a {self.along})"
         return words
+
+    def pace_words(self) -> str:
+        """The rate as a person would say it: "loses a decade every 65 layers"; "" if unknown."""
+        if self.shape == "power":
+            return f"as a power of {self._travelled}, exponent {self.exponent.mean:z.2f}"
+        rate = abs(self.change.mean)
+        if not rate > 0:
+            return ""
+        verb, each = "loses" if self.change.mean < 0 else "gains", self.crossed / rate
+        if each >= 1:
+            count = f"{each:.0f}" if each >= 10 else f"{each:.1f}"
+            return f"{verb} a decade every {count} {self.along}s"
+        return f"{verb} {1 / each:.1f} decades a {self.along}"
+
+    @property
+    def _travelled(self) -> str:
+        return "depth" if self.along == "layer" else "the steps travelled"
 
     def theory_words(self) -> str:
         """Theory's number and whether the measurement agrees, with what decided it."""
@@ -175,7 +185,7 @@ def judge(
     check_positive("kept_within", kept_within)
     if table.empty:
         raise InputError("table must hold at least one row; got none")
-    rows, column, along = view(table[[name for name in _READ if name in table]])
+    rows, column, along = view(table[[name for name in READ if name in table]])
     words = {"quantity": "log10‖δ‖", "along": "layer"}
     if along == "time":
         words = {"quantity": "log10‖∂L/∂h_t‖", "along": "step"}

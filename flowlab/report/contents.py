@@ -316,7 +316,7 @@ def _picture(reader: _Reader, stem: Path, kept: set[str] | None) -> Picture:
     try:
         with reading(described):
             read = json.loads(described.read_text(encoding="utf-8"))
-        title, caption, runs = str(read["title"]), str(read["caption"]), list(read["runs"])
+        title, caption, runs = str(read["finding"]), str(read["caption"]), list(read["runs"])
         gone = 0 if kept is None else sum(Path(str(run)).stem not in kept for run in runs)
     except (LookupError, TypeError, ValueError):
         reader.lack(f"{described} is missing or damaged: make plots")

@@ -20,7 +20,7 @@ ANY = Study(
     (
         Drawing(
             "profiles",
-            "Norms against layer",
+            lambda reading: "Norms against layer",
             lambda reading: profiles(reading.table, reading.prediction),
             lambda reading: caption(reading.table, reading.prediction, reading.kept_within),
             first_runs,

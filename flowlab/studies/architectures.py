@@ -190,13 +190,13 @@ STUDY = Study(
     (
         Drawing(
             "architecture_profiles",
-            "Every architecture's gradient",
+            lambda reading: "Every architecture's gradient",
             architecture_profiles,
             architecture_profiles_caption,
         ),
         Drawing(
             "architecture_rates",
-            "Every architecture's rate beside theory's",
+            lambda reading: "Every architecture's rate beside theory's",
             architecture_rates,
             architecture_rates_caption,
         ),

@@ -340,14 +340,14 @@ STUDY = Study(
     (
         Drawing(
             "norm_by_batch",
-            "The gradient's norm against batch size",
+            lambda reading: "The gradient's norm against batch size",
             norm_by_batch,
             norm_by_batch_caption,
             one_family,
         ),
         Drawing(
             "noise_by_layer",
-            "The noise scales of weights and biases",
+            lambda reading: "The noise scales of weights and biases",
             noise_by_layer,
             noise_by_layer_caption,
             largest_batch,

@@ -161,7 +161,7 @@ STUDY = Study(
     (
         Drawing(
             "rate_by_batch",
-            "Batch norm makes the gradients of plain nets explode",
+            lambda reading: "Batch norm makes the gradients of plain nets explode",
             rate_by_batch,
             rate_by_batch_caption,
         ),

@@ -87,7 +87,7 @@ STUDY = Study(
     (
         Drawing(
             "border_by_depth",
-            "What padding costs a convolutional net's gradient",
+            lambda reading: "What padding costs a convolutional net's gradient",
             border_by_depth,
             border_by_depth_caption,
         ),

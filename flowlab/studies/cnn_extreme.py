@@ -9,7 +9,7 @@ STUDY = Study(
     (
         Drawing(
             "depths_of_underflow_of_images",
-            "A convolutional net's gradient that floating point cannot hold",
+            lambda reading: "A convolutional net's gradient that floating point cannot hold",
             lambda r: depths_of_underflow(r.table, r.prediction, r.side**2),
             lambda r: underflow_caption(r.table, r.prediction, r.side**2),
         ),

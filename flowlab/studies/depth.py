@@ -72,14 +72,14 @@ STUDY = Study(
     (
         Drawing(
             "profiles_by_init",
-            "The gradient's norm against layer under each initializer",
+            lambda reading: "The gradient's norm against layer under each initializer",
             small_multiples,
             small_multiples_caption,
             one_depth,
         ),
         Drawing(
             "depth_by_init",
-            "What depth does to the gradient under each initializer",
+            lambda reading: "What depth does to the gradient under each initializer",
             lambda r: heat_map(r.table, across="depth"),
             lambda r: heat_map_caption(r.table, r.prediction, "depth", r.kept_within),
         ),

@@ -9,7 +9,7 @@ STUDY = Study(
     (
         Drawing(
             "depths_of_underflow",
-            "A gradient that floating point cannot hold",
+            lambda reading: "A gradient that floating point cannot hold",
             lambda r: depths_of_underflow(r.table, r.prediction),
             lambda r: underflow_caption(r.table, r.prediction),
         ),

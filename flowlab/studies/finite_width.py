@@ -182,7 +182,7 @@ STUDY = Study(
     (
         Drawing(
             "variance_collapse",
-            "Fluctuations from net to net depend on L/N",
+            lambda reading: "Fluctuations from net to net depend on L/N",
             variance_collapse,
             variance_caption,
         ),

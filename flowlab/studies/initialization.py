@@ -9,7 +9,7 @@ STUDY = Study(
     (
         Drawing(
             "activation_by_init",
-            "Which initializer suits which activation",
+            lambda reading: "Which initializer suits which activation",
             lambda r: heat_map(r.table, across="activation"),
             lambda r: heat_map_caption(r.table, r.prediction, "activation", r.kept_within),
         ),

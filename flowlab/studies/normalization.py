@@ -11,7 +11,7 @@ STUDY = Study(
     (
         Drawing(
             "norm_by_depth",
-            "Normalization with and without skips",
+            lambda reading: "Normalization with and without skips",
             lambda r: change_by_depth(r.table, r.prediction, **AXES, near=2.0),
             lambda r: change_by_depth_caption(r.table, r.prediction, **AXES),
         ),

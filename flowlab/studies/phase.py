@@ -268,7 +268,7 @@ STUDY = Study(
     (
         Drawing(
             "phase_diagram",
-            "Order and chaos: where gradients vanish and explode",
+            lambda reading: "Order and chaos: where gradients vanish and explode",
             phase_diagram,
             phase_caption,
         ),

@@ -79,7 +79,7 @@ STUDY = Study(
     (
         Drawing(
             "layer_by_time",
-            "The gradient over layers and time",
+            lambda reading: "The gradient over layers and time",
             layer_by_time,
             layer_by_time_caption,
         ),

@@ -19,7 +19,7 @@ STUDY = Study(
     (
         Drawing(
             "states_of_gated_cells",
-            "Backpropagation through time in gated cells",
+            lambda reading: "Backpropagation through time in gated cells",
             lambda r: state_gradients(r.table, r.prediction, **AXES),
             lambda r: state_gradients_caption(
                 r.table, r.prediction, **AXES, kept_within=r.kept_within

@@ -186,7 +186,14 @@ def block_claim(scaling: str, formula: str, total: str, value) -> TableClaim:
 STUDY = Study(
     "Which skip connections keep the gradient as nets get deeper?",
     "He et al. 2016; Hanin & Rolnick 2018; Zhang et al. 2019; Bachlechner et al. 2020",
-    (Drawing("skip_by_depth", "Skip connections against depth", skip_depth, skip_caption),),
+    (
+        Drawing(
+            "skip_by_depth",
+            lambda reading: "Skip connections against depth",
+            skip_depth,
+            skip_caption,
+        ),
+    ),
     (
         skips_preserve,
         block_claim("identity", "x + f(x)", f"2^{BLOCKS}", lambda L: f"2^{L} = {2.0**L:.1e}"),

@@ -11,6 +11,7 @@ from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.claims.claim import HOLDS, Claim, Finding, register
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
+from flowlab.figures.head import fixed, head
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,25 @@ class Reading:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of a study: its file's name, its title, and what draws and describes it.
+    """A figure of a study: its file's name, what it finds, and what draws and describes it.
 
-    ``select`` keeps the rows of the table that it shows.
+    ``finding`` says in words and numbers what the figure shows, computed from what it shows: it
+    stands above it. ``select`` keeps the rows of the table that are shown.
     """
 
     name: str
-    title: str
+    finding: Callable[[Reading], str]
     draw: Callable[[Reading], Figure]
     caption: Callable[[Reading], str]
     select: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+
+    def shown(self, reading: Reading) -> Reading:
+        """What of a reading the figure shows."""
+        return reading.narrowed(self.select)
+
+    def figure(self, reading: Reading) -> Figure:
+        """The figure of what is ``shown``, under its finding and the settings that it fixes."""
+        return head(self.draw(reading), self.finding(reading), fixed(reading.table))
 
 
 Find = Callable[[Reading], Finding]
@@ -113,7 +123,8 @@ class Study:
     """One question, where it comes from, and what answers it.
 
     ``experiment`` names the experiment whose tables the study's runs join, by default one of the
-    study's own name.
+    study's own name. What its first figure finds is its answer; ``rank`` is its place among the
+    answers, the lowest first.
     """
 
     question: str
@@ -121,6 +132,12 @@ class Study:
     figures: tuple[Drawing, ...] = ()
     findings: tuple[TableClaim, ...] = ()
     experiment: str = ""
+    rank: int = 50
+
+    def answer(self, reading: Reading) -> str:
+        """The study's answer in a sentence: the finding of its first figure."""
+        first = self.figures[0]
+        return first.finding(first.shown(reading))
 
     def read(self, reading: Reading) -> tuple[list[tuple[TableClaim, Finding]], list[str]]:
         """Each claim with its finding on a table; a line for each that the table cannot answer."""

@@ -240,21 +240,21 @@ STUDY = Study(
     (
         Drawing(
             "blocks_delta",
-            "The gradient's norm through transformer blocks",
+            lambda reading: "The gradient's norm through transformer blocks",
             blocks_delta,
             blocks_delta_caption,
             deepest,
         ),
         Drawing(
             "rank_collapse",
-            "Tokens that grow alike",
+            lambda reading: "Tokens that grow alike",
             rank_collapse,
             rank_collapse_caption,
             deepest,
         ),
         Drawing(
             "attention_shares",
-            "How attention divides the gradient among its weights",
+            lambda reading: "How attention divides the gradient among its weights",
             attention_shares,
             attention_shares_caption,
             deepest,

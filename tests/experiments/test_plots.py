@@ -49,7 +49,7 @@ def test_every_figure_is_drawn_and_described(results, capsys):
     for name in names:
         assert (results / f"{name}.svg").is_file()
         described = json.loads((results / f"{name}.json").read_text())
-        assert described["title"] and described["experiment"] == name.split("/")[0]
+        assert described["finding"] and described["experiment"] == name.split("/")[0]
         assert described["runs"] == ["runs/run0.parquet", "runs/run1.parquet"]
         assert "theory" in described["caption"].lower()
     assert not [path for path in results.rglob(".*")]

@@ -1,0 +1,152 @@
+"""Runs beside one another: what sets them apart, how far each one's gradient changes, best first.
+
+Rows are those of verdicts (:mod:`flowlab.analysis.verdicts`); where runs differ in one setting, or
+in several, each has a column. What is asked decides the order.
+"""
+
+from collections.abc import Callable
+from math import nan
+
+import numpy as np
+import pandas as pd
+
+from flowlab import schema
+from flowlab.analysis.verdicts import KEPT_WITHIN, READ, Verdict, judge_all, tally
+from flowlab.errors import InputError, unknown
+
+# What runs can be sorted by, each with the key that puts the first of them first.
+ORDERS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "kept": lambda rows: rows["decades"].abs(),
+    "vanishing": lambda rows: rows["decades"],
+    "exploding": lambda rows: -rows["decades"],
+    "differing": lambda rows: -rows["difference"].abs(),
+}
+MEASURES = (
+    *("trend", "decades", "low", "high", "over", "rate", "theory", "difference", "agreement"),
+    *("seeds", "run"),
+)
+
+
+def compare(
+    table: pd.DataFrame,
+    prediction: pd.DataFrame | None = None,
+    kept_within: float = KEPT_WITHIN,
+    by: str = "kept",
+) -> pd.DataFrame:
+    """One row for each run of a tidy table, the one that best answers the question first.
+
+    First the settings in which runs differ; then ``trend``; ``decades``, by how much log10 of the
+    gradient's norm changes going backward over the body, with its 95 % interval ``low``, ``high``
+    over ``seeds``; ``over``, what was crossed; ``rate`` in words; ``theory``, the predicted change,
+    ``difference``, measured minus predicted, and ``agreement``; ``run``. Numbers that are not known
+    are NaN. ``by`` is "kept" (the least change first), "vanishing", "exploding", "differing" (from
+    theory most) or a setting in which runs differ. Runs that cannot be judged come last.
+
+    Raises InputError as ``judge`` does, for an unknown order and for a table without runs.
+    """
+    for name in ("run", "seed", "layer"):
+        if name not in table:
+            raise unknown("column", name, table.columns)
+    if table.empty:
+        raise InputError("table must hold at least one row; got none")
+    runs = table.groupby("run", observed=True)
+    settings = [name for name in schema.names("setting") if name in table]
+    rows = runs[[name for name in settings if name != "seeds"]].first()
+    rows = rows[differing(rows)]
+    verdicts = judge_all(table[[name for name in READ if name in table]], prediction, kept_within)
+    judged = pd.DataFrame.from_dict({run: row(v) for run, v in verdicts.items()}, "index")
+    rows = rows.join(judged)
+    rows["seeds"] = runs["seed"].nunique()
+    return ordered(rows.rename_axis("run").reset_index(), by)
+
+
+def differing(rows: pd.DataFrame) -> list[str]:
+    """The columns in which rows differ, nulls counting as a value."""
+    return [name for name in rows if rows[name].nunique(dropna=False) > 1]
+
+
+def row(verdict: Verdict) -> dict:
+    """What a comparison says of one verdict."""
+    change, difference = verdict.change, verdict.difference
+    return {
+        "trend": verdict.trend,
+        **{"decades": change.mean, "low": change.low, "high": change.high},
+        "over": f"{verdict.crossed} {verdict.along}s",
+        "rate": verdict.pace_words(),
+        "theory": verdict.predicted,
+        "difference": nan if difference is None else difference.mean,
+        "agreement": verdict.agreement,
+    }
+
+
+def ordered(rows: pd.DataFrame, by: str = "kept") -> pd.DataFrame:
+    """Rows of :func:`row` in the order ``by``, columns in that of :func:`compare`."""
+    axes = [name for name in rows if name not in MEASURES]
+    if by in ORDERS:
+        key = ORDERS[by](rows)
+    elif by in axes:
+        key = rows[by]
+    else:
+        raise unknown("by", by, [*ORDERS, *axes])
+    # Equals stand in the order of their settings, so that that of the rows does not matter.
+    ranks = pd.DataFrame({"key": key.rank(method="dense", na_option="bottom")})
+    for name in axes:
+        ranks[name] = rows[name].rank(method="dense", na_option="top")
+    index = ranks.assign(run=rows["run"].astype(str)).sort_values([*ranks, "run"]).index
+    return rows.loc[index, [*axes, *MEASURES]].reset_index(drop=True)
+
+
+def axes_of(comparison: pd.DataFrame) -> list[str]:
+    """The settings in which the runs of a comparison differ."""
+    return [name for name in comparison if name not in MEASURES]
+
+
+def named(row: pd.Series, axes: list[str]) -> str:
+    """A run of a comparison by what sets it apart: "init=he, depth=50"; its digest if nothing."""
+    return settings_words(row, axes) or f"run {str(row['run'])[:8]}"
+
+
+def settings_words(values: pd.Series, axes: list[str]) -> str:
+    """Settings as they are typed, nulls left out."""
+    present = [(axis, values[axis]) for axis in axes if pd.notna(values[axis])]
+    return ", ".join(f"{axis}={value_words(value)}" for axis, value in present)
+
+
+def value_words(value: object) -> str:
+    """A setting's value as it is typed, a number in at most 6 digits."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def answer(comparison: pd.DataFrame, kept_within: float = KEPT_WITHIN) -> str:
+    """The comparison in a sentence or two: how many runs keep the gradient, and the two ends."""
+    axes, known = axes_of(comparison), comparison.dropna(subset="decades")
+    count = len(comparison)
+    if count == 1:
+        one = comparison.iloc[0]
+        return f"{_sized(one)}: {one['trend']}." if len(known) else "The run cannot be judged."
+    kept = int((comparison["trend"] == "kept").sum())
+    limit = f"(within ±{kept_within:g} decade{'s' * (kept_within != 1)})"
+    verb = "keeps" if kept == 1 else "keep"
+    text = f"{kept or 'None'} of {count} runs {verb} the gradient {limit}"
+    others = tally(comparison["trend"], ("vanishing", "exploding", "undecided"))
+    verbs = {
+        "vanishing": "it vanishes",
+        "exploding": "it explodes",
+        "undecided": "that is undecided",
+    }
+    text = ", ".join([text, *(f"in {n} {verbs[trend]}" for trend, n in others.items())]) + "."
+    if len(known) < 2:
+        return text
+    sizes = known["decades"].abs()
+    least, most = known.loc[sizes.idxmin()], known.loc[sizes.idxmax()]
+    return (
+        f"{text} Least change: {named(least, axes)}, {_sized(least)}; "
+        f"most: {named(most, axes)}, {_sized(most)}."
+    )
+
+
+def _sized(row) -> str:
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if np.isfinite(row["low"]) else ""
+    return f"{row['decades']:z.2f}{interval} decades over {row['over']}".replace("-", "−")
