@@ -7,19 +7,22 @@ for that text is put in quotes before Hydra sees it.
 
 import argparse
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from experiments.hydra_private import get_args_parser, raw
-from flowlab.errors import InputError, unknown
-from flowlab.settings import Settings
+from flowlab.errors import InputError, Notice, unknown
+from flowlab.settings import Settings, make
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 _PARSER = OverridesParser.create()
@@ -75,7 +78,24 @@ def check_overrides(arguments: list[str]) -> argparse.Namespace:
         _check(override, choices, known, received)
         read.append(text)
     received.overrides = read
+    _check_values(received, choices["experiment"])
     return received
+
+
+def _check_values(received, kept: list[str]) -> None:
+    """Raise InputError for a sweep that is neither kept in a file nor given values."""
+    overrides = [_parsed(text) for text in received.overrides]
+    if not received.multirun or any(override.is_sweep_override() for override in overrides):
+        return
+    for override in overrides:
+        name = str(override.value())
+        if override.key_or_group == "experiment" and name not in kept:
+            near = get_close_matches(name, kept, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}, or " if near else ""
+            raise InputError(
+                "experiment must be a sweep that is kept in a file, or stand beside values; got "
+                f"{name}; {hint}values, as in -m experiment={name} depth=5,10?"
+            )
 
 
 def _check(override: Override, choices: dict, known: list[str], received) -> None:
@@ -91,9 +111,26 @@ def _check(override: Override, choices: dict, known: list[str], received) -> Non
         for value in picked or []:
             value = value.text if isinstance(value, QuotedString) else str(value)
             if received.config_path is None and value not in choices[key]:
-                raise unknown(key, value, choices[key])
+                if key != "experiment" or override.is_delete():
+                    raise unknown(key, value, choices[key])
+                _own_experiment(value, choices[key])
     elif key not in known:
         raise unknown("setting", key, [*choices, *known])
+
+
+def _own_experiment(name: str, kept: list[str]) -> None:
+    """Let ``experiment=name`` name the folder of results, where no file of that name is kept."""
+    make(experiment=name)
+    near = get_close_matches(name, kept, n=1, cutoff=0.8)
+    if near:
+        warnings.warn(
+            f"no sweep is kept under experiment={name}: it names a folder of results; "
+            f"experiment={near[0]} is kept",
+            Notice,
+            stacklevel=2,
+        )
+    node = {"experiment": name}
+    ConfigStore.instance().store(group="experiment", name=name, node=node, package="_global_")
 
 
 def as_typed(key: str, value: str) -> str:

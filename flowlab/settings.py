@@ -223,6 +223,14 @@ class Settings:
         measured=False,
         column="",
     )
+    rank: str = setting(
+        "kept",
+        "what a sweep ranks first: the gradient that changes least (kept), most down (vanishing) "
+        "or up (exploding), the furthest from theory (differing), or by a column that varies",
+        allowed="kept, vanishing, exploding, differing, a column",
+        measured=False,
+        column="",
+    )
 
     def validate(self) -> "Settings":
         """Check every rule and return self."""

@@ -8,16 +8,20 @@ import sys
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from experiments.command import note
+from experiments.progress import Progress
+from experiments.ranking import check, ranking
 from experiments.sweep.conditions import Condition
 from experiments.sweep.progress import Watcher
 from experiments.sweep.work import described, write_part
-from flowlab.analysis.verdicts import counted
+from flowlab.analysis.comparison import answer, differing, ordered, row
+from flowlab.analysis.verdicts import AGREEMENTS, judge, tally
 from flowlab.errors import InputError
 from flowlab.settings import Settings
 from flowlab.storage import tables
@@ -26,6 +30,7 @@ from flowlab.storage.files import storing, writable, write
 from flowlab.storage.versions import versions
 
 _SHOWN = 40  # conditions; a longer sweep does not print each
+_READ = 500  # kept runs that are read for the ranking
 _LISTED = 10  # of what went wrong
 _JUDGED = {
     "agrees": "agrees with",
@@ -48,7 +53,8 @@ class Plan:
         self.refused = [(c.overrides, c.refusal) for c in conditions if c.refusal]
         self.stopped: str | None = None
         self.waiting: list[tuple[Condition, list[str]]] = []
-        self.kept = self.by_other_code = 0
+        self.kept: list[tuple[Condition, list[str]]] = []
+        self.by_other_code = 0
         self.outcomes: dict[int, dict] = {}
         self.seconds = 0.0
         distinct = {
@@ -56,6 +62,9 @@ class Plan:
             for c in reversed(conditions)
             if not c.refusal
         }
+        if distinct:
+            axes = pd.DataFrame([c.settings.axes() for c in distinct.values()])
+            check(next(iter(distinct.values())).settings.rank, differing(axes))
         folders = defaultdict(list)
         for (results, experiment, run), condition in reversed(distinct.items()):
             folders[Path(results) / experiment].append((run, condition))
@@ -82,7 +91,7 @@ class Plan:
             elif left:  # by a process that died before it removed what its run replaces
                 self.waiting.append((condition, left))
             elif not missing_seeds({run.run: run for run in same}, *planned[name]):
-                self.kept += 1
+                self.kept.append((condition, [run.run for run in same]))
                 self.by_other_code += any(run.version != code for run in same)
             else:
                 self.waiting.append((condition, [run.run for run in of_code]))
@@ -124,7 +133,7 @@ class Plan:
     @contextmanager
     def watched(self, folder: Path) -> Iterator[None]:
         """Shows how far the sweep is and takes what its processes report, while the body runs."""
-        progress = Watcher(folder / "journal", len(self.waiting), self.kept, self._print)
+        progress = Watcher(folder / "journal", len(self.waiting), len(self.kept), self._print)
         self.outcomes = progress.outcomes
         try:
             with progress:
@@ -142,8 +151,10 @@ class Plan:
         if outcome["event"] == "done" and len(self.waiting) <= _SHOWN:
             number = outcome["condition"]
             overrides = self.waiting[number][0].overrides
-            print(f"{number + 1:>4}  {overrides}  ({outcome['seconds']:.1f} s)")
-            print(f"      {outcome['sentence']}", flush=True)
+            print(
+                f"{number + 1:>4}  {overrides}: {outcome['trend']} ({outcome['seconds']:.1f} s)",
+                flush=True,
+            )
 
     def report(self) -> None:
         """Say what happened and where to look; raises InputError if a condition could not run."""
@@ -152,15 +163,15 @@ class Plan:
         for number, outcome in sorted(self.outcomes.items()):
             if outcome["event"] == "failed":
                 failed.append((self.waiting[number][0].overrides, outcome["reason"]))
-        kept = self.kept + events["skipped"]
-        total = self.kept + len(self.waiting) + len(self.refused)
+        kept = len(self.kept) + events["skipped"]
+        total = len(self.kept) + len(self.waiting) + len(self.refused)
         parts = [f"{events['done']} measured in {self.seconds:.1f} s"]
         parts += [f"{kept} kept from before"] if kept else []
         parts += [f"{len(failed)} failed"] if failed else []
         missing = len(self.waiting) - len(self.outcomes)
         parts += [f"{missing} not reached"] if missing else []
         print(f"\n{total} {_plural('run', total)}: {', '.join(parts)}.")
-        self._judge()
+        self._rank()
         if self.by_other_code:
             print(
                 f"{self.by_other_code} of those kept were made by another version of the code; "
@@ -185,24 +196,55 @@ class Plan:
             count = f"{len(failed)} of {total} conditions could not run: "
             raise InputError(count + "; ".join(lines))
 
-    def _judge(self) -> None:
-        """How many runs agree with theory, and the first that do not."""
-        done = [o for _, o in sorted(self.outcomes.items()) if o["event"] == "done"]
-        found = Counter(outcome["agreement"] for outcome in done)
-        if not done:
+    def _rank(self) -> None:
+        """The answer: the runs ranked, and how many of them theory foresaw."""
+        found, unread = self._comparison()
+        if found.empty:
             return
-        limits = {condition.settings.kept_within for condition, _ in self.waiting}
-        trends = (outcome["trend"] for outcome in done)
-        print(f"Gradients: {counted(trends, *limits)}." if len(limits) == 1 else "")
-        print("Theory " + ", ".join(f"{_JUDGED[a]} {n}" for a, n in found.most_common()) + ".")
-        if len(self.waiting) <= _SHOWN:
-            return
-        against = [o["condition"] for o in done if o["agreement"] == "differs"]
-        for number in against[:_LISTED]:
-            overrides = self.waiting[number][0].overrides
-            print(f"  {overrides}: {self.outcomes[number]['sentence']}")
-        if len(against) > _LISTED:
-            print(f"  and {len(against) - _LISTED} more")
+        some, *_ = (c.settings for c, _ in (*self.waiting, *self.kept))
+        print(f"\n{answer(found, some.kept_within)}\n")
+        folders = ", ".join(f"flowlab.compare({str(folder)!r})" for folder in self.folders)
+        if len(found) > 1:
+            print(ranking(found, some.rank, folders))
+        if unread:
+            print(f"Not among them: {unread:,} kept from before; {folders} has all.")
+        counts = tally(found["agreement"], AGREEMENTS)
+        theory = ", ".join(f"{_JUDGED[word]} {n:,}" for word, n in counts.items())
+        print(f"\nTheory {theory}.")
+
+    def _comparison(self) -> tuple[pd.DataFrame, int]:
+        """The runs of this sweep compared, and how many kept ones were not read for it."""
+        rows, kept = [], list(self.kept)
+        for number, outcome in sorted(self.outcomes.items()):
+            condition = self.waiting[number][0]
+            if outcome["event"] == "done":
+                rows.append((condition.settings, outcome["judged"]))
+            elif outcome["event"] == "skipped":
+                kept.append((condition, [condition.settings.run()]))
+        with Progress() as progress:
+            progress.at("reading the runs kept from before")
+            for done, (condition, runs) in enumerate(kept[:_READ]):
+                progress(done, min(len(kept), _READ))
+                with suppress(InputError):  # damaged since: whoever loads the folder is warned
+                    rows.append((condition.settings, _judged(condition.settings, runs)))
+        if not rows:
+            return pd.DataFrame(), len(kept)
+        axes = pd.DataFrame([settings.axes() for settings, _ in rows]).convert_dtypes()
+        axes = axes.drop(columns="seeds")
+        frame = axes[differing(axes)].join(pd.DataFrame([judged for _, judged in rows]))
+        frame["seeds"] = [settings.seeds for settings, _ in rows]
+        frame["run"] = [settings.run() for settings, _ in rows]
+        return ordered(frame, rows[0][0].rank), max(0, len(kept) - _READ)
+
+
+def _judged(settings: Settings, runs: list[str]) -> dict:
+    """The row of a comparison of a condition, from the runs that hold its seeds."""
+    experiment = Experiment(Path(settings.results_dir) / settings.experiment)
+    table = pd.concat([experiment.read(run).assign(run=runs[0]) for run in runs])
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    table = table[table["seed"].isin(seeds)]
+    prediction = experiment.prediction(runs[0])
+    return row(judge(table, prediction, settings.kept_within))
 
 
 def _sharing(settings: Settings, runs: list[Run]) -> list[Run]:

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.sweep.progress import Journal
+from flowlab.analysis.comparison import row
 from flowlab.errors import InputError
 from flowlab.measurement.setup import Batches, needed
 from flowlab.runs import run
@@ -111,14 +112,8 @@ class Work:
             memory_gib=_share(settings, self.share),
         )
         done = run(settings, command=part["command"], extend=condition["extend"])
-        verdict = done.verdict
-        return {
-            "event": "done",
-            "seconds": done.seconds,
-            "trend": verdict.trend,
-            "agreement": verdict.agreement,
-            "sentence": verdict.sentence,
-        }
+        trend, judged = done.verdict.trend, row(done.verdict)
+        return {"event": "done", "seconds": done.seconds, "trend": trend, "judged": judged}
 
 
 def _share(settings: Settings, share: int) -> float:

@@ -16,11 +16,17 @@ from flowlab.errors import InputError, unknown
 
 # What runs can be sorted by, each with the key that puts the first of them first.
 ORDERS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "kept": lambda rows: rows["decades"].abs(),
+    # As far as the interval reaches: what is shown to be kept comes before what may be.
+    "kept": lambda rows: rows[["decades", "low", "high"]].abs().max(axis=1),
     "vanishing": lambda rows: rows["decades"],
     "exploding": lambda rows: -rows["decades"],
     "differing": lambda rows: -rows["difference"].abs(),
 }
+# Settings that are named whatever their value, in this order; others where it is not the default.
+LEADING = (
+    *("network", "init", "activation", "depth", "width", "batch_size", "data", "upstream"),
+    "seeds",
+)
 MEASURES = (
     *("trend", "decades", "low", "high", "over", "rate", "theory", "difference", "agreement"),
     *("seeds", "run"),
@@ -128,15 +134,12 @@ def answer(comparison: pd.DataFrame, kept_within: float = KEPT_WITHIN) -> str:
         return f"{_sized(one)}: {one['trend']}." if len(known) else "The run cannot be judged."
     kept = int((comparison["trend"] == "kept").sum())
     limit = f"(within ±{kept_within:g} decade{'s' * (kept_within != 1)})"
-    verb = "keeps" if kept == 1 else "keep"
+    verb = "keep" if kept > 1 else "keeps"
     text = f"{kept or 'None'} of {count} runs {verb} the gradient {limit}"
     others = tally(comparison["trend"], ("vanishing", "exploding", "undecided"))
-    verbs = {
-        "vanishing": "it vanishes",
-        "exploding": "it explodes",
-        "undecided": "that is undecided",
-    }
-    text = ", ".join([text, *(f"in {n} {verbs[trend]}" for trend, n in others.items())]) + "."
+    words = {"vanishing": "in {} it vanishes", "exploding": "in {} it explodes"}
+    words["undecided"] = "{} is undecided" if others.get("undecided") == 1 else "{} are undecided"
+    text = ", ".join([text, *(words[trend].format(n) for trend, n in others.items())]) + "."
     if len(known) < 2:
         return text
     sizes = known["decades"].abs()

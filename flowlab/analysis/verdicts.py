@@ -22,7 +22,7 @@ is ``undecided``. Theory's error never makes an agreement.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite, isnan, nan, sqrt
 
 import numpy as np
@@ -227,6 +227,30 @@ def judge(
     found |= {"predicted": predicted, "predicted_sd": spread}
     found |= {"difference": difference, "covered": covered}
     return Verdict(trend, agreement, *ends, margin=margin, theory_error=error, **found)
+
+
+def foresee(
+    prediction: pd.DataFrame,
+    upstream: str = "loss",
+    seeds: int = 1,
+    kept_within: float = KEPT_WITHIN,
+) -> Verdict:
+    """The verdict that a prediction gives on a run of ``seeds`` networks that nobody measured.
+
+    ``change`` is the predicted one, its interval what 95 % of such ensembles would show by theory's
+    spread, widened by theory's own error. Where theory is silent the trend is undecided. Raises
+    InputError as :func:`judge` does.
+    """
+    rows = prediction.assign(seed=0, status="ok", upstream=upstream)
+    found = judge(rows, prediction, kept_within)
+    if found.covered != (found.first, found.last):
+        because = next(iter(prediction["silent_because"].dropna()), "theory covers a part of it")
+        return replace(found, trend="undecided", agreement="no theory", because=because)
+    spread = found.predicted_sd / sqrt(seeds)
+    half = float(ndtri(0.975)) * spread + found.theory_error
+    ends = found.predicted - half, found.predicted + half
+    change = Interval(found.predicted, *ends, spread, seeds, note="as theory predicts")
+    return replace(found, change=change, trend=_trend(change, kept_within), difference=None)
 
 
 def judge_all(

@@ -5,7 +5,7 @@ from textwrap import wrap
 import pandas as pd
 from matplotlib.figure import Figure
 
-from flowlab.analysis.comparison import differing, settings_words
+from flowlab.analysis.comparison import LEADING, differing, settings_words
 from flowlab.figures import style
 from flowlab.schema import names
 from flowlab.settings import frame
@@ -14,11 +14,6 @@ LINE = 0.2  # inches, the height of a line
 FINDING = {"fontsize": style.TEXT + 1.5, "fontweight": "bold"}
 FIXED = {"fontsize": style.TEXT, "color": "0.35"}
 LETTERS = 11.5, 14.0  # of a finding, of the settings, to an inch
-# Settings that are named whatever their value; others where it is not the default.
-ALWAYS = (
-    *("network", "init", "activation", "depth", "width", "batch_size", "data", "upstream"),
-    "seeds",
-)
 
 
 def head(figure: Figure, finding: str, fixed: str = "") -> Figure:
@@ -50,8 +45,8 @@ def fixed(table: pd.DataFrame) -> str:
     known = rows.iloc[0].dropna()
     shared = [
         name
-        for name in dict.fromkeys((*ALWAYS, *names("setting")))
+        for name in dict.fromkeys((*LEADING, *names("setting")))
         if name in known and name not in varying
-        if name in ALWAYS or known[name] != defaults.get(name)
+        if name in LEADING or known[name] != defaults.get(name)
     ]
     return settings_words(rows.iloc[0], shared) if len(rows) else ""

@@ -1,0 +1,117 @@
+"""A comparison of runs as a table for the terminal: bounded to what fits, best first."""
+
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+
+from flowlab.analysis.comparison import ORDERS, axes_of, value_words
+
+ROWS = 20  # where nothing says how many fit
+LEAST_ROWS = 8
+COLUMNS = 110  # where there is no terminal
+GAP = "  "
+FIRST = {
+    "kept": "Closest to kept first:",
+    "vanishing": "Most vanishing first:",
+    "exploding": "Most exploding first:",
+    "differing": "Furthest from theory first:",
+}
+
+
+def ranking(comparison: pd.DataFrame, by: str, rest: str, more: dict[str, list] | None = None):
+    """The ranked runs with a heading; ``rest`` says where those are that do not fit.
+
+    ``more`` are further columns of text, a cell for each run.
+    """
+    columns, lines = shutil.get_terminal_size((COLUMNS, ROWS + 12))
+    most = max(LEAST_ROWS, lines - 12) if sys.stdout.isatty() else ROWS
+    shown = comparison.head(most)
+    axes = axes_of(comparison)
+    cells = {axis: [_setting(value) for value in shown[axis]] for axis in axes}
+    cells |= {name: column(shown) for name, column in _MEASURES.items()}
+    if comparison["over"].nunique() == 1:
+        del cells["over"]
+    if comparison["agreement"].eq("no theory").all():
+        del cells["theory"]
+    cells |= {name: values[:most] for name, values in (more or {}).items()}
+    table = {name: [name, *values] for name, values in cells.items()}
+    if _width(table) > columns:
+        table["verdict"] = ["verdict", *shown["trend"]]
+    text = "\n".join([FIRST.get(by, f"By {by}:"), *_aligned(table, columns)])
+    left = len(comparison) - len(shown)
+    return f"{text}\n{left:,} more: {rest}" if left else text
+
+
+def _decades(rows: pd.DataFrame) -> list[str]:
+    """Changes with their intervals, all with the digits that the widest of them needs."""
+    return [
+        "not known"
+        if np.isnan(row.decades)
+        else f"{row.decades:z.2f}"
+        if np.isnan(row.low)
+        else f"{row.decades:z.2f} [{row.low:z.2f}, {row.high:z.2f}]"
+        for row in rows.itertuples()
+    ]
+
+
+def _verdicts(rows: pd.DataFrame) -> list[str]:
+    """The trend, with its rate where the gradient does not keep its norm."""
+    found = []
+    for row in rows.itertuples():
+        pace = row.rate.removeprefix("loses ").removeprefix("gains ")
+        rated = pace and row.trend in ("vanishing", "exploding")
+        found.append(f"{row.trend}, {pace}" if rated else row.trend)
+    return found
+
+
+def _theory(rows: pd.DataFrame) -> list[str]:
+    return [
+        "-" if np.isnan(row.theory) else f"{row.theory:z.2f} {row.agreement}"
+        for row in rows.itertuples()
+    ]
+
+
+_MEASURES = {
+    "decades [95 %]": _decades,
+    "over": lambda rows: list(rows["over"]),
+    "verdict": _verdicts,
+    "theory": _theory,
+}
+_NUMBERS = {"decades [95 %]"}
+
+
+def _setting(value: object) -> str:
+    return "-" if pd.isna(value) else value_words(value)
+
+
+def _width(table: dict[str, list[str]]) -> int:
+    return sum(max(map(len, cells)) for cells in table.values()) + len(GAP) * len(table)
+
+
+def _aligned(table: dict[str, list[str]], columns: int) -> list[str]:
+    """Lines of cells under their names, numbers to the right, none beyond the terminal's edge."""
+    padded = []
+    for name, cells in table.items():
+        width = max(map(len, cells))
+        right = name in _NUMBERS or all(_is_number(cell) for cell in cells[1:])
+        padded.append([cell.rjust(width) if right else cell.ljust(width) for cell in cells])
+    lines = [(GAP + GAP.join(row)).rstrip() for row in zip(*padded, strict=True)]
+    return [line if len(line) <= columns else line[: columns - 1] + "…" for line in lines]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "-"
+    return True
+
+
+def check(by: str, axes: list[str]) -> None:
+    """Raise InputError unless runs that differ in ``axes`` can be ranked ``by``."""
+    if by not in ORDERS and by not in axes:
+        from flowlab.errors import unknown
+
+        raise unknown("rank", by, [*ORDERS, *axes])
