@@ -78,24 +78,32 @@ def check_overrides(arguments: list[str]) -> argparse.Namespace:
         _check(override, choices, known, received)
         read.append(text)
     received.overrides = read
-    _check_values(received, choices["experiment"])
+    _check_experiment(received, choices["experiment"])
     return received
 
 
-def _check_values(received, kept: list[str]) -> None:
-    """Raise InputError for a sweep that is neither kept in a file nor given values."""
-    overrides = [_parsed(text) for text in received.overrides]
-    if not received.multirun or any(override.is_sweep_override() for override in overrides):
+def _check_experiment(received, kept: list[str]) -> None:
+    """Say that an experiment's name is new where it resembles one that is kept in a file.
+
+    Raises InputError for a sweep that is neither kept nor given values.
+    """
+    overrides = {o.key_or_group: o for o in map(_parsed, received.overrides)}
+    if "experiment" not in overrides or overrides["experiment"].is_sweep_override():
         return
-    for override in overrides:
-        name = str(override.value())
-        if override.key_or_group == "experiment" and name not in kept:
-            near = get_close_matches(name, kept, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}, or " if near else ""
-            raise InputError(
-                "experiment must be a sweep that is kept in a file, or stand beside values; got "
-                f"{name}; {hint}values, as in -m experiment={name} depth=5,10?"
-            )
+    name = overrides["experiment"].value()
+    name = name.text if isinstance(name, QuotedString) else name
+    if name is None or name in kept:
+        return
+    if received.multirun and not any(o.is_sweep_override() for o in overrides.values()):
+        near = get_close_matches(str(name), kept, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(
+            f"experiment must be a sweep that is kept in a file; got {name}{hint}; a name of your "
+            f"own goes with values, as in -m experiment={name} depth=5,10"
+        )
+    for near in get_close_matches(str(name), kept, n=1, cutoff=0.8):
+        text = f"experiment={name} is a folder of your own; experiment={near} is a sweep kept here"
+        warnings.warn(text, Notice, stacklevel=2)
 
 
 def _check(override: Override, choices: dict, known: list[str], received) -> None:
@@ -113,22 +121,14 @@ def _check(override: Override, choices: dict, known: list[str], received) -> Non
             if received.config_path is None and value not in choices[key]:
                 if key != "experiment" or override.is_delete():
                     raise unknown(key, value, choices[key])
-                _own_experiment(value, choices[key])
+                _own_experiment(value)
     elif key not in known:
         raise unknown("setting", key, [*choices, *known])
 
 
-def _own_experiment(name: str, kept: list[str]) -> None:
+def _own_experiment(name: str) -> None:
     """Let ``experiment=name`` name the folder of results, where no file of that name is kept."""
     make(experiment=name)
-    near = get_close_matches(name, kept, n=1, cutoff=0.8)
-    if near:
-        warnings.warn(
-            f"no sweep is kept under experiment={name}: it names a folder of results; "
-            f"experiment={near[0]} is kept",
-            Notice,
-            stacklevel=2,
-        )
     node = {"experiment": name}
     ConfigStore.instance().store(group="experiment", name=name, node=node, package="_global_")
 
