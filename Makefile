@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint results list compact plots report claims bench docs clean
+.PHONY: help run test lint results ask list compact plots report claims bench docs clean
 .NOTPARALLEL:
 .SILENT:
 
@@ -37,6 +37,9 @@ results: $(VENV)/run.stamp ## Run every sweep of conf/experiment
 	$(BIN)/python -m experiments.batch $(ARGS)
 	echo "Where the gradient goes"
 	$(BIN)/python -m experiments.ledger depth=20 skip=identity $(ARGS)
+
+ask: $(VENV)/run.stamp ## Look an answer up; ARGS="activation=tanh depth=100"
+	$(BIN)/python -m experiments.ask $(ARGS)
 
 list: $(VENV)/run.stamp ## List experiments: runs kept and missing, size, command
 	$(BIN)/python -m experiments.results $(ARGS)

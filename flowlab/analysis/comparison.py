@@ -77,7 +77,7 @@ def row(verdict: Verdict) -> dict:
     return {
         "trend": verdict.trend,
         **{"decades": change.mean, "low": change.low, "high": change.high},
-        "over": f"{verdict.crossed} {verdict.along}s",
+        "over": f"{verdict.crossed} {verdict.along}s" if change.n else "",
         "rate": verdict.pace_words(),
         "theory": verdict.predicted,
         "difference": nan if difference is None else difference.mean,
