@@ -23,10 +23,10 @@ _PLAIN = {"str", "bool", "int64", "int32", "float64", "float32"}  # restored fro
 class NewerError(InputError):
     """A file that only a newer flowlab reads; ``note`` is its line beside others."""
 
-    def __init__(self, path: str | Path, schema: int):
-        newer = f"{path} was made by a newer flowlab (schema {schema}; this one reads {SCHEMA})"
+    def __init__(self, path: str | Path, schema: int, known: int):
+        newer = f"{path} was made by a newer flowlab (schema {schema}; this one reads {known})"
         super().__init__(newer)
-        self.note = f"{path} has schema {schema}; this version reads {SCHEMA}"
+        self.note = f"{path} has schema {schema}; this version reads {known}"
 
 
 def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
@@ -101,20 +101,20 @@ def footer(path: str | Path):
     with reading(path):
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-        stored = (schema.metadata or {}).get(b"flowlab")
+            stored = (file.metadata.metadata or {}).get(b"flowlab")
         found = None if stored is None else json.loads(stored)
     if not isinstance(found, dict):
         raise InputError(f"{path} is not a table of this laboratory: no metadata")
     return schema, rows, found
 
 
-def readable(path: str | Path, metadata: dict) -> None:
+def readable(path: str | Path, metadata: dict, known: int = SCHEMA) -> None:
     """Raise InputError for metadata of another schema, NewerError for one of the future."""
     schema = metadata.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise NewerError(path, schema)
-    if schema != SCHEMA:
-        raise InputError(f"{path} has schema {schema}; this version reads {SCHEMA}")
+    if isinstance(schema, int) and schema > known:
+        raise NewerError(path, schema, known)
+    if schema != known:
+        raise InputError(f"{path} has schema {schema}; this version reads {known}")
 
 
 def complete(path: str | Path, columns: Iterable[str], required: Iterable[str]) -> None:
