@@ -188,7 +188,7 @@ class Experiment:
             path = self._single(run, part)
             if path:
                 return tables.read(path, LEAST[part])
-            return self._listing.rows(part, self._packed(run, part)).to_pandas()
+            return tables.frame(self._listing.rows(part, self._packed(run, part)))
 
         return steady(self.folder, find)
 
@@ -238,7 +238,7 @@ class Experiment:
         groups = [wanted[start : start + 64] for start in range(0, len(wanted), 64)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = chain.from_iterable(pool.map(partial(self._columns, part, schema), groups))
-            return pa.concat_tables([schema.empty_table(), *found]).to_pandas()
+            return tables.frame(pa.concat_tables([schema.empty_table(), *found]))
 
     def _columns(self, part: str, schema, files: list[list[Entry]]) -> list:
         """The tables of files, each given by its runs; damaged files are left out."""

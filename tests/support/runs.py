@@ -21,7 +21,7 @@ def made(number, seeds=2, depth=3, **more):
     table |= {name: rng.normal(size=rows) for name in schema.NORMS}
     table |= {"seed": np.repeat(seeds * number + np.arange(seeds), depth)}
     table |= {"layer": np.tile(np.arange(1, depth + 1), seeds), **more}
-    table = pd.DataFrame(table)
+    table = schema.typed(pd.DataFrame(table))
     table.loc[0, "db_log10_norm"] = -np.inf
     table["time"] = pd.array([None] * (rows - 1) + [number], dtype="Int64")
     prediction = table.head(depth).drop(columns=["seed", "experiment", "status"])
