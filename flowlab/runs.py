@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from flowlab import schema
-from flowlab.analysis.summary import summarise
+from flowlab import notebook, schema
+from flowlab.analysis.summary import norms, summarise
 from flowlab.analysis.verdicts import Verdict, judge
 from flowlab.errors import InputError
 from flowlab.measurement import ensemble
@@ -47,6 +47,9 @@ class FinishedRun:
         return summarise(self.table, self.verdict)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return notebook.of_run(self.verdict, norms(self.table), self.path)
 
 
 def measure(
