@@ -12,18 +12,15 @@ def of_verdict(verdict: Any) -> str:
     """The sentence, its trend in bold, and the numbers behind it."""
     trend = verdict.trend
     sentence = escape(verdict.sentence[len(trend) :])
-    along, change, difference = verdict.along, verdict.change, verdict.difference
     rows = {
-        f"change from {along} {verdict.last} to {verdict.first} (decades)": change,
-        f"slope (decades a {along})": verdict.slope,
-        "theory's change (decades)": None if difference is None else f"{verdict.predicted:z.2f}",
-        "measured minus predicted (decades)": difference,
-        "read-out (decades)": verdict.readout,
-        "seeds": change.n or None,
+        f"change from {verdict.along} {verdict.last} to {verdict.first}": (verdict.change, "z.2f"),
+        f"change a {verdict.along}": (verdict.slope, ""),
+        "measured minus predicted": (verdict.difference, "z.2f"),
+        "change across the read-out": (verdict.readout, "z.2f"),
     }
-    known = {name: cell for name, cell in rows.items() if getattr(cell, "n", cell)}
-    cells = ((name, _cell(cell)) for name, cell in known.items())
-    return f"<p><b>{escape(trend.capitalize())}</b>{sentence}</p>" + _table(cells)
+    cells = [(name, format(*cell)) for name, cell in rows.items() if cell[0] and cell[0].n]
+    numbers = _table(cells, ("decades", "mean [95 % interval]")) if cells else ""
+    return f"<p><b>{escape(trend.capitalize())}</b>{sentence}</p>{numbers}"
 
 
 def of_settings(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:

@@ -47,16 +47,17 @@ def test_a_verdict_shows_its_sentence_and_the_numbers_behind_it(done):
     assert "".join(found["b"] + found["p"]) == verdict.sentence
     assert found["b"] == [verdict.trend.capitalize()]
     table = dict(zip(found["td"][::2], found["td"][1::2], strict=True))
-    change = f"change from {verdict.along} {verdict.last} to {verdict.first} (decades)"
-    assert table[change] == str(verdict.change) and table["seeds"] == "3"
-    assert ("measured minus predicted (decades)" in table) == (verdict.difference is not None)
-    assert "read-out (decades)" not in table
+    change = f"change from {verdict.along} {verdict.last} to {verdict.first}"
+    assert table[change] == f"{verdict.change:z.2f}"
+    assert table[f"change a {verdict.along}"] == str(verdict.slope)
+    assert ("measured minus predicted" in table) == (verdict.difference is not None)
+    assert "change across the read-out" not in table
 
 
 def test_a_verdict_without_a_change_has_no_numbers():
     table = flowlab.measure(**TINY | {"depth": 1})
     verdict = flowlab.judge(table)
-    assert verdict.change.n == 0 and "td" not in cells(verdict)
+    assert verdict.change.n == 0 and set(cells(verdict)) == {"b", "p"}
 
 
 def test_settings_that_differ_come_first_and_those_that_do_not_apply_are_left_out():
@@ -78,9 +79,10 @@ def test_a_finished_run_shows_verdict_norms_and_path(done):
     assert done._repr_html_().startswith(done.verdict._repr_html_())
     assert found["code"] == [str(done.path)]
     means = norms(done.table)
-    assert found["th"] == [means.index.name, *means.columns] and len(means) == 8
+    head = [means.index.name, *means.columns]
+    assert found["th"][-len(head) :] == head and len(means) == 8
     row = [f"{value:z.2f}" for value in means.iloc[0]]
-    assert found["td"][-8 * len(found["th"]) :][1 : len(found["th"])] == row
+    assert found["td"][-8 * len(head) :][1 : len(head)] == row
 
 
 def test_text_is_escaped(done):
