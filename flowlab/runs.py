@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from flowlab import schema
+from flowlab import notebook, schema
 from flowlab.analysis import comparison
-from flowlab.analysis.summary import summarise
+from flowlab.analysis.summary import norms, summarise
 from flowlab.analysis.verdicts import KEPT_WITHIN, READ, Verdict, judge
 from flowlab.errors import InputError
 from flowlab.measurement import ensemble
@@ -48,6 +48,9 @@ class FinishedRun:
         return summarise(self.table, self.verdict)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return notebook.of_run(self.verdict, norms(self.table), self.path)
 
 
 def measure(

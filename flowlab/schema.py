@@ -55,6 +55,12 @@ def names(*parts: str) -> list[str]:
     return list(columns(*parts))
 
 
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with its columns in the types of the schema; those of others stay as they are."""
+    known = columns(*PARTS)
+    return table.astype({name: known[name].dtype for name in table if name in known})
+
+
 def frame() -> pd.DataFrame:
     """Every column, predictions' too: name, unit, type, part and meaning."""
     found = pd.DataFrame([dataclasses.asdict(column) for column in columns(*PARTS).values()])
@@ -83,7 +89,7 @@ register(
     Column("run", "", "digest of the resolved settings", "string", "run"),
     Column("seed", "", "the network's seed", "int64", "row"),
     Column("layer", "", "the counted layer, 1 nearest the input", "int64", "row"),
-    Column("op", "", "the operation within its layer", "str", "row"),
+    Column("op", "", "the operation within its layer", "string", "row"),
     Column("fan_in", "", "inputs of one unit of the operation", "int64", "row"),
     Column("fan_out", "", "units that one input of the operation reaches", "int64", "row"),
     Column("time", "", "the step of a sequence; null in rows of whole layers", "Int64", "row"),
@@ -108,7 +114,7 @@ register(
     Column(
         *("status", ""),
         "ok; zero: a norm is exactly 0; lost: below rounding; nonfinite: out of the float range",
-        *("str", "status"),
+        *("string", "status"),
     ),
     Column(f"{DELTA}_infinite", "log10", f"{DELTA} at infinite width", part="predicted"),
     Column("q", "", "mean square of the preactivations", part="predicted"),

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from flowlab import schema
+from flowlab import notebook, schema
 from flowlab.data import DataSettings
 from flowlab.errors import InputError, check_count, check_positive, check_scale, unknown
 from flowlab.initializers import PRESETS, InitSettings
@@ -276,6 +276,11 @@ class Settings:
         ``seed`` is not among them: tables have it in every row.
         """
         return {axis.column.name: axis.value(self) for axis in AXES}
+
+    def _repr_html_(self) -> str:
+        return notebook.of_settings(
+            {"seed": self.seed, **self.axes()}, {"seed": 0, **Settings().axes()}
+        )
 
 
 def flat(resolved: dict, prefix: str = "") -> dict:

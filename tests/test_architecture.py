@@ -13,8 +13,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "numba_private", "schema", "analysis", "cache", "kernel", "numerics", "layer"]
-ORDER += ["initializers", "layers", "data", "settings", "storage", "networks", "measurement"]
+ORDER = ["errors", "numba_private", "schema", "notebook", "analysis", "cache", "kernel"]
+ORDER += [
+    "numerics",
+    "layer",
+    "initializers",
+    "layers",
+    "data",
+    "settings",
+    "storage",
+    "networks",
+    "measurement",
+]
 ORDER += ["laws", "instruments", "lessons", "theory", "prediction", "runs", "figures", "claims"]
 ORDER += ["studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.

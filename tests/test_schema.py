@@ -174,6 +174,26 @@ def test_a_registered_column_stands_in_every_later_table(monkeypatch):
         tidy({}, rows, {"kurtsis": [0.0, 0.0]}, ["ok"] * 2)
 
 
+TYPES = {"string", "Int64", "Float64", "boolean", "int64", "float64"}
+
+
+@pytest.mark.parametrize("network", ["mlp", "rnn", "transformer"])
+def test_types_are_those_of_the_schema_wherever_a_table_comes_from(network, tmp_path):
+    known = {name: column.dtype for name, column in schema.columns(*schema.PARTS).items()}
+    assert set(known.values()) == TYPES
+    done = flowlab.run(**TINY, network=network, experiment="x", results_dir=str(tmp_path))
+    experiment = Experiment(tmp_path / "x")
+    for frame, part in ((done.table, "runs"), (done.prediction, "theory")):
+        expected = {name: known[name] for name in frame}
+        for _ in range(2):
+            read = {"runs": experiment.read, "theory": experiment.prediction}[part](done.path.stem)
+            folder = tmp_path / "x" / part
+            loaded = experiment.load(part=part)
+            for table in (frame, read, loaded, pd.read_parquet(folder)):
+                assert {name: str(table[name].dtype) for name in table} == expected
+            experiment.compact()
+
+
 # Columns that tables had before every setting was one.
 OLD = "run experiment network init data depth width activation skip norm batch_size upstream "
 OLD += "reduction dtype seeds branch_scale padding kernel_size steps recurrent radius heads "

@@ -62,14 +62,30 @@ def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
+def norms(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean log10 norms at a few layers, or steps of a recurrent run: a column for each norm."""
+    rows, _, along = view(table)
+    shown = _STEPS if along == "time" else _SHOWN
+    means = {
+        s: profile(rows, name, along=along).set_index(along)["mean"] for name, s in shown.items()
+    }
+    means = pd.DataFrame(means).rename_axis("step" if along == "time" else along)
+    return means.loc[_picked(means.index)]
+
+
+def _picked(places: pd.Index) -> pd.Index:
+    """A few of them, evenly."""
+    at = np.linspace(0, len(places) - 1, min(len(places), _MOST_PLACES)).round()
+    return places[np.unique(at).astype(int)]
+
+
 def _flow(table: pd.DataFrame, title: str, shown: dict, column: str, along: str) -> list[str]:
     """The lines that show how ``column`` changes along layers or steps."""
     means = {name: profile(table, name, along=along).set_index(along)["mean"] for name in shown}
     flow, axis = means[column], "step" if along == "time" else along
     lines = [title.format(flow.index[0], flow.index[-1]), f"  {sparkline(flow)}", ""]
     lines.append(f"  {axis:>5}" + "".join(f"{symbol:>10}" for symbol in shown.values()))
-    picked = np.unique(np.linspace(0, len(flow) - 1, min(len(flow), _MOST_PLACES)).round())
-    for place in flow.index[picked.astype(int)]:
+    for place in _picked(flow.index):
         cells = "".join(f"{_cell(means[name].get(place, np.nan)):>10}" for name in shown)
         lines.append(f"  {place:>5}{cells}")
     seeds = table["seed"].nunique()

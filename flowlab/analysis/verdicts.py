@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit
 
+from flowlab import notebook
 from flowlab.analysis.statistics import Interval, by_seed, format_of, mean_interval
 from flowlab.errors import InputError, check_positive
 from flowlab.schema import COTANGENT, DELTA
@@ -89,6 +90,9 @@ class Verdict:
         """Trend, size, rate and agreement in plain words."""
         parts = [self.trend_words(), self.theory_words()]
         return ". ".join(part[:1].upper() + part[1:] for part in parts if part) + "."
+
+    def _repr_html_(self) -> str:
+        return notebook.of_verdict(self)
 
     def trend_words(self) -> str:
         """The trend with the change of the body, its interval and its rate."""

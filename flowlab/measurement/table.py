@@ -49,7 +49,8 @@ def tidy(
         if name in constant:
             found[name] = _single(given.get(name), column.dtype).repeat(n)
         elif name in given:
-            found[name] = given[name]
+            text = column.dtype == "string"
+            found[name] = pd.array(given[name], dtype="string") if text else given[name]
         elif column.part == "measured":
             found[name] = np.full(n, np.nan)
         elif column.dtype == "Int64":

@@ -17,6 +17,7 @@ from flowlab.prediction import (
 )
 from flowlab.prediction.inputs import Inputs
 from flowlab.prediction.rows import silent
+from flowlab.schema import typed
 from flowlab.settings import Settings
 
 __all__ = ["predict"]
@@ -36,7 +37,7 @@ def predict(settings: Settings) -> pd.DataFrame:
     because = None if settings.network.name == "mlp" else given.out_of_range()
     with one_thread():
         prediction = because or _family(settings)(given)
-    return silent(given, prediction) if isinstance(prediction, str) else prediction
+    return typed(silent(given, prediction) if isinstance(prediction, str) else prediction)
 
 
 def _family(settings: Settings):

@@ -5,7 +5,6 @@ until it is removed. Whoever finds such a folder finishes or undoes the exchange
 """
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,9 +15,17 @@ from itertools import count
 from pathlib import Path
 
 from flowlab.errors import InputError
-from flowlab.storage import tables
-from flowlab.storage.files import reading, storing, sync
-from flowlab.storage.index import MANIFEST, PARTS, Entry, Listing, files, schema_of, write_manifest
+from flowlab.storage.files import listed, reading, storing, sync
+from flowlab.storage.index import (
+    MANIFEST,
+    PACK,
+    PARTS,
+    Entry,
+    Listing,
+    files,
+    footer_of,
+    schema_of,
+)
 
 GROUP = 1 << 17  # rows of a row group, at least
 
@@ -164,20 +171,21 @@ def _held(folder: Path) -> Iterator[list]:
 
 
 def _gather(listing: Listing, part: str, entries: list[Entry], count_one: Callable) -> list[Entry]:
-    """Write entries into one file for each schema, and a manifest; those written."""
+    """Write entries into one file for each schema; those written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder, written, gathered = listing.folder / ".compacting" / part, [], []
+    folder, written = listing.folder / ".compacting" / part, []
+    # What cannot be read keeps its name.
+    taken = {*listed(listing.folder / part)} - {e.file for e in listing.packed(part).values()}
+    names = (f"{PACK}{number}.parquet" for number in count())
+    free = (name for name in names if name not in taken)
     # The first file has most columns, for readers that take them from the first.
     kinds = dict.fromkeys(entry.schema for entry in entries)
     kinds = sorted(kinds, key=lambda text: -len(schema_of(text).names))
-    for number, text in enumerate(kinds):
-        own = {b"flowlab": json.dumps({"schema": tables.SCHEMA, "compacted": True}).encode()}
-        schema = schema_of(text)
-        schema = schema.with_metadata({**(schema.metadata or {}), **own})
-        # Sorts before the digests: compacted runs are read first.
-        path, first = folder / f"0000-compacted-{number}.parquet", 0
+    for text in kinds:
+        schema, gathered = schema_of(text), []
+        path, first = folder / next(free), 0
         mine = [entry for entry in entries if entry.schema == text]
         with open(path, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
@@ -192,11 +200,10 @@ def _gather(listing: Listing, part: str, entries: list[Entry], count_one: Callab
                     if found:
                         whole = pa.concat_tables([table for _, table in found])
                         writer.write_table(whole, row_group_size=max(whole.num_rows, 1))
+                if gathered:
+                    writer.add_key_value_metadata(footer_of(gathered))
             sync(file)
-    if gathered:
-        write_manifest(gathered, folder / MANIFEST)
-    for path in folder.iterdir():
-        if path.name != MANIFEST and path.name not in {entry.file for entry in gathered}:
+        if not gathered:
             path.unlink()  # none of its runs could be read
     return written
 

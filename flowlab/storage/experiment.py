@@ -1,9 +1,8 @@
 """An experiment's folder: its runs saved, listed, read, removed and compacted.
 
 A run is ``runs/<run>.parquet`` and its prediction ``theory/<run>.parquet``; :meth:`compact` gathers
-those of a part (``runs`` or ``theory``) into few files, whose runs ``_manifest.parquet`` beside
-them lists. Writers hold ``.lock`` for moments; readers hold nothing and read again where a folder
-was exchanged under them.
+those of a part (``runs`` or ``theory``) into few files, whose footers list their runs. Writers hold
+``.lock`` for moments; readers hold nothing and read again where a folder was exchanged under them.
 """
 
 import fcntl
@@ -189,7 +188,7 @@ class Experiment:
             path = self._single(run, part)
             if path:
                 return tables.read(path, LEAST[part])
-            return self._listing.rows(part, self._packed(run, part)).to_pandas()
+            return tables.frame(self._listing.rows(part, self._packed(run, part)))
 
         return steady(self.folder, find)
 
@@ -239,7 +238,7 @@ class Experiment:
         groups = [wanted[start : start + 64] for start in range(0, len(wanted), 64)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = chain.from_iterable(pool.map(partial(self._columns, part, schema), groups))
-            return pa.concat_tables([schema.empty_table(), *found]).to_pandas()
+            return tables.frame(pa.concat_tables([schema.empty_table(), *found]))
 
     def _columns(self, part: str, schema, files: list[list[Entry]]) -> list:
         """The tables of files, each given by its runs; damaged files are left out."""
@@ -329,6 +328,10 @@ class Experiment:
         for path in (self.folder / ".partial").iterdir():
             with suppress(OSError), lock(path, wait=False):
                 path.unlink()
+        if self._listing.dated():
+            with suppress(InputError), lock(self.folder / ".compact-lock"):  # else it is reported
+                if self._listing.dated():
+                    rebuild(self._listing, set())
         self._swept = True
 
     def remove(self, runs: Iterable[str]) -> None:
@@ -354,7 +357,8 @@ class Experiment:
             raise InputError(f"no experiment at {self.folder}")
         with storing(self.folder), lock(self.folder / ".compact-lock"):
             clear(self.folder)
-            if any(entry.stamp for part in PARTS for entry in self._listing.scan(part)):
+            entries = [entry for part in PARTS for entry in self._listing.scan(part)]
+            if any(entry.stamp for entry in entries) or self._listing.dated():
                 rebuild(self._listing, set(), fold=True, progress=progress)
 
 

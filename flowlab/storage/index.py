@@ -1,13 +1,15 @@
 """What an experiment's folder holds: its runs by name, condition and seeds, and where each lies.
 
-A run is a file of its own, whose footer says all, or rows of a compacted one, which a manifest
-lists. Footers are slow to read in thousands: journals beside the folders repeat what they say.
+A run is a file of its own or rows of a compacted one; either's footer says all, so that nothing
+but tables lies in a folder of tables. Footers are slow to read in thousands: journals beside the
+folders repeat what those of single files say.
 """
 
 import base64
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -21,11 +23,13 @@ import numpy as np
 from flowlab.errors import InputError
 from flowlab.schema import PREDICTED, REQUIRED
 from flowlab.storage import tables
-from flowlab.storage.files import listed, reading, sync
+from flowlab.storage.files import line, listed, reading
 
 PARTS = ("runs", "theory")
 LEAST = {"runs": REQUIRED, "theory": PREDICTED}  # columns of a table of each part
-MANIFEST = "_manifest.parquet"
+PACK = "0000-compacted-"  # begins the names of compacted files, which sort before digests
+PACK_SCHEMA = 2  # flowlab 0.1.0 would take a file that lists its own runs for a single run's
+MANIFEST = "_manifest.parquet"  # where flowlab 0.1.0 listed compacted runs, beside them
 CACHED = 100  # files from which on a reader keeps what their footers say
 
 
@@ -52,7 +56,7 @@ class Entry(NamedTuple):
     seeds: int
     version: str
     file: str
-    stamp: str  # of a single file: changes when it does; empty in a manifest
+    stamp: str  # of a single file: changes when it does; empty for a compacted one
     first: int
     rows: int
     schema: bytes
@@ -92,34 +96,32 @@ class Listing:
         self.problems: list[str] = []
         self.newer: list[tables.NewerError] = []
         self.journals = {part: FooterJournal(folder / f".index-{part}.jsonl") for part in PARTS}
-        self._manifests: dict[str, tuple] = {}
+        self._compacted: dict[str, tuple] = {}
         self._packs: dict[Path, Pack] = {}
 
     def scan(self, part: str) -> list[Entry]:
         """Every readable table of a part, compacted ones first, then by file.
 
-        Raises InputError where the folder or its manifest cannot be read.
+        Raises InputError where the folder cannot be read, or a manifest in it.
         """
-        folder, problems, self.newer = self.folder / part, [], []
-        found = list(files(folder))
-        packed, known = self.packed(part), self.journals[part].read()
-        compacted = {entry.file for entry in packed.values()}
+        folder = self.folder / part
+        found = [(name, stamp) for name, stamp in files(folder) if not name.startswith(PACK)]
+        packed, refused = self._look(part)
+        refused, known = list(refused), self.journals[part].read()
         singles, fresh = [], []
         for name, stamp in found:
-            if name in compacted:
-                continue
             entry = known.get(name)
             if entry is None or entry.stamp != stamp:
                 try:
                     entry = describe(folder / name, part)._replace(stamp=stamp)
                 except InputError as error:
-                    if isinstance(error, tables.NewerError):
-                        self.newer.append(error)
                     if os.path.lexists(folder / name):
-                        problems.append(getattr(error, "note", str(error)))
+                        refused.append(error)
                     continue
                 fresh.append(entry)
             singles.append(entry)
+        self.newer = [error for error in refused if isinstance(error, tables.NewerError)]
+        problems = [getattr(error, "note", str(error)) for error in refused]
         if len(fresh) >= CACHED:
             self.journals[part].append(fresh)
         twice = [entry for entry in singles if entry.run in packed]
@@ -130,17 +132,40 @@ class Listing:
 
     def packed(self, part: str) -> dict[str, Entry]:
         """The compacted runs of a part; raises InputError for a manifest that cannot be read."""
-        path = self.folder / part / MANIFEST
-        if not os.path.lexists(path):
-            return {}
-        with reading(path):
-            now = stamp(path)
-        known, packed = self._manifests.get(part, (None, None))
-        if now != known:
-            packed = {entry.run: entry for entry in _read_manifest(path)}
-            self._manifests[part] = now, packed
+        return self._look(part)[0]
+
+    def _look(self, part: str) -> tuple[dict[str, Entry], list[InputError]]:
+        """The compacted runs of a part, and what is wrong with compacted files that are left out.
+
+        Raises InputError for a manifest that cannot be read.
+        """
+        folder, now, manifest = self.folder / part, [], []
+        if self.dated(part):
+            with reading(folder / MANIFEST):
+                now = [(MANIFEST, stamp(folder / MANIFEST))]
+        now += files(folder, PACK)
+        if now != self._compacted.get(part, ([],))[0]:
+            if self.dated(part):
+                manifest = _read_manifest(folder / MANIFEST)
+            packed, refused = {}, []
+            names = [*(name for name, _ in now if name != MANIFEST), *(e.file for e in manifest)]
+            for name in dict.fromkeys(names):
+                try:
+                    own = [entry for entry in manifest if entry.file == name]
+                    own = own or contents(folder / name)
+                    if twice := packed.keys() & {entry.run for entry in own}:
+                        raise InputError(f"{folder / name} holds {min(twice)}, as another does")
+                except InputError as error:
+                    refused.append(error)
+                else:
+                    packed |= {entry.run: entry for entry in own}
+            self._compacted[part] = now, packed, refused
             self._packs = {}
-        return packed
+        return self._compacted[part][1:] if now else ({}, [])
+
+    def dated(self, *parts: str) -> bool:
+        """Whether an older flowlab compacted one of the parts, and put a manifest beside it."""
+        return any(os.path.lexists(self.folder / part / MANIFEST) for part in parts or PARTS)
 
     def rows(self, part: str, entry: Entry):
         """The rows of a compacted run, a pyarrow.Table; raises InputError for a damaged file."""
@@ -247,6 +272,8 @@ class FooterJournal:
 def describe(path: Path, part: str) -> Entry:
     """What a single file's footer says; raises InputError for a damaged or foreign one."""
     schema, rows, metadata = tables.footer(path)
+    if "compacted" in metadata:
+        raise InputError(f"{path} holds compacted runs: its name must begin with {PACK}")
     tables.readable(path, metadata)
     tables.complete(path, schema.names, LEAST[part])
     try:
@@ -259,17 +286,27 @@ def describe(path: Path, part: str) -> Entry:
     return Entry(path.stem, *run, path.name, stamp(path), 0, rows, plain, json.dumps(metadata))
 
 
-def write_manifest(entries: list[Entry], path: Path) -> None:
-    """Write the list of compacted runs."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def footer_of(entries: list[Entry]) -> dict[str, str]:
+    """The metadata of a compacted file, which list its runs; they have one schema."""
+    schema = base64.b64encode(entries[0].schema).decode()
+    text = json.dumps([schema, [entry._replace(file="", schema="") for entry in entries]])
+    # Readers in other languages want metadata to be text.
+    packed = base64.b64encode(zlib.compress(text.encode())).decode()
+    return {"flowlab": json.dumps({"schema": PACK_SCHEMA, "compacted": packed})}
 
-    columns = dict(zip(Entry._fields, map(list, zip(*entries, strict=True)), strict=True))
-    own = {b"flowlab": json.dumps({"schema": tables.SCHEMA}).encode()}
-    with open(path, "wb") as file:
-        table = pa.table(columns).replace_schema_metadata(own)
-        pq.write_table(table, file, compression="zstd", write_statistics=False)
-        sync(file)
+
+def contents(path: Path) -> list[Entry]:
+    """The runs in a compacted file; raises InputError for a damaged or foreign one."""
+    metadata = tables.footer(path)[2]
+    if metadata.get("compacted") is True:
+        raise InputError(f"{path} cannot be read: the manifest that listed its runs is gone")
+    tables.readable(path, metadata, PACK_SCHEMA)
+    try:
+        schema, rows = json.loads(zlib.decompress(base64.b64decode(metadata["compacted"])))
+        own = {"file": path.name, "schema": base64.b64decode(schema)}
+        return [Entry(*row)._replace(**own) for row in rows]
+    except (ValueError, LookupError, TypeError, zlib.error) as error:
+        raise InputError(f"{path} is damaged: {line(error)}") from None
 
 
 def _read_manifest(path: Path) -> list[Entry]:
@@ -283,13 +320,14 @@ def _read_manifest(path: Path) -> list[Entry]:
         return list(map(Entry, *(columns[name] for name in Entry._fields)))
 
 
-def files(folder: Path) -> Iterator[tuple[str, str]]:
-    """The tables in a folder, each with its stamp, "" for one that cannot be a table.
+def files(folder: Path, beginning: str = "") -> Iterator[tuple[str, str]]:
+    """The tables in a folder whose names begin so, with their stamps, "" for what cannot be one.
 
     Raises InputError where the folder cannot be read.
     """
     for name in listed(folder):
-        if name.endswith(".parquet") and not name.startswith((".", "_")):
+        hidden = name.startswith((".", "_"))
+        if name.startswith(beginning) and name.endswith(".parquet") and not hidden:
             try:
                 yield name, stamp(os.path.join(folder, name))
             except OSError:

@@ -17,20 +17,20 @@ from flowlab.schema import REQUIRED
 from flowlab.storage.files import reading, replacing
 
 SCHEMA = 1
-_PLAIN = {"str", "bool", "int64", "int32", "float64", "float32"}  # restored from the file's types
+_PLAIN = {"bool", "int64", "int32", "float64", "float32"}  # restored from the file's types
 
 
 class NewerError(InputError):
     """A file that only a newer flowlab reads; ``note`` is its line beside others."""
 
-    def __init__(self, path: str | Path, schema: int):
-        newer = f"{path} was made by a newer flowlab (schema {schema}; this one reads {SCHEMA})"
+    def __init__(self, path: str | Path, schema: int, known: int):
+        newer = f"{path} was made by a newer flowlab (schema {schema}; this one reads {known})"
         super().__init__(newer)
-        self.note = f"{path} has schema {schema}; this version reads {SCHEMA}"
+        self.note = f"{path} has schema {schema}; this version reads {known}"
 
 
 def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
-    """Write a table of numbers and strings, with ``metadata`` as JSON.
+    """Write a table of numbers and strings, with ``metadata`` as JSON; all text is ``string``.
 
     Thousands of such small files are opened one after the other: they hold each thing once.
     """
@@ -39,10 +39,13 @@ def put(table: pd.DataFrame, metadata: dict, file: IO[bytes]) -> None:
 
     stored = pa.Table.from_pandas(table, preserve_index=False)
     types = json.loads(stored.schema.metadata[b"pandas"])
-    # What the file's own types do not say: nullable numbers and the like.
-    types["columns"] = [c for c in types["columns"] if c["numpy_type"] not in _PLAIN]
     stored = pa.table({name: _plain(stored[name]) for name in stored.column_names})
     strings = [field.name for field in stored.schema if pa.types.is_string(field.type)]
+    for column in types["columns"]:
+        if column["name"] in strings:
+            column["numpy_type"] = "string"
+    # What the file's own types do not say: nullable numbers and the like.
+    types["columns"] = [c for c in types["columns"] if c["numpy_type"] not in _PLAIN]
     with pq.ParquetWriter(
         file,
         stored.schema,
@@ -81,9 +84,16 @@ def read(path: str | Path, required: Iterable[str] = REQUIRED) -> pd.DataFrame:
 
     # pandas.read_parquet gives the same, and takes three times as long over a small file.
     with reading(path), pq.ParquetFile(path) as file:
-        table = file.read(use_threads=False).to_pandas()
+        table = frame(file.read(use_threads=False))
     complete(path, table.columns, required)
     return table
+
+
+def frame(table) -> pd.DataFrame:
+    """A pyarrow.Table as a frame; all text is ``string``, which older tables do not say."""
+    import pyarrow as pa
+
+    return table.to_pandas(types_mapper={pa.string(): pd.StringDtype()}.get)
 
 
 def metadata(path: str | Path) -> dict:
@@ -101,20 +111,20 @@ def footer(path: str | Path):
     with reading(path):
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-        stored = (schema.metadata or {}).get(b"flowlab")
+            stored = (file.metadata.metadata or {}).get(b"flowlab")
         found = None if stored is None else json.loads(stored)
     if not isinstance(found, dict):
         raise InputError(f"{path} is not a table of this laboratory: no metadata")
     return schema, rows, found
 
 
-def readable(path: str | Path, metadata: dict) -> None:
+def readable(path: str | Path, metadata: dict, known: int = SCHEMA) -> None:
     """Raise InputError for metadata of another schema, NewerError for one of the future."""
     schema = metadata.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise NewerError(path, schema)
-    if schema != SCHEMA:
-        raise InputError(f"{path} has schema {schema}; this version reads {SCHEMA}")
+    if isinstance(schema, int) and schema > known:
+        raise NewerError(path, schema, known)
+    if schema != known:
+        raise InputError(f"{path} has schema {schema}; this version reads {known}")
 
 
 def complete(path: str | Path, columns: Iterable[str], required: Iterable[str]) -> None:

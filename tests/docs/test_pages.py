@@ -20,6 +20,7 @@ PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *ROOT.glob
 MAKEFILE = (ROOT / "Makefile").read_text()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 YOURS = {"conf/init/mine.yaml"}  # files that a reader is to write
+STAND_INS = ROOT / "tests/support/stand_ins"  # of packages too large to test with
 
 
 def blocks(language):
@@ -56,7 +57,7 @@ def start(folder, *arguments):
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, STAND_INS]))},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -41,6 +41,8 @@ FILES = {
     f"runs/{LONG}.parquet": READERS,
     f"runs/{index.MANIFEST}": READERS | WRITERS,
     f"theory/{index.MANIFEST}": {"plots", "report"} | WRITERS,
+    f"runs/{index.PACK}0.parquet": READERS,
+    f"theory/{index.PACK}0.parquet": {"plots", "compact"},
     "ledger/odd.parquet": {"report"},
     "figures/profiles.png": {"report"},
     "figures/profiles.json": {"report"},

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import flowlab
@@ -19,7 +20,7 @@ from flowlab.storage import experiment as stored
 from flowlab.storage.experiment import Experiment, Run, covered, missing_seeds
 from flowlab.storage.files import StorageError
 from tests.support.children import child, close
-from tests.support.runs import filled, made
+from tests.support.runs import backdate, filled, made
 
 
 def assert_holds(experiment, *runs):
@@ -49,8 +50,7 @@ def listed(folder):
     return sorted(names - {".lock", ".compact-lock", ".partial", *JOURNALS, "runs", "theory"})
 
 
-COMPACTED = [f"{part}/{n}" for part in ("runs", "theory") for n in ("0000-compacted-0.parquet",)]
-COMPACTED = sorted(COMPACTED + [f"{part}/{index.MANIFEST}" for part in ("runs", "theory")])
+COMPACTED = [f"{part}/0000-compacted-0.parquet" for part in ("runs", "theory")]
 
 
 def test_a_run_saved_is_a_run_read(tmp_path):
@@ -105,7 +105,8 @@ def test_row_groups_hold_whole_runs(tmp_path, monkeypatch):
 
 
 def test_unlike_tables_keep_their_columns_and_types(tmp_path):
-    runs = [made(1), made(2, extra=1.5), made(3, layer=np.int32(4)), made(4, extra="a")]
+    text = pd.array(["a"] * 6, dtype="string")
+    runs = [made(1), made(2, extra=1.5), made(3, extra=np.int32(4)), made(4, extra=text)]
     for run in runs:
         Experiment(tmp_path).save(*run)
     Experiment(tmp_path).compact()
@@ -118,7 +119,7 @@ def test_unlike_tables_keep_their_columns_and_types(tmp_path):
         experiment.load()
     experiment.remove([runs[3][0]])
     whole = experiment.load().set_index("run")
-    assert whole["extra"].isna().groupby("run").all().tolist() == [True, False, True]
+    assert whole["extra"].isna().groupby("run").all().tolist() == [True, False, False]
 
 
 def test_removed_runs_are_gone(tmp_path):
@@ -386,6 +387,13 @@ def test_a_save_during_compaction_survives(tmp_path, monkeypatch):
 # What cannot be used
 
 
+def restated(path, **said):
+    """Let a file's footer say something else."""
+    own = json.dumps(tables.metadata(path) | said)
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"flowlab": own}), path)
+
+
 def spoilt(folder, number, content):
     path = folder / "runs" / f"{number}.parquet"
     path.write_bytes(content)
@@ -430,12 +438,17 @@ def test_a_newer_table_is_an_error_of_one_line(tmp_path):
     assert path.exists() and len(experiment.load()) == 6
 
 
-def test_a_damaged_compacted_file_is_never_dropped(tmp_path):
-    experiment = filled(tmp_path, 1, 2)
-    experiment.compact()
-    path = tmp_path / "runs" / "0000-compacted-0.parquet"
-    path.write_bytes(path.read_bytes()[:100])
-    filled(tmp_path, 3)
+def compacted(folder):
+    """Two runs, compacted, and the path of their tables' file."""
+    filled(folder, 1, 2).compact()
+    return folder / "runs" / "0000-compacted-0.parquet"
+
+
+def test_damaged_rows_of_a_compacted_file_are_never_dropped(tmp_path):
+    path = compacted(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + bytes(300) + whole[304:])
+    experiment = filled(tmp_path, 3)
     for work in (
         lambda kept: kept.compact(),
         lambda kept: kept.remove([made(1)[0]]),
@@ -446,6 +459,93 @@ def test_a_damaged_compacted_file_is_never_dropped(tmp_path):
         assert "\n" not in str(error.value)
         assert len(Experiment(tmp_path).names()) == 3
     assert len(experiment.load()) == 6 and "is damaged" in experiment.problems[0]
+
+
+@pytest.mark.parametrize(
+    "spoil, problem",
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is damaged: "),
+        (lambda path: restated(path, compacted="eJw="), "is damaged: "),
+        (lambda path: restated(path, compacted=True), "cannot be read: the manifest"),
+        (lambda path: restated(path, schema=3), "was made by a newer flowlab (schema 3; this one"),
+        (lambda path: shutil.copy(path, path.with_name(f"{index.PACK}1.parquet")), "as another"),
+    ],
+)
+def test_a_compacted_file_that_cannot_be_used_stays_beside_the_others(tmp_path, spoil, problem):
+    path = compacted(tmp_path)
+    spoil(path)
+    experiment = filled(tmp_path, 3, 4)
+    held = {made(k)[0] for k in ((1, 2, 3, 4) if problem == "as another" else (3, 4))}
+    left = tmp_path / "runs" / f"{index.PACK}{int(problem == 'as another')}.parquet"
+    content = left.read_bytes()
+    for _ in range(2):
+        assert set(experiment.names()) == held
+        assert len(experiment.problems) == 1 and str(left) in experiment.problems[0]
+        assert len(experiment.load()) == 6 * len(held)
+        experiment.compact()
+        assert left.read_bytes() == content and len(list((tmp_path / "runs").iterdir())) == 2
+    left.unlink()
+    assert set(experiment.index()) == held and experiment.problems == []
+
+
+def test_a_compacted_file_by_another_name_is_not_one_run(tmp_path):
+    path = compacted(tmp_path)
+    path.rename(path.with_name("mine.parquet"))
+    experiment = filled(tmp_path, 3)
+    assert list(experiment.index()) == [made(3)[0]]
+    assert experiment.problems == [
+        f"{path.with_name('mine.parquet')} holds compacted runs: its name must begin with "
+        "0000-compacted-"
+    ]
+    path.with_name("mine.parquet").rename(path)
+    assert_holds(experiment, made(1), made(2), made(3))
+
+
+# What flowlab 0.1.0 compacted
+
+
+@pytest.mark.parametrize("work", [lambda e: e.compact(), lambda e: e.save(*made(3))])
+def test_a_manifest_beside_the_data_is_read_and_gone_after_the_next_write(tmp_path, work):
+    compacted(tmp_path)
+    backdate(tmp_path)
+    assert len(listed(tmp_path)) == 4
+    assert_holds(Experiment(tmp_path), made(1), made(2))
+    work(Experiment(tmp_path))
+    assert not list(tmp_path.glob(f"*/{index.MANIFEST}"))
+    kept = Experiment(tmp_path)
+    assert_holds(kept, made(1), made(2), *([made(3)] if made(3)[0] in kept.index() else []))
+
+
+def test_death_while_a_manifest_is_put_right_loses_nothing(tmp_path, monkeypatch):
+    pristine = tmp_path / "pristine"
+    compacted(pristine)
+    backdate(pristine)
+    for step in range(1000):
+        folder = tmp_path / f"{step}"
+        shutil.copytree(pristine, folder)
+        with monkeypatch.context() as patch:
+            numbered(patch, die, step)
+            try:
+                Experiment(folder).save(*made(3))
+                break
+            except Death:
+                pass
+        late = [made(3)] if made(3)[0] in Experiment(folder).index() else []
+        assert_holds(Experiment(folder), made(1), made(2), *late)
+        shutil.rmtree(folder)
+    assert step > 10
+    assert_holds(Experiment(folder), made(1), made(2), made(3))
+
+
+def test_a_manifest_that_cannot_be_put_right_hinders_no_save(tmp_path):
+    path = compacted(tmp_path)
+    backdate(tmp_path)
+    path.write_bytes(path.read_bytes()[:100])
+    experiment = filled(tmp_path, 3)
+    assert len(experiment.names()) == 3 and len(experiment.load()) == 6
+    assert (tmp_path / "runs" / index.MANIFEST).exists()
+    with pytest.raises(InputError, match=r"compacted-0\.parquet is damaged"):
+        experiment.compact()
 
 
 def test_the_journal_of_footers_is_only_a_cache(tmp_path, monkeypatch):

@@ -1,9 +1,14 @@
 """Runs made up for the store: name, table, prediction and metadata by number."""
 
+import json
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from flowlab import schema
+from flowlab.storage import index
 from flowlab.storage.experiment import Experiment
 
 
@@ -16,7 +21,7 @@ def made(number, seeds=2, depth=3, **more):
     table |= {name: rng.normal(size=rows) for name in schema.NORMS}
     table |= {"seed": np.repeat(seeds * number + np.arange(seeds), depth)}
     table |= {"layer": np.tile(np.arange(1, depth + 1), seeds), **more}
-    table = pd.DataFrame(table)
+    table = schema.typed(pd.DataFrame(table))
     table.loc[0, "db_log10_norm"] = -np.inf
     table["time"] = pd.array([None] * (rows - 1) + [number], dtype="Int64")
     prediction = table.head(depth).drop(columns=["seed", "experiment", "status"])
@@ -29,3 +34,17 @@ def filled(folder, *numbers):
     for number in numbers:
         experiment.save(*made(number))
     return experiment
+
+
+def backdate(folder):
+    """Turn what is compacted into what flowlab 0.1.0 made: a manifest lies beside it."""
+    for part in index.PARTS:
+        entries = list(Experiment(folder)._listing.packed(part).values())
+        for path in (folder / part).glob(f"{index.PACK}*"):
+            table = pq.read_table(path)
+            own = {b"flowlab": json.dumps({"schema": 1, "compacted": True})}
+            table = table.replace_schema_metadata(table.schema.metadata | own)
+            pq.write_table(table, path, row_group_size=len(table))
+        columns = dict(zip(index.Entry._fields, map(list, zip(*entries, strict=True)), strict=True))
+        manifest = pa.table(columns).replace_schema_metadata({"flowlab": json.dumps({"schema": 1})})
+        pq.write_table(manifest, folder / part / index.MANIFEST)
