@@ -2,9 +2,12 @@
 
 import os
 import re
+import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from hydra import version
 from hydra.core.config_store import ConfigStore
@@ -12,14 +15,30 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import experiments
 from experiments.hydra_private import get_args_parser, run_hydra
 from experiments.overrides import CONF, check_overrides, groups, keys
+from flowlab import progress
 from flowlab.errors import InputError, unknown
 from flowlab.settings import Settings
 
-__all__ = ["CONF", "check_overrides", "groups", "guarded", "keys", "main", "note", "options"]
+__all__ = [
+    "CONF",
+    "check_overrides",
+    "copied",
+    "groups",
+    "guarded",
+    "invocation",
+    "keys",
+    "main",
+    "note",
+    "options",
+]
 
 DEFECT = 70  # exit code of what nobody foresaw: EX_SOFTWARE of sysexits.h
+# The commands that make has, and the names of their targets.
+TARGETS = {name: name for name in ("run", "compact", "plots", "report", "claims", "docs")}
+TARGETS |= {"results": "list", "benchmark": "bench"}
 # Packages that raise errors of any type for a command line or a file that they cannot read.
 _READERS = {"hydra", "omegaconf", "yaml", "antlr4", "argparse"}
 
@@ -48,6 +67,9 @@ def guarded(action: Callable[[], None]) -> int:
     What nobody foresaw is a defect, and said to be one: one line and exit code 70, or a traceback
     where FLOWLAB_DEBUG is set.
     """
+    if experiments.loading is not None:
+        progress.heard = experiments.loading.end()
+        experiments.loading = None
     try:
         action()
         sys.stdout.flush()
@@ -122,6 +144,36 @@ def _hydra(task, swept: bool) -> None:
 def note(line: object) -> None:
     """Say, beside the results, what a user should know of."""
     print(f"note: {_printable(line)}", file=sys.stderr)
+
+
+def invocation(name: str, *arguments: str) -> str:
+    """How ``experiments.<name>`` is started from here, to be copied: by make or by this Python."""
+    make = os.environ.get("FLOWLAB_MAKE")
+    if make and name in TARGETS:
+        given = shlex.quote(shlex.join(arguments).replace("$", "$$"))
+        return f"{make} {TARGETS[name]}" + (f" ARGS={given}" if arguments else "")
+    return shlex.join([_python(), "-m", f"experiments.{name}", *arguments])
+
+
+def copied(command: str) -> str:
+    """A command as it is kept beside results, in the form in which it works here."""
+    try:
+        python, option, module, *arguments = shlex.split(command)
+    except ValueError:
+        return command
+    package, _, name = module.partition(".")
+    if (python, option, package) != ("python", "-m", "experiments"):
+        return command
+    return invocation(name, *arguments)
+
+
+def _python() -> str:
+    """The shortest name by which a shell here starts this Python, with what is installed for it."""
+    own = Path(sys.executable)
+    found = shutil.which("python")
+    if found is not None and Path(found).parent == own.parent:
+        return "python"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 def _printable(line: object) -> str:

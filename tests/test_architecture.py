@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "numba_private", "schema", "analysis", "cache", "kernel", "numerics", "layer"]
-ORDER += ["initializers", "layers", "data", "settings", "storage", "networks", "measurement"]
-ORDER += ["laws", "instruments", "lessons", "theory", "prediction", "runs", "figures", "claims"]
-ORDER += ["studies", "report"]
+ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "analysis", "cache"]
+ORDER += ["kernel", "numerics", "layer", "initializers", "layers", "data", "settings", "storage"]
+ORDER += ["networks", "measurement", "laws", "instruments", "lessons", "theory", "prediction"]
+ORDER += ["runs", "figures", "claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},

@@ -14,7 +14,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.sweep.progress import Journal
+from experiments.sweep.progress import ENDS, Journal
+from flowlab.compilation import Compilation
 from flowlab.errors import InputError
 from flowlab.measurement.setup import Batches, needed
 from flowlab.runs import run
@@ -64,7 +65,7 @@ class Work:
         except FileNotFoundError:
             return "the sweep was given up"
         events = list(journal.earlier())
-        ended = {event["condition"] for event in events if event["event"] != "begun"}
+        ended = {event["condition"] for event in events if event["event"] in ENDS}
         begun = Counter(event["condition"] for event in events if event["event"] == "begun")
         for condition in part["conditions"]:
             index = condition["index"]
@@ -76,7 +77,7 @@ class Work:
                 continue
             journal.write(index, "begun")
             try:
-                outcome = self._condition(condition, part)
+                outcome = self._condition(condition, part, journal)
             except StorageError as error:
                 journal.write(index, "failed", reason=str(error))
                 raise
@@ -93,7 +94,7 @@ class Work:
             journal.write(index, **outcome)
         return None
 
-    def _condition(self, condition: dict, part: dict) -> dict:
+    def _condition(self, condition: dict, part: dict, journal: Journal) -> dict:
         settings = from_plain(condition["settings"])
         experiment = Experiment(Path(settings.results_dir) / settings.experiment)
         if not settings.overwrite and experiment.has(settings.run()):
@@ -110,11 +111,17 @@ class Work:
             threads=settings.threads or self.threads,
             memory_gib=_share(settings, self.share),
         )
-        done = run(settings, command=part["command"], extend=condition["extend"])
+
+        def report(kernels: int, busy: bool) -> None:
+            event = "compiling" if busy else "compiled"
+            journal.write(condition["index"], event, kernels=kernels)
+
+        with Compilation(report) as compiled:
+            done = run(settings, command=part["command"], extend=condition["extend"])
         verdict = done.verdict
         return {
             "event": "done",
-            "seconds": done.seconds,
+            "seconds": done.seconds - compiled.seconds,
             "trend": verdict.trend,
             "agreement": verdict.agreement,
             "sentence": verdict.sentence,

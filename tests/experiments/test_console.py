@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from experiments.progress import Progress
 
 from experiments import progress
-from experiments.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "depth=3 width=8 batch_size=8 seeds=2"
