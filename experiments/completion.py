@@ -72,7 +72,8 @@ def script(names: list[str]) -> str:
 def _values(allowed: str) -> list[str]:
     """The values, where an option's allowed ones are listed one by one."""
     found = allowed.removeprefix("text, or ").split(", ")
-    return found if len(found) > 1 and all(re.fullmatch(r"\w+", value) for value in found) else []
+    listed = len(found) > 1 and "text" not in found
+    return found if listed and all(re.fullmatch(r"\w+", value) for value in found) else []
 
 
 def _array(name: str, entries: dict[str, list[str]]) -> str:
