@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from experiments.benchmarks import batch_law, layers, probe, sweeps
-from experiments.help import RESULTS_DIR, Command, Option
+from experiments.help import RESULTS_DIR, Command, Option, written
 from flowlab.errors import check_count, unknown
 from flowlab.progress import Progress
 from flowlab.storage import tables
@@ -30,6 +30,14 @@ def _arguments(run) -> dict:
 
 
 _OWN = {name: _arguments(run) for name, (run, _) in SUITES.items()}
+
+
+def _suites(key: str) -> str:
+    """The suites that have an argument, and their defaults."""
+    found = {name: written(own[key]) for name, own in _OWN.items() if key in own}
+    return ", ".join(f"{name}: {text if len(text) < 40 else 'all'}" for name, text in found.items())
+
+
 COMMAND = Command(
     "benchmark",
     __doc__,
@@ -38,7 +46,7 @@ COMMAND = Command(
         "suite": Option("all", "what is timed", ", ".join(["all", *SUITES])),
         "results_dir": RESULTS_DIR,
         **{
-            key: Option(default, f"argument of {', '.join(s for s in SUITES if key in _OWN[s])}")
+            key: Option(default, _suites(key), shown=False)
             for own in _OWN.values()
             for key, default in own.items()
         },

@@ -32,6 +32,7 @@ _flowlab() {
     if [[ $word != *=* ]]; then
         found=($(compgen -W "${_flowlab_keys[$command]}" -- "$word"))
     else
+        [[ $IFS${_flowlab_keys[$command]}$IFS == *"$IFS$key=$IFS"* ]] || return
         # Of values between commas, the last one.
         words=${_flowlab_values[$command $key]-${_flowlab_values[$key]-}}
         [[ $given == *,* ]] && given=${given##*,}

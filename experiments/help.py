@@ -22,11 +22,15 @@ _SECTIONS = {
 
 
 class Option(NamedTuple):
-    """An option of a command's own: default, meaning and, in words, the values that it takes."""
+    """An option of a command's own: default, meaning and, in words, the values that it takes.
+
+    The default is not ``shown`` where the meaning says it better.
+    """
 
     default: Any
     meaning: str
     allowed: str = ""
+    shown: bool = True
 
 
 RESULTS_DIR = Option("results", "folder of all experiments")
@@ -128,8 +132,8 @@ def written(value: Any) -> str:
 
 def _section(title: str, rows: dict[str, Option]) -> str:
     described = []
-    for name, (default, meaning, allowed) in rows.items():
-        left = f"{name}={'' if default is None else written(default)}"
+    for name, (default, meaning, allowed, shown) in rows.items():
+        left = f"{name}={written(default) if shown and default is not None else ''}"
         described.append((left, f"{meaning} [{allowed}]" if allowed else meaning))
     return f"{title}\n\n{_columns(described)}"
 
