@@ -12,7 +12,7 @@ from threading import Event, Lock, Thread
 from flowlab.compilation import Compilation
 
 PERIOD = 2.0  # seconds without a word before the first, and between two lines of a log
-SLOWEST = 30.0  # seconds between two lines of a log of hours
+SLOWEST = 10.0  # seconds between two lines of a long log
 BLINK = 0.2  # seconds between two states of a line that changes
 QUIET = "FLOWLAB_QUIET"  # the environment's variable that keeps all of this away
 

@@ -56,7 +56,7 @@ def test_every_command_explains_itself(name, answered):
         assert text.startswith(commands()[name] + "\n")
         assert max(map(len, text.splitlines())) <= WIDTH
         assert f"python -m experiments.{name}" in text
-        for option, (_, meaning, _) in own.options.items():
+        for option, (_, meaning, *_) in own.options.items():
             assert f"\n  {option}=" in text and meaning.split()[0] in text
     assert answered(name, "--version") == (0, "flowlab 0.1.0\n", "")
     assert own.answer(["version=1"]) is None
@@ -102,7 +102,7 @@ def test_long_rows_are_wrapped():
     assert "[x, y]" in text
 
 
-# --- Commands that are printed to be copied --------------------------------------------------------
+# --- Commands that are printed to be copied -------------------------------------------------------
 
 
 @pytest.fixture
