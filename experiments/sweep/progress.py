@@ -74,8 +74,9 @@ class Elsewhere:
     def take(self, journal: str, event: dict) -> None:
         """What an event of a condition says of compiling: any other than its own ends it."""
         now, before = time.monotonic(), self.busy
-        if event["event"] == "compiling":
+        if "kernels" in event:
             self._kernels[journal] = event["kernels"]
+        if event["event"] == "compiling":
             self._busy.add(event["condition"])
         else:
             self._busy.discard(event["condition"])
