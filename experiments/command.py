@@ -33,6 +33,7 @@ __all__ = [
     "main",
     "note",
     "options",
+    "ready",
 ]
 
 DEFECT = 70  # exit code of what nobody foresaw: EX_SOFTWARE of sysexits.h
@@ -58,18 +59,17 @@ def main(task: Callable[[Settings], None], swept: bool = False) -> int:
     ConfigStore.instance().store(name="schema", node=Settings)
     plugins.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that exceptions arrive here
-    return guarded(lambda: _hydra(task, swept))
+    return guarded(lambda: _hydra(task, swept), loaded=False)
 
 
-def guarded(action: Callable[[], None]) -> int:
+def guarded(action: Callable[[], None], loaded: bool = True) -> int:
     """Run an action; bad input becomes one line on stderr and exit code 2.
 
     What nobody foresaw is a defect, and said to be one: one line and exit code 70, or a traceback
-    where FLOWLAB_DEBUG is set.
+    where FLOWLAB_DEBUG is set. What is not ``loaded`` yet calls :func:`ready` itself.
     """
-    if experiments.loading is not None:
-        progress.heard = experiments.loading.end()
-        experiments.loading = None
+    if loaded:
+        ready()
     try:
         action()
         sys.stdout.flush()
@@ -105,6 +105,13 @@ def guarded(action: Callable[[], None]) -> int:
     return 0
 
 
+def ready() -> None:
+    """All that a command needs is loaded: from now on its own work says what it is at."""
+    if experiments.loading is not None:
+        progress.heard = experiments.loading.end()
+        experiments.loading = None
+
+
 def _reader(error: BaseException) -> str:
     """The package in which an error was raised."""
     frame = error.__traceback__
@@ -114,29 +121,33 @@ def _reader(error: BaseException) -> str:
 
 
 def _hydra(task, swept: bool) -> None:
-    received = check_overrides(sys.argv[1:])
-    if received.multirun and swept:
-        from experiments.sweep import pool
-
-        pool.warm()
     refused = []
 
     def job(config: DictConfig) -> None:
+        ready()
         try:
             task(settings_of(config))
         except Exception as error:  # raised within, it would be printed by Hydra too
             refused.append(error)
 
     job.swept = swept
-    # As hydra.main does, with text as it was typed.
-    version.setbase("1.3")
-    run_hydra(
-        args=received,
-        args_parser=get_args_parser(),
-        task_function=job,
-        config_path=str(CONF),
-        config_name="config",
-    )
+    try:
+        received = check_overrides(sys.argv[1:])
+        if received.multirun and swept:
+            from experiments.sweep import pool
+
+            pool.warm()
+        # As hydra.main does, with text as it was typed.
+        version.setbase("1.3")
+        run_hydra(
+            args=received,
+            args_parser=get_args_parser(),
+            task_function=job,
+            config_path=str(CONF),
+            config_name="config",
+        )
+    finally:
+        ready()
     if refused:
         raise refused[0]
 

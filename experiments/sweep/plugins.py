@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import open_dict
 
+from experiments.command import ready
 from experiments.sweep import engines, pool
 from experiments.sweep.conditions import conditions
 from experiments.sweep.plan import Plan
@@ -65,6 +66,7 @@ class Sweep(Sweeper):
         if not overrides:
             raise InputError("a sweep needs values, as in -m depth=5,10; got none")
         engines.check(self._config.hydra.launcher)
+        ready()
         with Progress("planning the sweep"):
             plan = Plan(conditions(self._context.config_loader, self._config, overrides))
         if plan.waiting:
