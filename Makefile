@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 
+# So that commands which are printed to be copied go by make, too.
+export FLOWLAB_MAKE := $(MAKE)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test lint results ask list compact plots report claims bench docs clean
 .NOTPARALLEL:

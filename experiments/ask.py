@@ -1,11 +1,9 @@
-"""Look an answer up without measuring: ``python -m experiments.ask activation=tanh depth=100``.
+"""Look an answer up without measuring: theory's at once, with the runs kept beside it.
 
 Any settings, several values between commas; what is not named has its default, and where no
-initialization is named all are ranked. Theory answers at once, runs kept under ``results_dir`` are
-beside it, and the command that would measure what is asked stands below.
+initialization is named all are ranked. Below stands the command that measures what is not kept.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -20,9 +18,9 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from experiments.command import guarded, note
+from experiments.command import guarded, invocation, note
+from experiments.help import Command
 from experiments.overrides import groups
-from experiments.progress import Progress
 from experiments.ranking import check, ranking
 from experiments.sweep.pool import cores
 from flowlab.analysis.comparison import LEADING, answer, axes_of, compare, named, ordered, row
@@ -31,6 +29,7 @@ from flowlab.errors import InputError, unknown
 from flowlab.initializers import PRESETS, Initializer
 from flowlab.measurement.setup import Batches, needed, prepare
 from flowlab.prediction import predict
+from flowlab.progress import Progress
 from flowlab.settings import NETWORKS, Settings, flat, from_plain, make, settings_of
 from flowlab.storage.experiment import Experiment, condition_of, find
 
@@ -61,8 +60,21 @@ class Kept:
     condition: str
 
 
+COMMAND = Command(
+    "ask",
+    __doc__,
+    {
+        "activation=tanh depth=100": "every initialization, ranked",
+        "init=he depth=200 skip=none,scaled": "two conditions beside each other",
+    },
+    composed=True,
+)
+
+
 def main(arguments: list[str]) -> int:
     """Answer what the arguments (key=value) ask; the exit code."""
+    if (answered := COMMAND.answer(arguments)) is not None:
+        return answered
     return guarded(lambda: ask(arguments))
 
 
@@ -313,7 +325,7 @@ def _print_cost(missing: list[Asked], values: dict, arguments: list[str]) -> Non
     if not any(text.startswith("init=") for text in arguments) and "init" in values:
         given.append("init=" + ",".join(dict.fromkeys(str(one.typed["init"]) for one in missing)))
     several = any("," in text for text in given)
-    command = shlex.join(["python", "-m", "experiments.run", *(["-m"] * several), *given])
+    command = invocation("run", *(["-m"] * several), *given)
     runs = "it" if len(missing) == 1 else f"the {len(missing)} that are not measured"
     print(f"To measure {runs} ({_about(seconds)}, {gib * 1024:,.0f} MiB):\n  {command}")
 

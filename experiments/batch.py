@@ -1,4 +1,4 @@
-"""How dW and db grow with the batch, and do biases differ? ``python -m experiments.batch depth=6``.
+"""Measure how dW and db grow with the batch, and whether biases differ.
 
 Settings are those of ``experiments.run`` (by default depth 6, width 64, 256 examples, sum). Prints
 the exact law of every layer, the estimators that people use beside it, and sentences on weights and
@@ -13,19 +13,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.command import main
+from experiments.help import Command
 from experiments.plots import describe
 from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError
 from flowlab.instruments import biases, subsets
 from flowlab.measurement.ensemble import measure
+from flowlab.progress import Progress
 from flowlab.settings import Settings
 from flowlab.storage import tables
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
 
 DEFAULTS = ("depth=6", "width=64", "batch_size=256", "reduction=sum", "experiment=batch_size")
+COMMAND = Command(
+    "batch",
+    __doc__,
+    {"": "the defaults", "depth=6 skip=identity network=mlp": "any settings of a run"},
+    composed=True,
+    more=f"Here the defaults are {' '.join(DEFAULTS)}.",
+)
 LEAST = 4  # examples of which two batches can be compared
 
 
@@ -42,17 +50,20 @@ def run(settings: Settings) -> None:
         )
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
-    law = batch_law.law(measure(settings))
-    one = subsets.estimators(settings, small=max(n // 16, 1), big=n // 2)
-    sentences = biases.findings(settings, law)
-    constant = biases.constant_upstream(seeds, settings.seed)
-    softmax = biases.uniform_softmax(max(seeds, 64), settings.seed)
+    with Progress("measuring the law") as progress:
+        law = batch_law.law(measure(settings, progress))
+        progress.at("measuring the estimators")
+        one = subsets.estimators(settings, small=max(n // 16, 1), big=n // 2)
+        progress.at("comparing weights and biases")
+        sentences = biases.findings(settings, law)
+        constant = biases.constant_upstream(seeds, settings.seed)
+        softmax = biases.uniform_softmax(max(seeds, 64), settings.seed)
 
     print(
         f"{seeds} {settings.network.name} nets, activation={settings.activation} "
         f"init={settings.init.name} depth={settings.depth} width={settings.width} "
         f"skip={settings.skip} norm={settings.norm}, batch {n} of {settings.data.name}, "
-        f"upstream={settings.upstream}\n"
+        f"upstream={settings.upstream}: {progress.took()}\n"
     )
     print(f"E‖g_B‖² = B²|G|² + B trΣ over all subsets of {n} examples; B_s = trΣ/|G|² is the noise")
     print("scale, slope that of log‖g_B‖ at the full batch (means over seeds, 95 % intervals):\n")
@@ -129,4 +140,4 @@ def _means(one: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     given = {text.partition("=")[0] for text in sys.argv[1:]}
     sys.argv += [text for text in DEFAULTS if text.partition("=")[0] not in given]
-    sys.exit(main(run))
+    sys.exit(COMMAND.compose(run))

@@ -1,4 +1,4 @@
-"""Speed beside peers: ``python -m experiments.benchmark``; ``suite=probe widths=64,256 rounds=9``.
+"""Time flowlab beside peers, and print what the times mean.
 
 Every suite prints ratios of times within one run with their spread, since machines are noisy, and
 writes its table to ``results/benchmark/``. Each suite's own arguments can be set by name.
@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from experiments.benchmarks import batch_law, layers, probe, sweeps
-from experiments.command import guarded, options
+from experiments.help import RESULTS_DIR, Command, Option, written
 from flowlab.errors import check_count, unknown
+from flowlab.progress import Progress
 from flowlab.storage import tables
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
@@ -24,13 +25,42 @@ SUITES = {
 }
 
 
-def main(arguments: list[str]) -> None:
-    """Run the chosen suites and print their tables and what they mean."""
-    defaults = {"suite": "all", "results_dir": "results"}
-    own = {name: _arguments(run) for name, (run, _) in SUITES.items()}
-    for given in own.values():
-        defaults |= given
-    chosen = options(arguments, defaults)
+def _arguments(run) -> dict:
+    return {name: p.default for name, p in inspect.signature(run).parameters.items()}
+
+
+_OWN = {name: _arguments(run) for name, (run, _) in SUITES.items()}
+
+
+def _suites(key: str) -> str:
+    """The suites that have an argument, and their defaults."""
+    found = {name: written(own[key]) for name, own in _OWN.items() if key in own}
+    return ", ".join(f"{name}: {text if len(text) < 40 else 'all'}" for name, text in found.items())
+
+
+COMMAND = Command(
+    "benchmark",
+    __doc__,
+    {"": "every suite", "suite=probe widths=64,256 rounds=9": "one, by arguments of its own"},
+    {
+        "suite": Option("all", "what is timed", ", ".join(["all", *SUITES])),
+        "results_dir": RESULTS_DIR,
+        **{
+            key: Option(default, _suites(key), shown=False)
+            for own in _OWN.values()
+            for key, default in own.items()
+        },
+    },
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the chosen suites and print their tables and what they mean; the exit code."""
+    return COMMAND.start(arguments, lambda **chosen: benchmark(arguments, **chosen))
+
+
+def benchmark(arguments: list[str], **chosen) -> None:
+    """Run, print and keep the suites that are chosen, with what the arguments name."""
     suite, folder = chosen["suite"], Path(chosen["results_dir"]) / "benchmark"
     if suite not in ("all", *SUITES):
         raise unknown("suite", suite, ("all", *SUITES))
@@ -43,7 +73,8 @@ def main(arguments: list[str]) -> None:
     for name in SUITES if suite == "all" else [suite]:
         run, conclusion = SUITES[name]
         print(f"suite={name}", flush=True)
-        table = run(**{key: chosen[key] for key in own[name] if key in named})
+        with Progress(f"timing {name}"):
+            table = run(**{key: chosen[key] for key in _OWN[name] if key in named})
         print(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
         print(f"\n{conclusion(table)}\n")
         metadata = {
@@ -53,9 +84,5 @@ def main(arguments: list[str]) -> None:
         tables.write(table, folder / f"{name}.parquet", metadata)
 
 
-def _arguments(run) -> dict:
-    return {name: p.default for name, p in inspect.signature(run).parameters.items()}
-
-
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))

@@ -1,25 +1,37 @@
-"""Measure every claim: ``python -m experiments.claims``; exit code 1 if one turns out otherwise.
+"""Measure every claim beside its prediction; exit code 1 if one turns out otherwise.
 
-``seed=100`` draws other networks, ``seeds=128`` more of them; ``only=S7,M1`` measures a part (a
-claim, a family, a letter) and writes no table; ``results_dir=`` is where ``claims/claims.parquet``
-and ``claims.csv`` go.
+A part of the claims writes no table; all of them write claims.parquet and claims.csv.
 """
 
 import shlex
 import sys
 import textwrap
-import time
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
-from experiments.command import guarded, options
+from experiments.help import RESULTS_DIR, Command, Option
 from flowlab import claims, studies
+from flowlab.progress import Progress
 from flowlab.storage import files, tables
 from flowlab.storage.versions import versions
 
-OPTIONS = {"seed": 0, "seeds": 64, "only": None, "results_dir": "results"}
+COMMAND = Command(
+    "claims",
+    __doc__,
+    {
+        "": "every claim",
+        "only=S7,M1": "a claim and a family, without a table",
+        "seed=100 seeds=128": "other networks, and more of them",
+    },
+    {
+        "seed": Option(0, "the first network's seed", "whole numbers from 0"),
+        "seeds": Option(64, "networks that each claim is measured on", "whole numbers from 2"),
+        "only": Option(None, "claims, families or letters, between commas", "such as S7,M1,A"),
+        "results_dir": RESULTS_DIR,
+    },
+)
 WIDTH = 120
 
 
@@ -37,11 +49,11 @@ def show(row: dict, index: int, total: int) -> None:
     sys.stdout.flush()
 
 
-def conclude(table: pd.DataFrame, seconds: float) -> int:
-    """Print how many claims turned out how; the exit code."""
+def conclude(table: pd.DataFrame, took: str) -> int:
+    """Print how many claims turned out how, and how long it took; the exit code."""
     counts = Counter(table["verdict"])
     verdicts = ", ".join(f"{verdict}: {count}" for verdict, count in counts.most_common())
-    print(f"\n{len(table)} claims in {seconds:.0f} s; {verdicts}.")
+    print(f"\n{len(table)} claims in {took}; {verdicts}.")
     wrong = table[~table["as_expected"]]
     for row in wrong.itertuples():
         print(f"{row.id} was expected to read '{row.expected}' and reads '{row.verdict}'.")
@@ -66,20 +78,24 @@ def main(arguments: list[str]) -> int:
     """Measure, print and write; 0 if every verdict is as expected, 1 if not, 2 for bad input."""
     codes = []
 
-    def action() -> None:
-        given = options(arguments, OPTIONS)
-        folder = Path(given.pop("results_dir")) / "claims"
-        studies.load()  # their findings are claims too
-        claims.select(given["only"])
-        files.writable(folder)
-        begun = time.perf_counter()
-        table = claims.run(**given, report=show)
-        codes.append(conclude(table, time.perf_counter() - begun))
+    def action(results_dir: str, **given) -> None:
+        folder = Path(results_dir) / "claims"
+        with Progress("loading claims") as progress:
+            studies.load()  # their findings are claims too
+            claims.select(given["only"])
+            files.writable(folder)
+
+            def report(row: dict, index: int, total: int) -> None:
+                with progress.aside():
+                    show(row, index, total)
+
+            table = claims.run(**given, report=report, begin=progress.at)
+        codes.append(conclude(table, progress.took()))
         if given["only"] is None:
             path = write(table, folder, given)
             print(f"Table:  {path}  (and claims.csv beside it)")
 
-    return guarded(action) or codes[0]
+    return COMMAND.start(arguments, action) or (codes[0] if codes else 0)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import os
 import re
+import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from hydra import version
 from hydra.core.config_store import ConfigStore
@@ -12,14 +15,31 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import experiments
 from experiments.hydra_private import get_args_parser, run_hydra
 from experiments.overrides import CONF, check_overrides, groups, keys
+from flowlab import progress
 from flowlab.errors import InputError, unknown
 from flowlab.settings import Settings
 
-__all__ = ["CONF", "check_overrides", "groups", "guarded", "keys", "main", "note", "options"]
+__all__ = [
+    "CONF",
+    "check_overrides",
+    "copied",
+    "groups",
+    "guarded",
+    "invocation",
+    "keys",
+    "main",
+    "note",
+    "options",
+    "ready",
+]
 
 DEFECT = 70  # exit code of what nobody foresaw: EX_SOFTWARE of sysexits.h
+# The commands that make has, and the names of their targets.
+TARGETS = {name: name for name in ("run", "compact", "plots", "report", "claims", "docs")}
+TARGETS |= {"results": "list", "benchmark": "bench"}
 # Packages that raise errors of any type for a command line or a file that they cannot read.
 _READERS = {"hydra", "omegaconf", "yaml", "antlr4", "argparse"}
 
@@ -39,15 +59,17 @@ def main(task: Callable[[Settings], None], swept: bool = False) -> int:
     ConfigStore.instance().store(name="schema", node=Settings)
     plugins.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that exceptions arrive here
-    return guarded(lambda: _hydra(task, swept))
+    return guarded(lambda: _hydra(task, swept), loaded=False)
 
 
-def guarded(action: Callable[[], None]) -> int:
+def guarded(action: Callable[[], None], loaded: bool = True) -> int:
     """Run an action; bad input becomes one line on stderr and exit code 2.
 
     What nobody foresaw is a defect, and said to be one: one line and exit code 70, or a traceback
-    where FLOWLAB_DEBUG is set.
+    where FLOWLAB_DEBUG is set. What is not ``loaded`` yet calls :func:`ready` itself.
     """
+    if loaded:
+        ready()
     try:
         action()
         sys.stdout.flush()
@@ -83,6 +105,13 @@ def guarded(action: Callable[[], None]) -> int:
     return 0
 
 
+def ready() -> None:
+    """All that a command needs is loaded: from now on its own work says what it is at."""
+    if experiments.loading is not None:
+        progress.heard = experiments.loading.end()
+        experiments.loading = None
+
+
 def _reader(error: BaseException) -> str:
     """The package in which an error was raised."""
     frame = error.__traceback__
@@ -92,29 +121,33 @@ def _reader(error: BaseException) -> str:
 
 
 def _hydra(task, swept: bool) -> None:
-    received = check_overrides(sys.argv[1:])
-    if received.multirun and swept:
-        from experiments.sweep import pool
-
-        pool.warm()
     refused = []
 
     def job(config: DictConfig) -> None:
+        ready()
         try:
             task(settings_of(config))
         except Exception as error:  # raised within, it would be printed by Hydra too
             refused.append(error)
 
     job.swept = swept
-    # As hydra.main does, with text as it was typed.
-    version.setbase("1.3")
-    run_hydra(
-        args=received,
-        args_parser=get_args_parser(),
-        task_function=job,
-        config_path=str(CONF),
-        config_name="config",
-    )
+    try:
+        received = check_overrides(sys.argv[1:])
+        if received.multirun and swept:
+            from experiments.sweep import pool
+
+            pool.warm()
+        # As hydra.main does, with text as it was typed.
+        version.setbase("1.3")
+        run_hydra(
+            args=received,
+            args_parser=get_args_parser(),
+            task_function=job,
+            config_path=str(CONF),
+            config_name="config",
+        )
+    finally:
+        ready()
     if refused:
         raise refused[0]
 
@@ -122,6 +155,36 @@ def _hydra(task, swept: bool) -> None:
 def note(line: object) -> None:
     """Say, beside the results, what a user should know of."""
     print(f"note: {_printable(line)}", file=sys.stderr)
+
+
+def invocation(name: str, *arguments: str) -> str:
+    """How ``experiments.<name>`` is started from here, to be copied: by make or by this Python."""
+    make = os.environ.get("FLOWLAB_MAKE")
+    if make and name in TARGETS:
+        given = shlex.quote(shlex.join(arguments).replace("$", "$$"))
+        return f"{make} {TARGETS[name]}" + (f" ARGS={given}" if arguments else "")
+    return shlex.join([_python(), "-m", f"experiments.{name}", *arguments])
+
+
+def copied(command: str) -> str:
+    """A command as it is kept beside results, in the form in which it works here."""
+    try:
+        python, option, module, *arguments = shlex.split(command)
+    except ValueError:
+        return command
+    package, _, name = module.partition(".")
+    if (python, option, package) != ("python", "-m", "experiments"):
+        return command
+    return invocation(name, *arguments)
+
+
+def _python() -> str:
+    """The shortest name by which a shell here starts this Python, with what is installed for it."""
+    own = Path(sys.executable)
+    found = shutil.which("python")
+    if found is not None and Path(found).parent == own.parent:
+        return "python"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 def _printable(line: object) -> str:

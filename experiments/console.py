@@ -4,8 +4,10 @@ import codecs
 import io
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
+from threading import Event, Thread
 
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
@@ -34,6 +36,39 @@ def settle() -> None:
     elif _ROOT not in paths.split(os.pathsep):
         os.environ["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{paths}"
     warnings.showwarning = _show
+
+
+class Loading:
+    """Says from a thread that modules are being loaded, where that takes two seconds and more.
+
+    For commands on cold disks; nothing of flowlab can be had before it.
+    """
+
+    _PERIOD = 2.0
+
+    def __init__(self):
+        self.heard = time.monotonic()
+        self._begun, self._over, self._shown = self.heard, Event(), False
+        self._thread = Thread(target=self._watch, daemon=True)
+        if not os.environ.get("FLOWLAB_QUIET"):
+            self._thread.start()
+
+    def end(self) -> float:
+        """Say no more; when the last word was said, or the command began."""
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._shown:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+        return self.heard
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._PERIOD):
+            self.heard = time.monotonic()
+            text, end = f"loading ({self.heard - self._begun:.0f} s)", "\n"
+            if sys.stderr.isatty():  # one line, which others take the place of
+                self._shown, text, end = True, f"\r\x1b[2K{text}\r", ""
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
 class _Pipe(io.FileIO):

@@ -1,4 +1,4 @@
-"""Rewrite the generated tables of docs/ from the schema: ``python -m experiments.docs``.
+"""Rewrite the generated tables of docs/ from the schema.
 
 A table stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``.
 """
@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.command import groups, guarded
+from experiments.command import groups
+from experiments.help import Command, written
 from flowlab import schema, settings
-from flowlab.errors import InputError, unknown
+from flowlab.errors import unknown
 from flowlab.storage.files import write
 
+COMMAND = Command("docs", __doc__, {"": "names the pages that it changes"})
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def main(arguments: list[str]) -> int:
     """Rewrite the pages that are out of date; the exit code."""
-    return guarded(lambda: rewrite(*arguments))
+    return COMMAND.start(arguments, rewrite)
 
 
-def rewrite(*arguments: str) -> None:
+def rewrite() -> None:
     """Write each page of docs/ whose tables have changed, and name it."""
-    if arguments:
-        raise InputError(f"arguments must be none; got {' '.join(arguments)}")
     for path in sorted(DOCS.glob("*.md")):
         text = path.read_text()
         if (new := renewed(text)) != text:
@@ -49,7 +49,7 @@ def _settings() -> str:
     return _markdown(
         {
             "key": frame["key"].map("`{}`".format),
-            "default": frame["default"].map(lambda value: f"`{_plain(value)}`"),
+            "default": frame["default"].map(lambda value: f"`{written(value)}`"),
             "values": frame["allowed"],
             "meaning": frame["meaning"] + frame["unit"].map(lambda unit: unit and f" ({unit})"),
             "column": frame["column"].map(lambda name: name and f"`{name}`"),
@@ -89,13 +89,6 @@ _TABLES = {
 def _markdown(columns: dict[str, pd.Series]) -> str:
     rows = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _plain(value: object) -> str:
-    """A default as it is written on the command line."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the gradient goes: ``python -m experiments.ledger init=he depth=20 skip=identity``.
+"""Account for the gradient: what every operation makes of its norm.
 
 Settings are those of ``experiments.run``; ``replace=3.relu`` makes the Jacobian of that operation
 the identity, measures again and compares the change with what the ledger says.
@@ -6,21 +6,36 @@ the identity, measures again and compares the change with what the ledger says.
 
 import shlex
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.command import main
+from experiments.help import Command, Option
 from flowlab.analysis.statistics import mean_interval
 from flowlab.errors import InputError
 from flowlab.instruments.ledger import gains, imbalance, operation
+from flowlab.progress import Progress
 from flowlab.settings import Settings
 from flowlab.storage import tables
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
+
+COMMAND = Command(
+    "ledger",
+    __doc__,
+    {
+        "init=he depth=20 skip=identity": "where a residual net's gradient goes",
+        "depth=20 replace=3.relu": "what changes without one Jacobian",
+    },
+    {
+        "replace": Option(
+            None, "an operation whose Jacobian becomes the identity", "LAYER.OP, such as 3.relu"
+        )
+    },
+    composed=True,
+)
 
 
 def run(settings: Settings, replace: str | None = None) -> None:
@@ -30,15 +45,16 @@ def run(settings: Settings, replace: str | None = None) -> None:
 
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
-    begun = time.perf_counter()
-    accounts = [gains(settings)]
-    if replace is not None:
-        accounts.append(gains(settings, replace))
+    with Progress("measuring gains") as progress:
+        accounts = [gains(settings, progress=progress)]
+        if replace is not None:
+            progress.at(f"measuring without {replace}")
+            accounts.append(gains(settings, replace, progress))
     print(
         f"{settings.seeds} {settings.network.name} nets, activation={settings.activation} "
         f"init={settings.init.name} "
         f"depth={settings.depth} width={settings.width} skip={settings.skip}, "
-        f"upstream={settings.upstream}: {time.perf_counter() - begun:.1f} s\n"
+        f"upstream={settings.upstream}: {progress.took()}\n"
     )
     print(describe(accounts[0]))
     if replace is not None:
@@ -139,4 +155,4 @@ def _replacement(arguments: list[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(partial(run, replace=_replacement(sys.argv))))
+    sys.exit(COMMAND.compose(partial(run, replace=_replacement(sys.argv))))

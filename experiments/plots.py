@@ -1,4 +1,4 @@
-"""Draw the tables under a results folder: ``python -m experiments.plots``; ``experiment=depth``.
+"""Draw the tables under a results folder and print what its studies find.
 
 Writes results/<experiment>/figures/<figure>.png, .svg and .json (finding, settings, caption, the
 runs shown),
@@ -11,23 +11,37 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.command import guarded, note, options
-from experiments.progress import Progress
+from experiments.command import note
+from experiments.help import EXPERIMENT, RESULTS_DIR, Command, Option
 from flowlab import schema, studies
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, check_positive, unknown
 from flowlab.figures.files import save
 from flowlab.figures.head import fixed
+from flowlab.progress import Progress
 from flowlab.storage.experiment import Experiment, find
 from flowlab.storage.files import write
 from flowlab.studies.study import Drawing, Reading, Study
 
-DEFAULTS = {"results_dir": "results", "experiment": "", "kept_within": KEPT_WITHIN}
+COMMAND = Command(
+    "plots",
+    __doc__,
+    {"": "every experiment", "experiment=depth": "one"},
+    {
+        "results_dir": RESULTS_DIR,
+        "experiment": EXPERIMENT,
+        "kept_within": Option(
+            KEPT_WITHIN,
+            "end to end, a gradient that changes by less is called kept (decades)",
+            "numbers above 0",
+        ),
+    },
+)
 
 
 def main(arguments: list[str]) -> int:
     """Draw what the arguments (key=value) ask for; the exit code."""
-    return guarded(lambda: plots(**options(arguments, DEFAULTS)))
+    return COMMAND.start(arguments, plots)
 
 
 def plots(results_dir: str, experiment: str = "", kept_within: float = KEPT_WITHIN) -> None:

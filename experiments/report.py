@@ -1,25 +1,39 @@
-"""Write the report of a results folder: ``python -m experiments.report``; ``results_dir=out``.
+"""Write the report of a results folder: verdicts, figures, tables, commands.
 
 Writes report.html, one file that needs no other, and report.md, which refers to the figures' files,
-into the folder. ``title=`` heads both; ``kept_within=`` is the verdicts' threshold in decades.
+into the folder.
 """
 
 import sys
 from pathlib import Path
 
-from experiments.command import guarded, note, options
-from experiments.progress import Progress
+from experiments.command import note
+from experiments.help import RESULTS_DIR, Command, Option
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, check_positive
+from flowlab.progress import Progress
 from flowlab.report import gather, html, markdown
 from flowlab.storage.files import writable, write
 
-DEFAULTS = {"results_dir": "results", "title": "Gradient flow", "kept_within": KEPT_WITHIN}
+COMMAND = Command(
+    "report",
+    __doc__,
+    {"": "of results/", "results_dir=out": "of another folder"},
+    {
+        "results_dir": RESULTS_DIR,
+        "title": Option("Gradient flow", "what heads the report", "text"),
+        "kept_within": Option(
+            KEPT_WITHIN,
+            "end to end, a gradient that changes by less is called kept (decades)",
+            "numbers above 0",
+        ),
+    },
+)
 
 
 def main(arguments: list[str]) -> int:
     """Write what the arguments (key=value) ask for; the exit code."""
-    return guarded(lambda: report(**options(arguments, DEFAULTS)))
+    return COMMAND.start(arguments, report)
 
 
 def report(results_dir: str, title: str, kept_within: float = KEPT_WITHIN) -> None:

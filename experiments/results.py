@@ -1,4 +1,4 @@
-"""List what experiments hold: ``python -m experiments.results``; ``experiment=depth`` for one.
+"""List what experiments hold, what is missing, and the commands that made them.
 
 Runs kept and planned (a sweep's record, ``<experiment>/sweeps/<id>.json``, holds the runs it set
 out to make), seeds, rows, bytes and the command that made them.
@@ -9,20 +9,29 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from experiments.command import guarded, note, options
+from experiments.command import copied, note
+from experiments.help import EXPERIMENT, RESULTS_DIR, Command
 from flowlab.errors import InputError, unknown
 from flowlab.settings import stored_axes
 from flowlab.storage.experiment import Experiment, Run, covered, find
 from flowlab.storage.files import listed, reading
 
-DEFAULTS = {"experiment": "", "results_dir": "results"}
+COMMAND = Command(
+    "results",
+    __doc__,
+    {"": "every experiment", "experiment=depth": "one, and what its conditions differ in"},
+    {
+        "experiment": EXPERIMENT,
+        "results_dir": RESULTS_DIR,
+    },
+)
 MOST = 5  # problems, axes' values and commands that are listed in full
 COLUMNS = ("experiment", "runs", "state", "seeds", "rows", "size")
 
 
 def main(arguments: list[str]) -> int:
     """List what the arguments (key=value) ask for; the exit code."""
-    return guarded(lambda: results(**options(arguments, DEFAULTS)))
+    return COMMAND.start(arguments, results)
 
 
 def results(experiment: str, results_dir: str) -> None:
@@ -41,7 +50,7 @@ def results(experiment: str, results_dir: str) -> None:
         missing = lacking(index, planned)
         rows.append(_row(kept, index, planned, missing))
         command = command or _commands(kept)
-        below.append([f"    {line}" for line in command])
+        below.append([f"    {copied(line)}" for line in command])
         if experiment:
             below[-1] += [f"    {line}" for line in detail(kept, index, planned, missing)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

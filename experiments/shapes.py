@@ -1,9 +1,6 @@
-"""Show shapes, forward and backward, before anything else.
+"""Show shapes, forward and backward, of a linear layer or of every layer of a net.
 
-python -m experiments.shapes                       the worked example, n=3 d1=2 d2=2, checked
-python -m experiments.shapes n=3 d1=4 d2=5         another; or by shapes: X=3x4 W=4x5
-python -m experiments.shapes shards=2 n=7          one linear layer over several devices
-python -m experiments.shapes network=mlp depth=5   every layer of a net; any setting of a run
+Dimensions of one linear layer, or the settings of a run, which stand for a whole net.
 """
 
 import sys
@@ -11,19 +8,37 @@ import sys
 import numpy as np
 
 from experiments.command import groups, guarded, keys, main
+from experiments.help import Command, Option
 from flowlab.errors import InputError, unknown
 from flowlab.lessons import shapes, sharding
 from flowlab.measurement.setup import prepare
 from flowlab.settings import Settings
 
-_LINEAR = (*shapes.AXES, *shapes.OPERANDS, "shards")
+_COUNTS = "whole numbers from 1"
+COMMAND = Command(
+    "shapes",
+    __doc__,
+    {
+        "": "the worked example, n=3 d1=2 d2=2, checked",
+        "n=3 d1=4 d2=5": "another",
+        "X=3x4 W=4x5": "another, by shapes",
+        "shards=2 n=7": "one linear layer over several devices",
+        "network=mlp depth=5": "every layer of a net",
+    },
+    {
+        **dict.fromkeys(shapes.AXES, Option(None, "a dimension of the layer", _COUNTS)),
+        **dict.fromkeys(shapes.OPERANDS, Option(None, "an array's shape", "such as 3x2")),
+        "shards": Option(None, "devices over which the layer is split", _COUNTS),
+    },
+    composed=True,
+)
+_LINEAR = tuple(COMMAND.options)
 
 
 def run(arguments: list[str]) -> int:
     """Show what the arguments ask for; the exit code."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__.rstrip())
-        return 0
+    if (answered := COMMAND.answer(arguments)) is not None:
+        return answered
     names = [argument.partition("=")[0] for argument in arguments]
     linear = [name for name in names if name in _LINEAR]
     if len(linear) == len(names):

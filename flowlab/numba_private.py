@@ -4,9 +4,17 @@
 missing.
 """
 
-from numba.core import cgutils, config
+from numba.core import cgutils, config, event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 from numba.np.arrayobj import make_array
 
-__all__ = ["Dispatcher", "FunctionCache", "IndexDataCacheFile", "cgutils", "config", "make_array"]
+__all__ = [
+    "Dispatcher",
+    "FunctionCache",
+    "IndexDataCacheFile",
+    "cgutils",
+    "config",
+    "event",
+    "make_array",
+]

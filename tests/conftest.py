@@ -1,14 +1,16 @@
 """What tests share: the command in this process, options, and what is said at the end."""
 
+import os
 import sys
 from collections import Counter
 
 import jax
 import pytest
 
-from experiments import command
-from experiments.run import run
+from experiments.run import COMMAND, run
 
+os.environ["FLOWLAB_QUIET"] = "1"  # a machine that is busy makes no command say what takes so long
+os.environ.pop("FLOWLAB_MAKE", None)  # of make test
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
 
@@ -35,13 +37,7 @@ def calling(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def call(calling):
     """Run ``experiments.run``."""
-    return calling(lambda: command.main(run, swept=True))
-
-
-@pytest.fixture(autouse=True)
-def unhurried(monkeypatch):
-    """A machine that is busy makes no command say how long it takes."""
-    monkeypatch.setattr("experiments.progress.PERIOD", 1e6)
+    return calling(lambda: COMMAND.compose(run, swept=True))
 
 
 def pytest_addoption(parser):

@@ -13,20 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
-ORDER = ["errors", "numba_private", "schema", "notebook", "analysis", "cache", "kernel"]
-ORDER += [
-    "numerics",
-    "layer",
-    "initializers",
-    "layers",
-    "data",
-    "settings",
-    "storage",
-    "networks",
-    "measurement",
-]
-ORDER += ["laws", "instruments", "lessons", "theory", "prediction", "runs", "figures", "claims"]
-ORDER += ["studies", "report"]
+ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebook", "analysis"]
+ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "settings"]
+ORDER += ["storage", "networks", "measurement", "laws", "instruments", "lessons", "theory"]
+ORDER += ["prediction", "runs", "figures", "claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},

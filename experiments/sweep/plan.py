@@ -14,8 +14,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from experiments.command import note
-from experiments.progress import Progress
+from experiments.command import invocation, note
 from experiments.ranking import check, ranking
 from experiments.sweep.conditions import Condition
 from experiments.sweep.progress import Watcher
@@ -23,6 +22,7 @@ from experiments.sweep.work import described, write_part
 from flowlab.analysis.comparison import answer, differing, ordered, row
 from flowlab.analysis.verdicts import AGREEMENTS, judge, tally
 from flowlab.errors import InputError
+from flowlab.progress import Progress
 from flowlab.settings import Settings
 from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment, Run, condition_of, missing_seeds
@@ -56,7 +56,7 @@ class Plan:
         self.kept: list[tuple[Condition, list[str]]] = []
         self.by_other_code = 0
         self.outcomes: dict[int, dict] = {}
-        self.seconds = 0.0
+        self.took = "0 s"
         distinct = {
             (c.settings.results_dir, c.settings.experiment, c.settings.run()): c
             for c in reversed(conditions)
@@ -145,7 +145,7 @@ class Plan:
                 "rest"
             ) from None
         finally:
-            self.seconds = progress.seconds
+            self.took = progress.took()
 
     def _print(self, outcome: dict) -> None:
         if outcome["event"] == "done" and len(self.waiting) <= _SHOWN:
@@ -153,7 +153,7 @@ class Plan:
             overrides = self.waiting[number][0].overrides
             print(
                 f"{number + 1:>4}  {overrides}: {outcome['trend']} ({outcome['seconds']:.1f} s)",
-                flush=True,
+                file=sys.stderr,
             )
 
     def report(self) -> None:
@@ -165,7 +165,7 @@ class Plan:
                 failed.append((self.waiting[number][0].overrides, outcome["reason"]))
         kept = len(self.kept) + events["skipped"]
         total = len(self.kept) + len(self.waiting) + len(self.refused)
-        parts = [f"{events['done']} measured in {self.seconds:.1f} s"]
+        parts = [f"{events['done']} measured in {self.took}"]
         parts += [f"{kept} kept from before"] if kept else []
         parts += [f"{len(failed)} failed"] if failed else []
         missing = len(self.waiting) - len(self.outcomes)
@@ -180,8 +180,7 @@ class Plan:
         for folder in self.folders:
             print(f"Tables:  {folder / 'runs'}  (pandas.read_parquet opens the folder)")
         results = self.folders[0].parent if self.folders else "results"
-        where = shlex.quote(f"results_dir={results}")
-        print(f"Draw:    python -m experiments.plots {where}\n", flush=True)
+        print(f"Draw:    {invocation('plots', f'results_dir={results}')}\n", flush=True)
         if self.stopped is not None:
             raise InputError(
                 f"{self.stopped}; what is done is kept, and the same command does the rest"

@@ -18,11 +18,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import open_dict
 
+from experiments.command import ready
 from experiments.sweep import engines, pool
 from experiments.sweep.conditions import conditions
 from experiments.sweep.plan import Plan
 from experiments.sweep.work import Work
 from flowlab.errors import InputError
+from flowlab.progress import Progress
 
 
 @dataclass
@@ -64,7 +66,9 @@ class Sweep(Sweeper):
         if not overrides:
             raise InputError("a sweep needs values, as in -m depth=5,10; got none")
         engines.check(self._config.hydra.launcher)
-        plan = Plan(conditions(self._context.config_loader, self._config, overrides))
+        ready()
+        with Progress("planning the sweep"):
+            plan = Plan(conditions(self._context.config_loader, self._config, overrides))
         if plan.waiting:
             with plan.prepared() as folder:
                 self._launch(plan, folder)

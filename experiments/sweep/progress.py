@@ -8,17 +8,18 @@ import errno
 import json
 import os
 import socket
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
+from flowlab.progress import Progress
 from flowlab.storage.files import storing
 
+ENDS = ("done", "failed", "skipped")  # of a condition; before: begun, compiling, compiled
 _POLL = 0.2  # seconds between two looks at the files
-_PERIOD = 30.0  # seconds between two lines where there is no terminal
 
 
 class Journal:
@@ -56,28 +57,66 @@ def _events(text: bytes) -> Iterator[dict]:
             continue
 
 
+class Elsewhere:
+    """What processes of a sweep compile: as :class:`flowlab.compilation.Compilation` says it."""
+
+    def __init__(self):
+        self._kernels: dict[str, int] = {}  # by journal
+        self._busy: set[int] = set()  # conditions
+        self._since, self._spent = 0.0, 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def take(self, journal: str, event: dict) -> None:
+        """What an event of a condition says of compiling: any other than its own ends it."""
+        now, before = time.monotonic(), self.busy
+        if "kernels" in event:
+            self._kernels[journal] = event["kernels"]
+        if event["event"] == "compiling":
+            self._busy.add(event["condition"])
+        else:
+            self._busy.discard(event["condition"])
+        if self.busy and not before:
+            self._since = now
+        elif before and not self.busy:
+            self._spent += now - self._since
+
+    @property
+    def kernels(self) -> int:
+        return sum(self._kernels.values())
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._busy)
+
+    @property
+    def seconds(self) -> float:
+        """How long any of them was compiling."""
+        return self._spent + (time.monotonic() - self._since if self._busy else 0.0)
+
+
 class Watcher:
-    """Watches a sweep's journals while its body runs: a bar on a terminal, lines elsewhere.
+    """Watches a sweep's journals while its body runs, and says how far it is.
 
     ``outcomes`` holds the last event of every condition that has ended, by its number; ``say`` is
     called with each as it arrives.
     """
 
     def __init__(self, folder: Path, total: int, skipped: int, say):
-        self._folder, self._total, self._skipped, self._say = folder, total, skipped, say
+        self._folder, self._total, self._say = folder, total, say
         self._read: dict[str, int] = {}
         self.outcomes: dict[int, dict] = {}
-        self._failed = 0
+        self._counts = Counter(skipped=skipped)
+        self._progress = Progress("starting processes", Elsewhere())
         self._over = Event()
 
     def __enter__(self):
-        from tqdm import tqdm
-
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=self._total, unit="run", leave=False, disable=not self._terminal, delay=0.5
-        )
-        self._begun = self._printed = time.monotonic()
+        self._start = time.monotonic()
+        self._progress.__enter__()
         self._thread = Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -86,8 +125,12 @@ class Watcher:
         self._over.set()
         self._thread.join()
         self._look()
-        self._bar.close()
-        self.seconds = time.monotonic() - self._begun
+        self._progress.__exit__(*exception)
+        self.seconds = time.monotonic() - self._start
+
+    def took(self) -> str:
+        """How long the sweep took; compiling, of whatever process, apart."""
+        return self._progress.took()
 
     def _watch(self) -> None:
         while not self._over.wait(_POLL):
@@ -104,37 +147,15 @@ class Watcher:
             whole = text[: text.rfind(b"\n") + 1]
             self._read[entry.name] = read + len(whole)
             for event in _events(whole):
-                self._take(event)
-        self._print()
+                self._take(entry.name, event)
 
-    def _take(self, event: dict) -> None:
+    def _take(self, journal: str, event: dict) -> None:
         number = event["condition"]
-        if event["event"] == "begun" or number in self.outcomes:
-            return
-        self.outcomes[number] = event
-        self._failed += event["event"] == "failed"
-        with self._bar.external_write_mode(file=sys.stdout, nolock=True):
-            self._say(event)
-        self._bar.update()
-
-    def _print(self) -> None:
-        done, failed = len(self.outcomes), self._failed
-        if self._terminal:
-            self._bar.set_postfix_str(f"{self._skipped} skipped, {failed} failed")
-            return
-        now = time.monotonic()
-        if now - self._printed < _PERIOD or not done:
-            return
-        self._printed, rate = now, done / (now - self._begun)
-        print(
-            f"{done} of {self._total} done, {self._skipped} skipped, {failed} failed, "
-            f"{rate:.3g} per second, {_duration((self._total - done) / rate)} left",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+        self._progress.compiled.take(journal, event)
+        if event["event"] in ENDS and number not in self.outcomes:
+            self.outcomes[number] = event
+            self._counts[event["event"]] += 1
+            with self._progress.aside():
+                self._say(event)
+        others = (f", {self._counts[k]} {k}" for k in ("skipped", "failed") if self._counts[k])
+        self._progress.at(f"measuring{''.join(others)}", len(self.outcomes), self._total)

@@ -14,8 +14,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.sweep.progress import Journal
+from experiments.sweep.progress import ENDS, Journal
 from flowlab.analysis.comparison import row
+from flowlab.compilation import Compilation
 from flowlab.errors import InputError
 from flowlab.measurement.setup import Batches, needed
 from flowlab.runs import run
@@ -65,7 +66,7 @@ class Work:
         except FileNotFoundError:
             return "the sweep was given up"
         events = list(journal.earlier())
-        ended = {event["condition"] for event in events if event["event"] != "begun"}
+        ended = {event["condition"] for event in events if event["event"] in ENDS}
         begun = Counter(event["condition"] for event in events if event["event"] == "begun")
         for condition in part["conditions"]:
             index = condition["index"]
@@ -77,7 +78,7 @@ class Work:
                 continue
             journal.write(index, "begun")
             try:
-                outcome = self._condition(condition, part)
+                outcome = self._condition(condition, part, journal)
             except StorageError as error:
                 journal.write(index, "failed", reason=str(error))
                 raise
@@ -94,7 +95,7 @@ class Work:
             journal.write(index, **outcome)
         return None
 
-    def _condition(self, condition: dict, part: dict) -> dict:
+    def _condition(self, condition: dict, part: dict, journal: Journal) -> dict:
         settings = from_plain(condition["settings"])
         experiment = Experiment(Path(settings.results_dir) / settings.experiment)
         if not settings.overwrite and experiment.has(settings.run()):
@@ -111,9 +112,16 @@ class Work:
             threads=settings.threads or self.threads,
             memory_gib=_share(settings, self.share),
         )
-        done = run(settings, command=part["command"], extend=condition["extend"])
+
+        def report(kernels: int, busy: bool) -> None:
+            event = "compiling" if busy else "compiled"
+            journal.write(condition["index"], event, kernels=kernels)
+
+        with Compilation(report) as compiled:
+            done = run(settings, command=part["command"], extend=condition["extend"])
+        seconds = done.seconds - compiled.seconds
         trend, judged = done.verdict.trend, row(done.verdict)
-        return {"event": "done", "seconds": done.seconds, "trend": trend, "judged": judged}
+        return {"event": "done", "seconds": seconds, "trend": trend, "judged": judged}
 
 
 def _share(settings: Settings, share: int) -> float:

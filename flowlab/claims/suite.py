@@ -17,6 +17,7 @@ COLUMNS = (
     *("id", "statement", "source", "quantity", "predicted", "measured", "low", "high"),
     *("tolerance", "verdict", "expected", "as_expected", "sentence"),
 )
+Begin = Callable[[str, int, int], None]
 Report = Callable[[dict, int, int], None]
 
 
@@ -48,13 +49,17 @@ def select(only: str | None) -> dict[str, Claim]:
 
 
 def run(
-    seed: int = 0, seeds: int = 64, only: str | None = None, report: Report | None = None
+    seed: int = 0,
+    seeds: int = 64,
+    only: str | None = None,
+    report: Report | None = None,
+    begin: Begin | None = None,
 ) -> pd.DataFrame:
     """Measure the claims that ``only`` names (all by default): one row each, with ``COLUMNS``.
 
-    Networks have the seeds ``seed``, ``seed + 1``, ...; ``report(row, index, total)`` is called
-    after each claim. Raises InputError for an unknown claim, a negative seed, or fewer than two
-    seeds.
+    Networks have the seeds ``seed``, ``seed + 1``, ...; ``begin(id, done, total)`` is called before
+    each claim and ``report(row, index, total)`` after it. Raises InputError for an unknown claim, a
+    negative seed, or fewer than two seeds.
     """
     if seed < 0:
         raise InputError(f"seed must be at least 0; got {seed}")
@@ -63,6 +68,8 @@ def run(
     chosen = select(only)
     rows = []
     for index, claim in enumerate(chosen.values(), 1):
+        if begin is not None:
+            begin(claim.id, index - 1, len(chosen))
         finding = claim.check(Trial(seed, seeds))
         row = {"id": claim.id, "statement": claim.statement, "source": claim.source}
         row |= asdict(finding)

@@ -184,16 +184,6 @@ def test_interrupted_imports_leave_no_traceback(tmp_path):
     assert done.stderr == "interrupted\n" and done.returncode != 0
 
 
-def test_help_names_every_setting_and_choice(call, capsys):
-    with pytest.raises(SystemExit) as end:
-        call("--help")
-    output, errors = capsys.readouterr()
-    assert (end.value.code, errors) == (0, "")
-    for name in [*command.keys(), *(c for group in command.groups().values() for c in group)]:
-        assert name.split(".")[-1] in output
-    assert "python -m experiments.run init=he depth=50" in output
-
-
 @pytest.mark.parametrize("group", command.groups())
 def test_every_choice_composes(call, group):
     for choice in command.groups()[group]:

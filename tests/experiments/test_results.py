@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments import compact, plots, results
+from experiments.command import invocation
 from flowlab.report import gather
 from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment, condition_of
@@ -41,7 +42,7 @@ def test_experiments_are_listed_with_what_they_lack(folder, capsys):
     assert alone.split()[:6] == ["alone", "1", "single", "runs", "2", "6"]
     assert command.strip() == "make it"
     assert mine.split()[:8] == ["mine", "3", "2", "of", "4", "missing", "2", "18"]
-    assert sweep.strip() == "python -m experiments.run -m seed=1,2"
+    assert sweep.strip() == invocation("run", "-m", "seed=1,2")
     assert max(map(len, (head, alone, mine))) <= 100
     filled(folder / "mine", 0, 4)
     _, output, _ = run(results, capsys, folder)

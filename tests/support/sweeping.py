@@ -30,6 +30,11 @@ module.measure = measure
 """
 
 
+def interruptible() -> None:
+    """Let Ctrl-C reach a process although whoever started the tests had it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Sweep:
     """A sweep as a process, in a session of its own."""
 
@@ -48,6 +53,7 @@ class Sweep:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=interruptible,
         )
         self.pid = self.process.pid
 
@@ -92,8 +98,7 @@ class Sweep:
         """Exit code, output and errors, once all its processes have left by themselves."""
         output, errors = self.process.communicate(timeout=PATIENCE)
         self.leave()
-        lines = [line for line in errors.splitlines(True) if " per second, " not in line]
-        return self.process.returncode, output, "".join(lines)  # without the progress of slow ones
+        return self.process.returncode, output, errors
 
     def leave(self) -> None:
         """Wait for all its processes to be gone."""
