@@ -38,7 +38,7 @@ __all__ = [
 
 DEFECT = 70  # exit code of what nobody foresaw: EX_SOFTWARE of sysexits.h
 # The commands that make has, and the names of their targets.
-TARGETS = {name: name for name in ("run", "compact", "plots", "report", "claims", "docs")}
+TARGETS = {name: name for name in ("run", "ask", "compact", "plots", "report", "claims", "docs")}
 TARGETS |= {"results": "list", "benchmark": "bench"}
 # Packages that raise errors of any type for a command line or a file that they cannot read.
 _READERS = {"hydra", "omegaconf", "yaml", "antlr4", "argparse"}

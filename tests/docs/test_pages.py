@@ -21,6 +21,11 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 YOURS = {"conf/init/mine.yaml"}  # files that a reader is to write
 STAND_INS = ROOT / "tests/support/stand_ins"  # of packages too large to test with
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join(map(str, [ROOT, STAND_INS])),
+    # As in an activated environment.
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+}
 
 
 def blocks(language):
@@ -57,9 +62,8 @@ def start(folder, *arguments):
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, STAND_INS]))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
         text=True,
         timeout=600,
     )
@@ -79,7 +83,7 @@ def test_the_python_of_a_page_runs_in_order_and_prints_what_is_shown(page, tmp_p
     script = "\n".join(f"{code}\nprint({cut!r}, flush=True)" for code, _ in found)
     (tmp_path / "page.py").write_text(script)
     done = start(tmp_path, "page.py")
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     printed = done.stdout.split(f"{cut}\n")
     assert "".join(printed).strip()
     for output, (_, shown) in zip(printed, found, strict=False):
@@ -91,7 +95,8 @@ def test_the_python_of_a_page_runs_in_order_and_prints_what_is_shown(page, tmp_p
 def test_a_session_prints_what_is_shown(line, expected, tmp_path):
     python, *arguments = words(line)
     assert python == "python"
-    assert plain(start(tmp_path, *arguments).stdout) == plain(expected)
+    done = start(tmp_path, *arguments)
+    assert plain(done.stderr if done.returncode else done.stdout) == plain(expected)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -134,7 +139,7 @@ def test_settings_compose(module, arguments, calling, monkeypatch):
 @pytest.mark.parametrize("module, arguments", of("shapes"))
 def test_shapes_are_shown(module, arguments, tmp_path):
     done = start(tmp_path, "-m", "experiments.shapes", *arguments)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("module, arguments", of("results", "compact", "plots", "report"))
