@@ -13,6 +13,7 @@
 
 from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
+from flowlab.registration import register_activation, register_initializer
 from flowlab.runs import measure, predict, run
 from flowlab.settings import Settings, make
 from flowlab.storage.experiment import load
@@ -27,5 +28,7 @@ __all__ = [
     "make",
     "measure",
     "predict",
+    "register_activation",
+    "register_initializer",
     "run",
 ]

@@ -88,11 +88,11 @@ class Kernel:
         skipped = self.n_reads if self.elementwise else len(self.dimensions)
         self.constants = self.argument_names[skipped:]
         self.home = (function.__module__, _kept_beside(function))
-        self._function, self._fastmath = function, fastmath
+        self.function, self._fastmath = function, fastmath
 
     @cached_property
     def single(self):
-        own = njit(self._function, error_model="numpy", fastmath=self._fastmath)
+        own = njit(self.function, error_model="numpy", fastmath=self._fastmath)
         if not self.elementwise:
             return keep(own, self.home[1])
         names = [f"a{i}" for i in range(len(self.dimensions))]

@@ -15,8 +15,8 @@ PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
 ORDER = ["errors", "numba_private", "schema", "analysis", "cache", "kernel", "numerics", "layer"]
 ORDER += ["initializers", "layers", "data", "settings", "storage", "networks", "measurement"]
-ORDER += ["laws", "instruments", "lessons", "theory", "prediction", "runs", "figures", "claims"]
-ORDER += ["studies", "report"]
+ORDER += ["laws", "instruments", "lessons", "theory", "registration", "prediction", "runs"]
+ORDER += ["figures", "claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},
