@@ -12,7 +12,7 @@ _BLOCK = ("activation_log10_norm", DELTA)
 _OF_LAYER = (f"{DELTA}_infinite", "q", "chi", "slope_error")
 # Sentences of several families.
 SHALLOW = "a net of one layer has no step between layers; depth=2 has a prediction"
-OWN = "theory knows the networks of the settings, not one's own; network=mlp has a prediction, say"
+OWN = "theory knows the networks of the settings, not one's own; network=mlp has a prediction"
 IDENTITY = (
     "theory averages over random weights and init=identity draws none; "
     "init=orthogonal has a prediction"

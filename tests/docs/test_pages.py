@@ -70,6 +70,8 @@ def test_the_python_of_a_page_runs_in_order(page, tmp_path):
     done = start(tmp_path, "page.py")
     assert done.returncode == 0, done.stdout
     assert done.stdout.strip()
+    for shown in blocks("text").get(page, ()):
+        assert shown in done.stdout
 
 
 @pytest.mark.parametrize("line, expected", SHOWN)
