@@ -101,7 +101,8 @@ def test_the_digest_of_a_function_is_that_of_every_process_and_way_of_writing(tm
     program = (
         "import math, flowlab;"
         "f = lambda x: x / (1.0 + math.exp(-2 * x));"
-        "df = lambda x: (1 + math.exp(-2*x) + 2*x*math.exp(-2*x)) / (1 + math.exp(-2*x))**2;"
+        "s = lambda x: 1.0 / (1.0 + math.exp(-2 * x));"
+        "df = lambda x: s(x) + 2 * x * s(x) * (1 - s(x));"
         "flowlab.register_activation('mine', f, df); print(flowlab.make(activation='mine').run())"
     )
     flowlab.register_activation("mine", *swish(2.0))
