@@ -44,7 +44,7 @@ def keys(schema=Settings, kind: type | None = None, prefix: str = "") -> list[st
         inner = field.default_factory
         if dataclasses.is_dataclass(inner):
             names += keys(inner, kind, f"{prefix}{field.name}.")
-        elif kind is None or kind in (field.type, *get_args(field.type)):
+        elif field.init and kind in (None, field.type, *get_args(field.type)):
             names.append(prefix + field.name)
     return names
 

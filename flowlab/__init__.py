@@ -14,6 +14,7 @@
 
 from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
+from flowlab.registration import register_activation, register_initializer
 from flowlab.runs import compare, measure, predict, run
 from flowlab.settings import Settings, make
 from flowlab.storage.experiment import load
@@ -29,5 +30,7 @@ __all__ = [
     "make",
     "measure",
     "predict",
+    "register_activation",
+    "register_initializer",
     "run",
 ]

@@ -1,4 +1,4 @@
-"""Labelled data: bundled digits, Gaussian noise, or the user's own file, and seeded batches of it.
+"""Labelled data: digits, Gaussian noise, the user's own file or arrays, and seeded batches of them.
 
 A label is text, a boolean or a whole number and names a class. Numbers with a fraction, or too many
 different ones to be classes, are the target of a regression. Rows and columns in messages count
@@ -6,11 +6,14 @@ from 1; the header of a CSV file is not a row.
 """
 
 import gzip
+import hashlib
+import json
 import math
 import os
 import re
 import struct
 import warnings
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -27,7 +30,7 @@ import pandas as pd
 from flowlab.errors import InputError, check_count, unknown
 from flowlab.schema import setting
 
-SOURCES = ("digits", "gaussian", "file")
+SOURCES = ("digits", "gaussian", "file", "arrays")
 # One stream of random numbers for each use of a seed.
 INPUTS, LABELS, ORDER = range(3)
 MOST_CLASSES, ROWS_OF_A_CLASS = 20, 5  # where numbers name classes: see _measures
@@ -40,6 +43,10 @@ def _file(settings) -> bool:
 
 def _gaussian_data(settings) -> bool:
     return settings.data.name == "gaussian"
+
+
+def _in_memory(settings) -> bool:
+    return settings.data.name == "arrays"
 
 
 @dataclass
@@ -59,7 +66,7 @@ class DataSettings:
     )
     standardise: bool = setting(
         True,
-        "digits, file: whether features and targets get mean 0 and variance 1",
+        "digits, file, arrays: whether features and targets get mean 0 and variance 1",
         where=lambda settings: settings.data.name != "gaussian",
     )
     features: int | None = setting(
@@ -71,6 +78,16 @@ class DataSettings:
     classes: int = setting(
         10, "gaussian: number of classes", allowed="whole numbers from 2", where=_gaussian_data
     )
+    digest: str | None = setting(
+        None,
+        "arrays: a digest of what they hold; in Python data=(X, y) makes it",
+        where=_in_memory,
+        later=True,
+    )
+
+    def __post_init__(self):
+        # Not a field: settings are plain data, and keep their arrays alive.
+        self._held = _HELD.get(self.digest)
 
     def validate(self) -> None:
         """Raise InputError unless the settings agree with one another."""
@@ -80,6 +97,11 @@ class DataSettings:
             raise InputError(f"data.path must name a file when data.name is file; got {self.path}")
         if self.name != "file" and self.path:
             raise InputError(f"data.name must be file when data.path is given; got {self.name}")
+        if self.name == "arrays" and not self.digest:
+            raise InputError(
+                "data must be given in Python, as (X, y) or a DataFrame, when data.name is arrays; "
+                "got the name alone"
+            )
         if self.features is not None:
             check_count("data.features", self.features)
         if self.classes < 2:
@@ -89,10 +111,101 @@ class DataSettings:
         for name, source in (
             *dict.fromkeys(("inputs", "target", "labels"), "file").items(),
             *dict.fromkeys(("features", "classes"), "gaussian").items(),
+            ("digest", "arrays"),
         ):
             value = getattr(self, name)
             if self.name != source and value != getattr(defaults, name):
                 raise InputError(f"data.{name} belongs to data={source}; got {value}")
+
+
+class HeldArrays:
+    """Arrays in memory: ``x`` (n, features) float64, ``labels`` (n, ...) and a digest of both.
+
+    Equal arrays are one object, alive as long as settings name them, also where it is unpickled.
+    """
+
+    def __new__(cls, x: np.ndarray, labels: np.ndarray):
+        digest = _content(x, labels)
+        held = _HELD.get(digest)
+        if held is None:
+            held = object.__new__(cls)
+            held.x, held.labels, held.digest = x, labels, digest
+            x.flags.writeable = labels.flags.writeable = False
+            _HELD[digest] = held
+        return held
+
+    def __reduce__(self):
+        return HeldArrays, (self.x, self.labels)
+
+
+_HELD: weakref.WeakValueDictionary[str, HeldArrays] = weakref.WeakValueDictionary()
+
+
+def arrays(X, y=None, *, target: str | None = None, standardise: bool = True) -> DataSettings:
+    """Settings of data in memory, for ``flowlab.make(data=...)``; ``data=(X, y)`` is short for it.
+
+    X: (n, ...) numbers, an array, nested lists or a DataFrame; axes behind the first are flattened.
+    y: (n,) classes or targets, or targets (n, K). Without ``y``, X is a DataFrame with the labels
+    in the column ``target``, by default the last. Rows belong together by their position. Both are
+    copied, and follow the rules of files: text in X is read as numbers where it can be, labels are
+    classes or, under loss=squared_error, may be the targets of a regression.
+
+    Settings hold a digest of the numbers, so that equal arrays are the same run in any process.
+    They can be pickled with their arrays; where settings are read without them, from the metadata
+    of a table say, the arrays must be given anew to measure. Raises InputError for an X that is not
+    finite numbers, a y that is neither classes nor targets, and lengths that differ.
+    """
+    columns = None
+    if y is None:
+        if not isinstance(X, pd.DataFrame):
+            raise InputError(f"data without y must be a DataFrame; got {type(X).__name__}")
+        names = _columns(_plain_names(X), target, _MEMORY)
+        x, labels, columns = _split(X.set_axis(names, axis=1), target, _MEMORY)
+    elif target is not None:
+        raise InputError(f"target must be left out where y is given; got {target}")
+    else:
+        labels = _array(y, "labels")
+        if isinstance(X, pd.DataFrame) and X.shape[1]:
+            x, columns = _matrix(X, _MEMORY), _plain_names(X)
+        else:
+            x = _array(X, "inputs")
+    x = _inputs(x, columns, _MEMORY)
+    _target(labels, len(x), _MEMORY, regression=True)
+    labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+    held = HeldArrays(x, labels.copy())
+    return DataSettings("arrays", standardise=standardise, digest=held.digest)
+
+
+_MEMORY = "data"  # as messages call what has no file
+
+
+def _array(values, what: str) -> np.ndarray:
+    """An array of what a caller has; of a list of unlike things, of objects."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError(f"{what} of data must have a value everywhere; got a masked array")
+    if isinstance(values, list | tuple) and values and np.ndim(values[0]) == 0:
+        values = pd.Series(list(values), dtype=object)
+    if isinstance(values, pd.Series):
+        return values.infer_objects().to_numpy()
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise InputError(f"{what} of data must be an array; got unequal rows") from None
+
+
+def _content(x: np.ndarray, labels: np.ndarray) -> str:
+    """A digest of the numbers and words, whatever types held them."""
+    kind = labels.dtype.kind
+    if kind in "OUS":
+        words = [str(label) for label in labels.ravel()]
+        content = json.dumps(words).encode()
+    else:
+        types = {"b": "u1", "i": "<i8", "f": "<f8"}
+        content = labels.astype(types.get(kind, labels.dtype)).tobytes()
+    digest = hashlib.sha256(repr((x.shape, labels.shape, kind in "OUS" or kind)).encode())
+    digest.update(x.astype("<f8").tobytes())
+    digest.update(content)
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,15 +254,18 @@ def load(
 
     ``gaussian`` draws ``batch_size`` rows of ``features`` N(0, 1) inputs unless the settings
     say otherwise, with uniform labels; they depend on ``seed`` alone, so that fewer rows are a
-    prefix of more. ``digits`` and ``file`` load every row, whatever the features, batch and seed.
-    The numbers of a file that name no classes are taken as targets if it may be a ``regression``,
-    and refused otherwise. Raises InputError for settings or files that will not do.
+    prefix of more. The others load every row, whatever the features, batch and seed. The numbers of
+    a file or an array that name no classes are taken as targets if it may be a ``regression``, and
+    refused otherwise. Raises InputError for settings or files that will not do, and for arrays that
+    are not in memory.
     """
     settings.validate()
     if settings.name == "digits":
         return _digits(settings.standardise)
     if settings.name == "file":
         return _from_file(settings, regression)
+    if settings.name == "arrays":
+        return _from_memory(settings, regression)
     return _gaussian(settings.features or features, settings.classes, batch_size, seed)
 
 
@@ -213,10 +329,25 @@ def _from_file(settings: DataSettings, regression: bool) -> Dataset:
         labels = _idx(_existing("data.labels", settings.labels or _idx_labels(path)))
     x = _inputs(x, columns, path)
     labels, n_classes = _target(labels, len(x), path, regression)
-    if settings.standardise:
+    return _dataset(x, labels, n_classes, path.name, settings.standardise)
+
+
+def _from_memory(settings: DataSettings, regression: bool) -> Dataset:
+    held = settings._held
+    if held is None:
+        raise InputError(
+            "data must be given anew, as data=(X, y), in a process that does not hold it; "
+            f"got the digest {settings.digest} alone"
+        )
+    labels, n_classes = _target(held.labels, len(held.x), _MEMORY, regression)
+    return _dataset(held.x, labels, n_classes, _MEMORY, settings.standardise)
+
+
+def _dataset(x, labels, n_classes: int, name: str, standardised: bool) -> Dataset:
+    if standardised:
         x = standardise(x)
         labels = standardise(labels) if labels.ndim == 2 else labels
-    return Dataset(x, labels, n_classes, path.name, settings.standardise)
+    return Dataset(x, labels, n_classes, name, standardised)
 
 
 # The kinds of files that read a setting.
@@ -270,24 +401,41 @@ def _table(path: Path, kind: str, target: str | None) -> tuple[np.ndarray, np.nd
     if kind == "parquet":
         with _reading(path, "parquet"):
             frame = pd.read_parquet(path)
-        frame.columns = [" ".join(str(name).split()) for name in frame.columns]
+        frame.columns = _plain_names(frame)
         names = _columns(frame.columns, target, path)
     else:
         names = _columns(_header(path), target, path)
         frame = _csv(path, names, target or names[-1])
+    return _split(frame, target, path, csv=kind == "csv")
+
+
+def _split(
+    frame: pd.DataFrame, target: str | None, source: Path | str, csv: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Inputs, labels and the inputs' column names of a frame."""
+    names = list(frame.columns)
     if len(frame) < 1 or len(names) < 2:
         raise InputError(
-            f"{path} must hold a row and two columns at least, inputs and labels; "
+            f"{source} must hold a row and two columns at least, inputs and labels; "
             f"got {len(frame)} rows and {len(names)} columns ({', '.join(names)})"
-            + ("; commas separate columns" if kind == "csv" and len(names) == 1 else "")
+            + ("; commas separate columns" if csv and len(names) == 1 else "")
         )
-    labels = frame.pop(target or names[-1])
-    labels = _read_labels(labels, path) if kind == "csv" else labels.infer_objects().to_numpy()
-    x = np.column_stack([_numbers(column, path) for _, column in frame.items()])
-    return x, labels, list(frame.columns)
+    target = target or names[-1]
+    labels = frame[target]
+    labels = _read_labels(labels, source) if csv else labels.infer_objects().to_numpy()
+    inputs = frame.drop(columns=target)
+    return _matrix(inputs, source), labels, list(inputs.columns)
 
 
-def _columns(names: Iterable[str], target: str | None, path: Path) -> list[str]:
+def _matrix(frame: pd.DataFrame, source: Path | str) -> np.ndarray:
+    return np.column_stack([_numbers(column, source) for _, column in frame.items()])
+
+
+def _plain_names(frame: pd.DataFrame) -> list[str]:
+    return [" ".join(str(name).split()) for name in frame.columns]
+
+
+def _columns(names: Iterable[str], target: str | None, path: Path | str) -> list[str]:
     """The names, all different, with the target among them."""
     names = list(names)
     if len(set(names)) < len(names):
@@ -367,7 +515,7 @@ _ABSENT = {
 }
 
 
-def _read_labels(texts: pd.Series, path: Path) -> np.ndarray:
+def _read_labels(texts: pd.Series, path: Path | str) -> np.ndarray:
     """The labels of a CSV file: whole numbers or numbers if they all are, else text.
 
     Among numbers NA and None are absent labels, NaN; among words they are words, and only an empty
@@ -398,7 +546,7 @@ def _read_labels(texts: pd.Series, path: Path) -> np.ndarray:
     return labels
 
 
-def _numbers(column: pd.Series, path: Path) -> np.ndarray:
+def _numbers(column: pd.Series, path: Path | str) -> np.ndarray:
     """The column as float64, missing values as NaN."""
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(np.float64, na_value=np.nan)
@@ -456,7 +604,7 @@ def _idx(path: Path) -> np.ndarray:
     return np.ndarray(shape, dtype, raw, start)
 
 
-def _inputs(x: np.ndarray, columns: list[str] | None, path: Path) -> np.ndarray:
+def _inputs(x: np.ndarray, columns: list[str] | None, path: Path | str) -> np.ndarray:
     """``x`` (n, ...) as finite float64 (n, features); ``columns`` are the names to report."""
     if x.dtype.kind not in "biuf":
         raise InputError(f"inputs of {path} must be numbers; got {x.dtype}")
@@ -493,7 +641,9 @@ def _measures(labels: np.ndarray) -> bool:
     return int(different[-1]) - int(different[0]) >= len(different)
 
 
-def _target(labels: np.ndarray, n: int, path: Path, regression: bool) -> tuple[np.ndarray, int]:
+def _target(
+    labels: np.ndarray, n: int, path: Path | str, regression: bool
+) -> tuple[np.ndarray, int]:
     """``n`` labels as classes or, in a ``regression``, as targets (n, K); and K."""
     rule, measured = f"labels of {path} must", _measures(labels)
     if not (regression and measured):
@@ -518,7 +668,7 @@ def _target(labels: np.ndarray, n: int, path: Path, regression: bool) -> tuple[n
 _REGRESSION = "; a regression takes loss=squared_error"
 
 
-def _codes(labels: np.ndarray, n: int, path: Path) -> tuple[np.ndarray, int]:
+def _codes(labels: np.ndarray, n: int, path: Path | str) -> tuple[np.ndarray, int]:
     """``n`` labels as (ranks among the sorted distinct labels, how many are distinct)."""
     rule = f"labels of {path} must be"
     if labels.shape not in ((n,), (n, 1)):

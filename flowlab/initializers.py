@@ -61,6 +61,10 @@ PRESETS = {
 }
 
 
+# Of schemes that a user has registered, digests of what they say.
+REGISTERED_SCHEMES: dict[str, str] = {}
+
+
 def _check_deviation(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name} must be a finite number, at least 0; got {value}")

@@ -16,6 +16,7 @@ arrays of one shape.
 """
 
 import inspect
+import os
 import re
 from contextlib import contextmanager
 from functools import cached_property
@@ -54,11 +55,27 @@ def borrowed(context, array):
     return array(array), generated
 
 
+_names: set[tuple[str, str]] = set()
+
+
+def _kept_beside(function) -> str:
+    """The file beside which compiled code is kept, or "" where it must not be.
+
+    Kept code is found by file and name, which the functions that a factory makes
+    share, as do two of one name; what is typed in a notebook has no file.
+    """
+    file, name = function.__code__.co_filename, function.__name__
+    alone = "<" not in function.__qualname__ and (file, name) not in _names
+    _names.add((file, name))
+    return file if alone and os.path.exists(file) else ""
+
+
 class Kernel:
     """A function of one network's arrays, lifted over an ensemble of networks.
 
     ``single`` is the compiled function of one network's arrays, for use inside other kernels;
-    ``run`` is the lifted function without checks; calling the kernel checks shapes first.
+    ``run`` is the lifted function without checks; calling the kernel checks shapes first. ``home``
+    is the module, and the file beside which compiled code is kept ("" where it is not).
     """
 
     def __init__(self, function, signature: str, fastmath):
@@ -70,12 +87,12 @@ class Kernel:
         self.elementwise = self.signature.startswith("...")
         skipped = self.n_reads if self.elementwise else len(self.dimensions)
         self.constants = self.argument_names[skipped:]
-        self.home = (function.__module__, function.__code__.co_filename)
-        self._function, self._fastmath = function, fastmath
+        self.home = (function.__module__, _kept_beside(function))
+        self.function, self._fastmath = function, fastmath
 
     @cached_property
     def single(self):
-        own = njit(self._function, error_model="numpy", fastmath=self._fastmath)
+        own = njit(self.function, error_model="numpy", fastmath=self._fastmath)
         if not self.elementwise:
             return keep(own, self.home[1])
         names = [f"a{i}" for i in range(len(self.dimensions))]

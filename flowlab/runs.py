@@ -17,6 +17,7 @@ from flowlab import notebook, schema
 from flowlab.analysis import comparison
 from flowlab.analysis.summary import norms, summarise
 from flowlab.analysis.verdicts import KEPT_WITHIN, READ, Verdict, judge
+from flowlab.compilation import Compilation
 from flowlab.errors import InputError
 from flowlab.measurement import ensemble
 from flowlab.measurement.ensemble import Progress
@@ -25,6 +26,7 @@ from flowlab.measurement.setup import Batches
 from flowlab.measurement.table import axes_of, tidy
 from flowlab.networks import Network
 from flowlab.prediction import predict as predicted
+from flowlab.progress import shown
 from flowlab.settings import Settings, given
 from flowlab.storage.experiment import Experiment, load
 from flowlab.storage.files import writable
@@ -35,7 +37,7 @@ from flowlab.storage.versions import versions
 class FinishedRun:
     """A run that is kept: its file, table, prediction and verdict, and the seconds that it took.
 
-    It prints as the summary in plain words.
+    Compiling kernels, which happens once, is not among them. It prints as the summary in plain words.
     """
 
     path: Path
@@ -55,7 +57,7 @@ class FinishedRun:
 
 def measure(
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     batches: Batches | None = None,
     observe: Observer | None = None,
     network: Network | str | dict | None = None,
@@ -64,19 +66,34 @@ def measure(
     """One row per (seed, layer, op) with the log10 Frobenius norms over the whole batch.
 
     ``network`` is a setting, or a :class:`flowlab.networks.Network` to be measured in place of the
-    one that the settings describe. ``progress``, ``batches`` and ``observe`` are those of
-    :func:`flowlab.measurement.ensemble.measure`. Raises InputError for settings that break a rule
-    or need more memory than they allow.
+    one that the settings describe; its run has a name of its own. ``progress`` is True for a line
+    or a notebook's bar that says how far it is, or what to call with (done, total); ``batches`` and
+    ``observe`` are those of :func:`flowlab.measurement.ensemble.measure`. Raises InputError for
+    settings that break a rule or need more memory than they allow.
     """
+    settings, own = _given(settings, network, axes)
+    with shown(progress) as watch:
+        return ensemble.measure(settings, watch, batches, observe, own)
+
+
+def predict(
+    settings: Settings | None = None, network: Network | str | dict | None = None, **axes: Any
+) -> pd.DataFrame:
+    """What theory predicts of a run, as :func:`flowlab.prediction.predict` says.
+
+    Raises InputError as :func:`measure` does.
+    """
+    return predicted(*_given(settings, network, axes))
+
+
+def _given(
+    settings: Settings | None, network: Network | str | dict | None, axes: dict[str, Any]
+) -> tuple[Settings, Network | None]:
+    """The settings, validated, and the network that replaces theirs."""
     own = network if isinstance(network, Network) else None
     if network is not None and own is None:
-        axes["network"] = network
-    return ensemble.measure(given(settings, axes), progress, batches, observe, own)
-
-
-def predict(settings: Settings | None = None, **axes: Any) -> pd.DataFrame:
-    """What theory predicts of a run, as :func:`flowlab.prediction.predict` says."""
-    return predicted(given(settings, axes))
+        axes = axes | {"network": network}
+    return given(settings, axes), own
 
 
 def compare(
@@ -105,40 +122,55 @@ def run(
     *,
     command: str = "",
     extend: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
+    network: Network | str | dict | None = None,
     **axes: Any,
 ) -> FinishedRun:
     """Measure and predict a run, judge it, and keep table and prediction.
 
-    It is kept in ``results_dir/experiment``, with ``command`` in its metadata. Seeds that the kept
-    runs ``extend`` hold are taken from there, and such runs give way to the new one if it holds all
-    of theirs. Raises InputError where the settings or the disk refuse.
+    ``network`` and ``progress`` are as of :func:`measure`; the metadata name the blocks of one's own. The run is kept
+    in ``results_dir/experiment``, with ``command`` in its metadata. Seeds that the kept runs
+    ``extend`` hold are taken from there, and such runs give way to the new one if it holds all of
+    theirs. Raises InputError where the settings or the disk refuse.
     """
     begun = time.perf_counter()
-    call = ", ".join(f"{name}={value!r}" for name, value in axes.items())
-    settings = given(settings, axes)
+    call = axes if network is None else {**axes, "network": network}
+    call = ", ".join(f"{name}={_written(value)}" for name, value in call.items())
+    settings, own = _given(settings, network, axes)
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
     experiment, known = Experiment(folder), {}
     for name in extend:
         with suppress(InputError):  # gone: another sweep's, which held its seeds, replaced it
             known[name] = experiment.read(name)
-    table = _joined(settings, known.values()) if known else ensemble.measure(settings, progress)
-    prediction = predicted(settings)
+    with Compilation() as compiled, shown(progress) as watch:
+        if known:
+            table = _joined(settings, known.values(), own)
+        else:
+            table = ensemble.measure(settings, watch, network=own)
+        prediction = predicted(settings, own)
     metadata = {
-        "settings": settings.resolved(),
+        "settings": own.resolved(settings) if own else settings.resolved(),
         "experiment": settings.experiment,
         "command": command or f"flowlab.run({call or 'settings'})",
         "versions": versions(),
     }
-    path = experiment.save(settings.run(), table, prediction, metadata)
+    name = own.run(settings) if own else settings.run()
+    path = experiment.save(name, table, prediction, metadata)
     held = set(table["seed"])
     experiment.remove([name for name, frame in known.items() if held.issuperset(frame["seed"])])
     verdict = judge(table, prediction, settings.kept_within)
-    return FinishedRun(path, table, prediction, verdict, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun - compiled.seconds
+    return FinishedRun(path, table, prediction, verdict, seconds)
 
 
-def _joined(settings: Settings, known) -> pd.DataFrame:
+def _written(value: Any) -> str:
+    """A keyword's value as it was written, if that is short."""
+    text = repr(value)
+    return text if len(text) < 100 and "\n" not in text and "<" not in text else "..."
+
+
+def _joined(settings: Settings, known, own: Network | None) -> pd.DataFrame:
     """What ``measure`` gives, measuring only the seeds that no known table holds."""
     missing = set(range(settings.seed, settings.seed + settings.seeds))
     frames = []
@@ -148,7 +180,8 @@ def _joined(settings: Settings, known) -> pd.DataFrame:
     for seed in sorted(missing):
         if seed - 1 not in missing:
             count = next(n for n in range(1, settings.seeds + 1) if seed + n not in missing)
-            frames.append(ensemble.measure(replace(settings, seed=seed, seeds=count)))
+            some = replace(settings, seed=seed, seeds=count)
+            frames.append(ensemble.measure(some, network=own))
     table = pd.concat(frames, ignore_index=True)
     # Rows of layers come first, then those of steps, each by seed.
     order = pd.DataFrame({"step": table["time"].notna(), "seed": table["seed"]})
@@ -158,4 +191,4 @@ def _joined(settings: Settings, known) -> pd.DataFrame:
         {name: table[name].array for name in schema.names(part) if name in table}
         for part in ("row", "measured")
     )
-    return tidy(axes_of(settings), rows, values, table["status"].array)
+    return tidy(axes_of(settings, own), rows, values, table["status"].array)

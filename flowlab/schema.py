@@ -142,6 +142,10 @@ class Setting:
     tables, "" for none, by default that of the field behind the prefix of its group. ``measured``
     says that it changes numbers, so that it belongs to a run's digest; ``architecture``, that a
     network of a user's own lacks it; ``where(settings)``, whether it applies to a run.
+
+    ``later`` is for a measured setting that is added when runs are already kept: at its default it
+    is left out of the resolved settings and so of the digest, and older runs keep their names. Its
+    default must be what those runs did.
     """
 
     meaning: str
@@ -152,12 +156,17 @@ class Setting:
     column: str | None = None
     measured: bool = True
     architecture: bool = False
+    later: bool = False
     where: Callable[[Any], bool] | None = None
 
 
-def setting(default: Any, meaning: str, **more) -> Any:
-    """A dataclass's field that carries its :class:`Setting`."""
-    return dataclasses.field(default=default, metadata={"setting": Setting(meaning, **more)})
+def setting(default: Any, meaning: str, *, init: bool = True, **more) -> Any:
+    """A dataclass's field that carries its :class:`Setting`.
+
+    Without ``init`` nobody gives it: the dataclass finds its value from the others.
+    """
+    metadata = {"setting": Setting(meaning, **more)}
+    return dataclasses.field(default=default, init=init, metadata=metadata)
 
 
 def settings_of(kind: Any) -> Iterator[tuple[dataclasses.Field, Setting]]:
@@ -165,6 +174,15 @@ def settings_of(kind: Any) -> Iterator[tuple[dataclasses.Field, Setting]]:
     for field in dataclasses.fields(kind):
         if "setting" in field.metadata:
             yield field, field.metadata["setting"]
+
+
+def resolved(values: Any) -> dict[str, Any]:
+    """What a dataclass's settings add to a run's digest, by name."""
+    return {
+        field.name: getattr(values, field.name)
+        for field, own in settings_of(values)
+        if own.measured and not (own.later and getattr(values, field.name) == field.default)
+    }
 
 
 def check_each(values: Any, prefix: str = "") -> None:

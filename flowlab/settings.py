@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from flowlab import notebook, schema
+from flowlab import data, notebook, schema
 from flowlab.data import DataSettings
 from flowlab.errors import InputError, check_count, check_positive, check_scale, unknown
-from flowlab.initializers import PRESETS, InitSettings
-from flowlab.layers.activation import ACTIVATIONS
+from flowlab.initializers import PRESETS, REGISTERED_SCHEMES, InitSettings
+from flowlab.layers.activation import ACTIVATIONS, REGISTERED_ACTIVATIONS
 from flowlab.layers.convolution import PADDING_MODES
 from flowlab.layers.loss import LOSSES, REDUCTIONS
 from flowlab.schema import Column, Setting, check_each, dtype_of, setting, settings_of
@@ -231,6 +231,28 @@ class Settings:
         measured=False,
         column="",
     )
+    registered: str | None = setting(
+        None,
+        "a digest of the activation and the initializer where they are registered ones",
+        allowed="made by flowlab",
+        later=True,
+        init=False,
+    )
+
+    def __post_init__(self):
+        self.registered = self._registered()
+
+    def _registered(self) -> str | None:
+        """A digest of what the names of activation and initializer stand for in this process."""
+        found = [
+            f"{kind} {name} {known[name]}"
+            for kind, name, known in (
+                ("activation", self.activation, REGISTERED_ACTIVATIONS),
+                ("init", self.init.name, REGISTERED_SCHEMES),
+            )
+            if name in known
+        ]
+        return hashlib.sha256("; ".join(found).encode()).hexdigest()[:16] if found else None
 
     def validate(self) -> "Settings":
         """Check every rule and return self."""
@@ -248,6 +270,13 @@ class Settings:
             raise InputError(f"skip must be none for network={self.network.name}; got {self.skip}")
         if self.skip == "fixup" and self.network.branch_maps == 1:
             raise InputError("network.branch_maps must be 2 for skip=fixup; got 1")
+        registered = self._registered()
+        if self.registered and registered and self.registered != registered:
+            raise InputError(
+                f"activation={self.activation} and init={self.init.name} must be registered as "
+                f"these settings have them, digest {self.registered}; got {registered}"
+            )
+        self.registered = registered
         return self
 
     @property
@@ -258,11 +287,8 @@ class Settings:
 
     def resolved(self) -> dict:
         """Everything that determines the numbers, as plain data: no folders, no thresholds."""
-        plain = dataclasses.asdict(self)
-        for own, setting_ in settings_of(self):
-            if not setting_.measured:
-                del plain[own.name]
-        return plain
+        groups = {name: schema.resolved(getattr(self, name)) for name in _GROUPS}
+        return groups | schema.resolved(self)
 
     def run(self) -> str:
         """The run's name: a digest of the resolved settings."""
@@ -299,9 +325,11 @@ def from_plain(values: dict) -> Settings:
 
     What older settings lack has its default.
     """
-    return Settings(
-        **values | {name: made(**values.get(name, {})) for name, made in _GROUPS.items()}
-    )
+    groups = {name: made(**values.get(name, {})) for name, made in _GROUPS.items()}
+    stored = Settings(**{k: v for k, v in (values | groups).items() if k != "registered"})
+    # Another process may have registered something else under the same name.
+    stored.registered = values.get("registered") or stored.registered
+    return stored
 
 
 def stored_axes(resolved: Any) -> dict[str, Any]:
@@ -315,12 +343,15 @@ def stored_axes(resolved: Any) -> dict[str, Any]:
 def make(**axes) -> Settings:
     """Validated settings from keywords; ``init``, ``network`` and ``data`` may be plain names.
 
-    ``make(init="he", depth=50)``; a network brings its own defaults. Raises
-    InputError for an unknown key or a broken rule.
+    ``make(init="he", depth=50)``; a network brings its own defaults. ``data`` may also be arrays
+    (X, y) or a DataFrame, for which :func:`flowlab.data.arrays` has options. Raises InputError for
+    an unknown key or a broken rule.
     """
     axes |= _typed(Settings, {k: v for k, v in axes.items() if k not in _GROUPS})
     for name in axes.keys() & _GROUPS.keys():
         value = axes[name]
+        if name == "data" and not isinstance(value, str | dict | DataSettings):
+            value = axes[name] = _in_memory(value)
         given = {"name": value} if isinstance(value, str) else value
         if isinstance(given, dict):
             preset = PRESETS.get(str(given.get("name")), {}) if name == "init" else {}
@@ -330,6 +361,17 @@ def make(**axes) -> Settings:
             raise InputError(f"{name} must be a name or a dictionary of settings; got {given!r}")
     _, defaults = NETWORKS.get(axes.get("network", NetworkSettings()).name, ((), {}))
     return Settings(**{**defaults, **axes}).validate()
+
+
+def _in_memory(value: Any) -> DataSettings:
+    if isinstance(value, pd.DataFrame):
+        return data.arrays(value)
+    if isinstance(value, tuple) and len(value) == 2:
+        return data.arrays(*value)
+    raise InputError(
+        "data must be a name, a dictionary of settings, (X, y) or a DataFrame; "
+        f"got {type(value).__name__}"
+    )
 
 
 def given(settings: Settings | None, axes: dict[str, Any]) -> Settings:
@@ -355,7 +397,7 @@ def _typed(schema, values: dict, prefix: str = "") -> dict:
 
     Raises InputError for a key that is no field and a value of another type.
     """
-    fields = {f.name: f.type for f in dataclasses.fields(schema)}
+    fields = {f.name: f.type for f in dataclasses.fields(schema) if f.init}
     typed = {}
     for name, value in values.items():
         if name not in fields:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "flowlab"
 ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebook", "analysis"]
 ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "settings"]
 ORDER += ["storage", "networks", "measurement", "laws", "instruments", "lessons", "theory"]
-ORDER += ["prediction", "runs", "figures", "claims", "studies", "report"]
+ORDER += ["registration", "prediction", "runs", "figures", "claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from flowlab.data import DataSettings, load, standardise
+import flowlab
+from flowlab.data import DataSettings, arrays, load, standardise
 from flowlab.errors import InputError
+from tests.support.scripts import printed
 
 X = np.array([[0.1, -2e-7, 3.0], [1 / 3, 5.0, -6.5], [7.0, 8e30, 9.0], [0.0, 1.0, 2.0]])
 Y = np.array([7, 3, 7, 11])
@@ -787,3 +789,157 @@ def test_idx_label_file_must_be_known_and_there(tmp_path):
     path = path.rename(tmp_path / "plain-ubyte")
     line = message(read, path)
     assert line == f"data.labels must name the IDX label file of {path}; got none"
+
+
+# Arrays in memory
+
+OWN_X = np.arange(24.0).reshape(6, 4) ** 1.5
+OWN_Y = [2, 0, 2, 5, 0, 5]
+SMALL = {"depth": 3, "width": 4, "batch_size": 4, "seeds": 1}
+
+
+def held(settings, regression=False):
+    return load(settings, features=5, batch_size=2, seed=0, regression=regression)
+
+
+def test_arrays_are_what_the_same_numbers_in_a_file_are(tmp_path):
+    np.savez(tmp_path / "own.npz", X=OWN_X, y=OWN_Y)
+    for standardised in (True, False):
+        mine = held(arrays(OWN_X, OWN_Y, standardise=standardised))
+        theirs = read(tmp_path / "own.npz", standardise=standardised)
+        np.testing.assert_array_equal(mine.x, theirs.x)
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
+        assert (mine.n_classes, mine.standardised) == (3, standardised)
+        axes = {"name": "file", "path": str(tmp_path / "own.npz"), "standardise": standardised}
+        table = flowlab.measure(data=arrays(OWN_X, OWN_Y, standardise=standardised), **SMALL)
+        columns = flowlab.schema.names("row", "measured")
+        assert table[columns].equals(flowlab.measure(data=axes, **SMALL)[columns])
+
+
+def test_equal_arrays_are_one_run_however_they_are_given():
+    frame = pd.DataFrame(OWN_X, columns=list("abcd")).assign(label=OWN_Y)
+    given = [
+        (OWN_X, OWN_Y),
+        (OWN_X.tolist(), np.array(OWN_Y, np.int16)),
+        (OWN_X.reshape(6, 2, 2), np.array(OWN_Y)[:, None]),
+        (frame[list("abcd")], frame["label"]),
+        frame,
+        arrays(frame[["label", *"abcd"]], target="label"),
+    ]
+    assert {flowlab.make(data=data).run() for data in given} == {flowlab.make(data=frame).run()}
+    words = frame.assign(label=["c", "a", "c", "f", "a", "f"])
+    others = [
+        (OWN_X + 1e-9, OWN_Y),
+        (OWN_X, OWN_Y[::-1]),
+        (OWN_X, np.array(OWN_Y, float)),
+        (OWN_X[:, ::-1], OWN_Y),
+        words,
+        arrays(frame, standardise=False),
+    ]
+    assert len({flowlab.make(data=data).run() for data in [frame, *others]}) == 7
+    np.testing.assert_array_equal(held(arrays(words)).labels, held(arrays(frame)).labels)
+
+
+def test_a_regression_takes_its_targets():
+    y = OWN_X @ [[1.0, 2], [0, 1], [1, 0], [3, 1]]
+    data = held(arrays(OWN_X, y, standardise=False), regression=True)
+    np.testing.assert_array_equal(data.labels, y)
+    table = flowlab.measure(data=(OWN_X, y), loss="squared_error", **SMALL)
+    assert table["status"].eq("ok").all() and set(table["loss"]) == {"squared_error"}
+    with pytest.raises(InputError, match=r"^labels of data must be one for each of the 6 rows"):
+        flowlab.measure(data=(OWN_X, y), **SMALL)
+
+
+def test_arrays_are_copied_and_live_as_long_as_settings():
+    x, y = OWN_X.copy(), np.array(OWN_Y)
+    settings = flowlab.make(data=(x, y), **SMALL)
+    before = flowlab.measure(settings)
+    x[:], y[:] = 0, 1
+    assert flowlab.measure(settings).equals(before)
+    stored = settings.resolved()
+    again = flowlab.settings.from_plain(stored)
+    assert again.run() == settings.run() and flowlab.measure(again).equals(before)
+    copy = pickle.loads(pickle.dumps(settings))
+    assert copy == settings and flowlab.measure(copy).equals(before)
+    del settings, again, copy
+    gone = flowlab.settings.from_plain(stored)
+    assert gone.axes()["data_digest"] == stored["data"]["digest"] == before["data_digest"].iat[0]
+    with pytest.raises(InputError, match=r"^data must be given anew, as data=\(X, y\), in a pro"):
+        flowlab.measure(gone)
+
+
+def test_the_digest_of_arrays_is_that_of_every_process(tmp_path):
+    program = (
+        "import numpy as np, pickle, flowlab;"
+        "x = np.arange(24.0).reshape(6, 4) ** 1.5;"
+        "settings = flowlab.make(data=(x, [2, 0, 2, 5, 0, 5]), depth=3, width=4, batch_size=4);"
+        "open('settings', 'wb').write(pickle.dumps(settings)); print(settings.run())"
+    )
+    run = printed(tmp_path, "-c", program).strip()
+    settings = pickle.loads((tmp_path / "settings").read_bytes())
+    assert run == settings.run() == flowlab.make(data=(OWN_X, OWN_Y), **SMALL | {"seeds": 16}).run()
+    np.testing.assert_array_equal(settings.data._held.x, OWN_X)
+
+
+MISSING = OWN_X.copy()
+MISSING[3, 1] = np.nan
+BAD_ARRAYS = [
+    ((OWN_X, OWN_Y[:5]), "labels of data must be one for each of the 6 rows; got shape (5,)"),
+    ((MISSING, OWN_Y), "inputs of data must be finite; got nan in row 4, column 2"),
+    ((OWN_X.astype(object), OWN_Y), "inputs of data must be numbers; got object"),
+    ((OWN_X * 1j, OWN_Y), "inputs of data must be numbers; got complex128"),
+    (([[1, 2], [3]], [0, 1]), "inputs of data must be an array; got unequal rows"),
+    (([], []), "inputs of data must have a row and a column; got shape (0,)"),
+    ((OWN_X[:0], []), "inputs of data must have a row and a column; got shape (0, 4)"),
+    ((3, 4), "inputs of data must have a row and a column; got shape ()"),
+    (
+        (np.ma.masked_greater(OWN_X, 9), OWN_Y),
+        "inputs of data must have a value everywhere; got a masked array",
+    ),
+    ((OWN_X, [1] * 6), "labels of data must be of at least 2 classes; got only 1"),
+    (
+        (OWN_X, ["a", 1] * 3),
+        "labels of data must be whole numbers, text or booleans; got 1 in row 2",
+    ),
+    (
+        (OWN_X, [None] * 6),
+        "labels of data must be whole numbers, text or booleans; got None in row 1",
+    ),
+    ((OWN_X, [0.5, np.nan, 1, 2, 3, 4]), "labels of data must be finite; got nan in row 2"),
+    ((OWN_X, None), "data without y must be a DataFrame; got ndarray"),
+    (
+        OWN_X,
+        "data must be a name, a dictionary of settings, (X, y) or a DataFrame; got ndarray",
+    ),
+    (
+        pd.DataFrame(),
+        "data must hold a row and two columns at least, inputs and labels; "
+        "got 0 rows and 0 columns ()",
+    ),
+    (
+        (pd.DataFrame({"a": ["x"] * 6}), OWN_Y),
+        "inputs of data must be numbers; got x in row 1, column a",
+    ),
+    (
+        "arrays",
+        "data must be given in Python, as (X, y) or a DataFrame, when data.name is arrays; "
+        "got the name alone",
+    ),
+    ({"name": "digits", "digest": "x"}, "data.digest belongs to data=arrays; got x"),
+]
+
+
+@pytest.mark.parametrize("data, expected", BAD_ARRAYS)
+def test_bad_arrays_are_refused_when_settings_are_made(data, expected):
+    assert message(flowlab.make, data=data) == expected
+
+
+def test_a_column_of_a_frame_is_named():
+    frame = pd.DataFrame(MISSING, columns=list("abcd")).assign(label=OWN_Y)
+    assert message(arrays, frame).endswith("got nan in row 4, column b")
+    assert "got lable; did you mean label?" in message(arrays, frame, target="lable")
+    assert message(arrays, OWN_X, OWN_Y, target="a") == (
+        "target must be left out where y is given; got a"
+    )
+    few = flowlab.make(data=(OWN_X, OWN_Y))
+    assert message(flowlab.measure, few) == "batch_size must be at most the 6 rows of data; got 128"

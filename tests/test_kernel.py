@@ -14,6 +14,7 @@ from flowlab.layer import Chain, Workspace
 from flowlab.layers import Linear, Residual, SoftmaxCrossEntropy
 from flowlab.layers.linear import linear_forward, linear_pullback
 from flowlab.layers.residual import scale_forward, weighted_sum
+from tests.support.scripts import printed
 
 S, N, I, O = 2, 4, 3, 5
 
@@ -140,3 +141,52 @@ def test_the_second_process_compiles_nothing(tmp_path):
 
     assert stats() == [[0, 1], [0, 1]]
     assert stats() == [[1, 0], [1, 0]]
+
+
+OWN = """
+import sys
+import numpy as np
+from flowlab.kernel import kernel
+from flowlab.layer import Chain, Declaration, Primitive
+from flowlab.layers import Linear
+from flowlab.networks import Network
+import flowlab
+
+def scaled(factor):
+    @kernel("...->...")
+    def forward(z):
+        return factor * z
+
+    @kernel("...,...->...")
+    def pullback(z, dy):
+        return factor * dy
+
+    class Scaled(Primitive):
+        name = "scaled"
+        forward_kernel, pullback_kernel = forward, pullback
+
+        def shapes(self, shape):
+            return Declaration(output=shape)
+
+    return Scaled()
+
+for factor in map(float, sys.argv[1:]):
+    block = Chain([Linear(4), scaled(factor)])
+    net = Network((block,) * 6, (False,) * 6)
+    table = flowlab.measure(
+        network=net, data="gaussian", upstream="ones", width=4, batch_size=2, seeds=1, threads=1
+    )
+    print(float(table["delta_log10_norm"].iat[0] - table["delta_log10_norm"].iat[-1]))
+"""
+
+
+@pytest.mark.parametrize("command", [["own.py"], ["-c", OWN]])
+def test_kernels_of_one_name_are_not_mistaken_for_one_another(tmp_path, command):
+    """In a file, across processes; and as typed into a notebook, which has no file."""
+    (tmp_path / "own.py").write_text(OWN)
+    runs = [["1", "10"], ["100"]] if command == ["own.py"] else [["1", "10"]]
+    found = []
+    for factors in runs:
+        found += map(float, printed(tmp_path, *command, *factors).split())
+    steps = np.subtract(found[1:], found[0])
+    np.testing.assert_allclose(steps, [5, 10][: len(steps)], atol=1e-4)

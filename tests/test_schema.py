@@ -29,6 +29,7 @@ BASES = [
     {"init": "normal"},
     {"upstream": "gaussian"},
     {"data": "file"},
+    {"data": (np.eye(16), np.arange(16) % 4)},
 ]
 
 
@@ -75,7 +76,11 @@ def others(key):
     return found
 
 
-KEYS = [key for key, _, setting in settings._every() if setting.measured or key == "experiment"]
+KEYS = [
+    key
+    for key, own, setting in settings._every()
+    if own.init and (setting.measured or key == "experiment")
+]
 
 
 def pairs(key, path):
@@ -144,6 +149,20 @@ def test_columns_have_one_name_one_meaning_and_one_type():
     for name, column in columns.items():
         assert tables[0][name].dtype == pd.Series([], dtype=column.dtype).dtype, name
     assert all(column.meaning for column in schema.columns(*schema.PARTS).values())
+
+
+@dataclasses.dataclass
+class Grown:
+    """Settings of which one was added when runs were kept."""
+
+    old: int = schema.setting(1, "old")
+    new: int = schema.setting(2, "new", later=True)
+    place: str = schema.setting("here", "place", measured=False)
+
+
+def test_a_later_setting_stands_in_no_digest_at_its_default():
+    assert schema.resolved(Grown()) == {"old": 1}
+    assert schema.resolved(Grown(new=3, place="there")) == {"old": 1, "new": 3}
 
 
 def test_every_field_of_the_settings_says_what_it_is():

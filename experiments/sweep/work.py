@@ -117,11 +117,10 @@ class Work:
             event = "compiling" if busy else "compiled"
             journal.write(condition["index"], event, kernels=kernels)
 
-        with Compilation(report) as compiled:
+        with Compilation(report):
             done = run(settings, command=part["command"], extend=condition["extend"])
-        seconds = done.seconds - compiled.seconds
         trend, judged = done.verdict.trend, row(done.verdict)
-        return {"event": "done", "seconds": seconds, "trend": trend, "judged": judged}
+        return {"event": "done", "seconds": done.seconds, "trend": trend, "judged": judged}
 
 
 def _share(settings: Settings, share: int) -> float:

@@ -5,9 +5,12 @@ Transcendental functions are computed in the array's type, to a few units in the
 """
 
 import math
+from collections.abc import Callable
+from inspect import isfunction
+from types import CellType, FunctionType
 
 from flowlab.errors import unknown
-from flowlab.kernel import Kernel, kernel
+from flowlab.kernel import Kernel, jit, kernel
 from flowlab.layer import Declaration, Primitive
 from flowlab.numerics.elementary import (
     clipped,
@@ -178,8 +181,41 @@ ACTIVATIONS: dict[str, tuple[Kernel, Kernel]] = {
     "elu": (elu_forward, elu_pullback),
     "softplus": (softplus_forward, softplus_pullback),
 }
+# Of activations that a user has registered, digests of their values.
+REGISTERED_ACTIVATIONS: dict[str, str] = {}
 _HOMOGENEOUS = {"identity", "relu", "leaky_relu"}
 _KINKED = ("relu", "leaky_relu", "selu")  # slopes jump at 0
+
+
+def _compiled(function: Callable) -> Callable:
+    """A function as kernels call it, together with the plain functions that it calls."""
+    if not isfunction(function):
+        return function
+    code, around = function.__code__, dict(function.__globals__)
+    for name in code.co_names:
+        if isfunction(around.get(name)) and around[name] is not function:
+            around[name] = _compiled(around[name])
+    cells = tuple(CellType(_compiled(cell.cell_contents)) for cell in function.__closure__ or ())
+    copy = FunctionType(code, around, function.__name__, function.__defaults__, cells)
+    return jit(copy)
+
+
+def kernels(f: Callable, df: Callable) -> tuple[Kernel, Kernel]:
+    """The kernels of an activation ``f`` of one number and of its derivative ``df``.
+
+    Both are compiled at their first use, in each process anew.
+    """
+    f, df = _compiled(f), _compiled(df)
+
+    @kernel("...->...")
+    def forward(z):
+        return f(z)
+
+    @kernel("...,...->...")
+    def pullback(z, dy):
+        return df(z) * dy
+
+    return forward, pullback
 
 
 class Activation(Primitive):
@@ -191,6 +227,9 @@ class Activation(Primitive):
         self.name = name
         self.homogeneous, self.kinked = name in _HOMOGENEOUS, name in _KINKED
         self.saturates = not (self.homogeneous or self.kinked)
+        if name in REGISTERED_ACTIVATIONS:  # of its slopes nothing is known
+            self.kinked = self.saturates = True
+            self.digest = REGISTERED_ACTIVATIONS[name]
         self.forward_kernel, self.pullback_kernel = ACTIVATIONS[name]
 
     def shapes(self, shape):

@@ -55,9 +55,9 @@ def measure(
     of threads change a bit. ``progress(done, total)`` is called as blocks are passed.
     ``batches`` replaces the inputs that the settings name; ``observe`` is shown every operation
     with parameters on the way back, by several threads.
-    ``network`` replaces the one that the settings describe. Its table has a run of its own and
-    ``network`` "own", and no settings of an architecture, so that no prediction is taken for it;
-    unless it is ``rewritten`` from the settings' network, known as the run of that name.
+    ``network`` replaces the one that the settings describe. Its table has a run and a ``network``
+    of its own, and no settings of an architecture, so that no prediction is taken for it; unless it
+    is ``rewritten`` from the settings' network, known as the run of that name.
     ``watch(seeds, layer)``, called by several threads, gives a watch of that layer's pullback.
     Raises InputError for settings that break a rule or need more memory than they allow.
     """

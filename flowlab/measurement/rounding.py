@@ -117,7 +117,7 @@ class _Walk:
         if not layer.has_rows:
             if layer.kinked:
                 error = np.where(self.known, cotangent.error, np.inf)
-                return replace(cotangent, error=error)
+                cotangent = replace(cotangent, error=error)
             return replace(cotangent, sloped=cotangent.sloped | layer.saturates)
         return self.operation(layer, cotangent, *self.waiting.pop())
 

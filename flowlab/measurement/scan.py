@@ -183,14 +183,18 @@ class Program:
             namespace[f"k{k}"] = kernel.single
             files.add(kernel.home[1])
         # The name stands for the calls and for the state of the files that they come from.
-        state = [f"{file}:{os.stat(file).st_mtime_ns}" for file in sorted(files)]
-        called = [(kernel.name, kernel.home) for kernel, _, _ in self._calls]
+        state = [f"{file}:{os.stat(file).st_mtime_ns}" for file in sorted(files) if file]
+        called = [
+            (kernel.name, kernel.home if kernel.home[1] else id(kernel.single))
+            for kernel, _, _ in self._calls
+        ]
         digest = hashlib.sha256(repr((lines, called, state)).encode()).hexdigest()[:16]
         arguments = [*names, "count", "seeds", *(f"f{k}" for k in range(firsts)), *constants]
         with _lock:
             if digest not in _compiled:
+                file = "" if "" in files else __file__  # kept if all that it calls is
                 _compiled[digest] = generate(
-                    f"scan_{digest}", arguments, lines, namespace, __name__, __file__
+                    f"scan_{digest}", arguments, lines, namespace, __name__, file
                 )
             return _compiled[digest]
 

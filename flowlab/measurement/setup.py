@@ -95,6 +95,11 @@ class Setup:
     own: bool = False
 
     @property
+    def run(self) -> str:
+        """The run's name."""
+        return self.network.run(self.settings) if self.own else self.settings.run()
+
+    @property
     def shape(self) -> Shape:
         """Of a batch."""
         return _shape(self.settings, self.batches)
@@ -133,9 +138,27 @@ def prepare(
     """
     settings.validate()
     batches = batches or Batches(settings)
+    if network is not None:
+        _check_own(network, settings, batches)
     affordable(settings, batches, ensemble, network)
     own = network is not None
     return Setup(settings, batches, network or build(settings, _outputs(settings, batches)), own)
+
+
+def _check_own(network: Network, settings: Settings, batches: Batches) -> None:
+    """Raise InputError where a user's network has no rows or another number of outputs."""
+    shape = _shape(settings, batches)
+    for number, rows in enumerate(layout(network, shape), 1):
+        if not rows:
+            raise InputError(
+                f"block {number} of the network must hold an operation with parameters, such as "
+                f"the map that its input comes from; got {network.blocks[number - 1].name}"
+            )
+    found, outputs = network.chain.declare(shape).output, _outputs(settings, batches)
+    if outputs is not None and found != (settings.batch_size, outputs):
+        raise InputError(
+            f"the network must end in {outputs} outputs for upstream=loss; got shape {found[1:]}"
+        )
 
 
 def _shape(settings: Settings, batches: Batches) -> Shape:

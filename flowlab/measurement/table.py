@@ -4,7 +4,6 @@
 values; :func:`of_pass` for a pass over an ensemble.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -65,14 +64,14 @@ def _single(value: Any, dtype: str) -> pd.api.extensions.ExtensionArray:
 
 def axes_of(settings: Settings, own: Network | None = None) -> dict[str, Any]:
     """A run's name and settings by column; of a network of a user's ``own`` a name that is its own,
-    ``network`` "own", its depth, and no settings of an architecture.
+    the network's name and depth, and no settings of an architecture.
     """
-    axes = {"run": settings.run(), **settings.axes()}
+    axes = settings.axes()
     if own is None:
-        return axes
-    name = hashlib.sha256(f"{settings.run()} {own.digest()}".encode()).hexdigest()[:16]
+        return {"run": settings.run(), **axes}
     nulls = {axis.column.name: None for axis in AXES if axis.of_architecture}
-    return {**axes, **nulls, "run": name, "network": "own", "depth": len(own.blocks)}
+    of_network = {"network": own.name, "depth": len(own.blocks)}
+    return {"run": own.run(settings), **axes, **nulls, **of_network}
 
 
 def of_pass(

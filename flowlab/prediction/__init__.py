@@ -7,6 +7,7 @@ assumptions fail, one sentence that says which fails and which setting has a pre
 import pandas as pd
 
 from flowlab.measurement.setup import prepare
+from flowlab.networks import Network
 from flowlab.numerics.blas import one_thread
 from flowlab.prediction import (
     attention,
@@ -16,24 +17,27 @@ from flowlab.prediction import (
     recurrence,
 )
 from flowlab.prediction.inputs import Inputs
-from flowlab.prediction.rows import silent
+from flowlab.prediction.rows import OWN, silent
 from flowlab.schema import typed
 from flowlab.settings import Settings
 
 __all__ = ["predict"]
 
 
-def predict(settings: Settings) -> pd.DataFrame:
+def predict(settings: Settings, network: Network | None = None) -> pd.DataFrame:
     """Predicted mean over seeds of the measured norms, with the spread of one seed.
 
     One row per (layer, op) with the table's columns, of recurrent nets also one per step; each norm
     also with suffix ``_sd``, and ``delta_log10_norm_infinite``, the curve of infinite width.
     ``slope_error`` is theory's own error of the slope, in decades per layer or step.
     Where theory is silent: NaN, and ``silent_because`` says why in a sentence; it is null where
-    there is a prediction, be it for some rows alone.
+    there is a prediction, be it for some rows alone; for a ``network`` that replaces the settings'
+    own there is none.
     """
-    setup = prepare(settings, ensemble=False)
-    given = Inputs(setup.settings, setup.batches, setup.network)
+    setup = prepare(settings, network=network, ensemble=False)
+    given = Inputs(setup.settings, setup.batches, setup.network, setup.own)
+    if given.own:
+        return silent(given, OWN)
     because = None if settings.network.name == "mlp" else given.out_of_range()
     with one_thread():
         prediction = because or _family(settings)(given)

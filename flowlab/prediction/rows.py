@@ -12,6 +12,7 @@ _BLOCK = ("activation_log10_norm", DELTA)
 _OF_LAYER = (f"{DELTA}_infinite", "q", "chi", "slope_error")
 # Sentences of several families.
 SHALLOW = "a net of one layer has no step between layers; depth=2 has a prediction"
+OWN = "theory knows the networks of the settings, not one's own; network=mlp has a prediction"
 IDENTITY = (
     "theory averages over random weights and init=identity draws none; "
     "init=orthogonal has a prediction"
@@ -64,9 +65,9 @@ def by_operation(table: pd.DataFrame, given: Inputs) -> pd.DataFrame:
             layers.append(layer)
             names.append(row.op)
             of_block.append(k == len(block) - 1)
-            of_map.append(k == maps[-1])
+            of_map.append([k] == maps[-1:])
     layers = np.array(layers)
-    columns = {"run": given.settings.run(), "layer": layers + 1, "op": names}
+    columns = {"run": given.run, "layer": layers + 1, "op": names}
     for name in NORMS:
         mine = of_block if name in _BLOCK else of_map
         for column in (name, f"{name}_sd"):
