@@ -37,7 +37,8 @@ from flowlab.storage.versions import versions
 class FinishedRun:
     """A run that is kept: its file, table, prediction and verdict, and the seconds that it took.
 
-    Compiling kernels, which happens once, is not among them. It prints as the summary in plain words.
+    Compiling kernels, which happens once, is not among them. It prints as the summary in plain
+    words.
     """
 
     path: Path
@@ -128,10 +129,10 @@ def run(
 ) -> FinishedRun:
     """Measure and predict a run, judge it, and keep table and prediction.
 
-    ``network`` and ``progress`` are as of :func:`measure`; the metadata name the blocks of one's own. The run is kept
-    in ``results_dir/experiment``, with ``command`` in its metadata. Seeds that the kept runs
-    ``extend`` hold are taken from there, and such runs give way to the new one if it holds all of
-    theirs. Raises InputError where the settings or the disk refuse.
+    ``network`` and ``progress`` are as of :func:`measure`; the metadata name the blocks of one's
+    own. The run is kept in ``results_dir/experiment``, with ``command`` in its metadata. Seeds that
+    the kept runs ``extend`` hold are taken from there, and such runs give way to the new one if it
+    holds all of theirs. Raises InputError where the settings or the disk refuse.
     """
     begun = time.perf_counter()
     call = axes if network is None else {**axes, "network": network}
