@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import mean_interval
@@ -14,7 +16,11 @@ from flowlab.figures.batch_law import batch_law as norm_by_batch
 from flowlab.figures.batch_law import caption as norm_by_batch_caption
 from flowlab.figures.batch_law import family
 from flowlab.figures.batch_law import finding as finding_of_batches
+from flowlab.figures.labels import label_ends
+from flowlab.figures.panels import GREY
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
+
+HEIGHT = 3.3  # inches
 
 
 def largest_batch(table: pd.DataFrame) -> pd.DataFrame:
@@ -39,14 +45,14 @@ def noise_by_layer(reading: Reading) -> Figure:
         raise InputError("table must hold a finite noise scale; got none")
     top = 10 ** (np.ceil(2 * np.log10(finite.max())) / 2 + 0.25)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, 3.0))
+        figure = Figure(figsize=(style.WIDTH, HEIGHT))
         axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
-        handles = {}
         for ax, name in zip(axes, data, strict=True):
             ax.set_title(name)
             ax.set_yscale("log")
             groups = scales[scales["data"] == name].groupby(["init", "parameter"])
             inits = sorted(scales["init"].unique())
+            ends = []
             for (init, parameter), rows in groups:
                 place = inits.index(init)
                 color, filled = style.COLORS[place % len(style.COLORS)], parameter == "W"
@@ -57,27 +63,38 @@ def noise_by_layer(reading: Reading) -> Figure:
                 ax.fill_between(
                     x, rows["low"], rows["high"].clip(upper=top), color=color, alpha=0.15, lw=0
                 )
-                (line,) = ax.plot(x, y, label=f"{init}, {parameter}", **look)
-                handles[init, parameter] = line
+                ax.plot(x, y, label=f"{init}, {parameter}", **look)
+                ends.append((x.iat[-1], y.iat[-1], f"{init}, {parameter}", color))
+            ax.set_ylim(finite.min() / 1.5, top)
+            label_ends(ax, ends, HEIGHT - 0.8)
             style.layers(ax, int(scales["layer"].min()), int(scales["layer"].max()))
         axes[0].set_ylabel("noise scale $B_s$")
-        axes[0].set_ylim(finite.min() / 1.5, top)
-        figure.legend(
-            handles=[handles[key] for key in sorted(handles, key=lambda k: k)],
-            loc="outside upper left",
-            ncols=min(len({init for init, _ in handles}), 4),
-        )
+        weights = {"color": GREY, "marker": "o"}
+        biases = {**weights, "markerfacecolor": "white", "linestyle": (0, (4, 1.5))}
+        handles = [
+            Line2D([], [], **weights, label="weights"),
+            Line2D([], [], **biases, label="biases"),
+            Patch(facecolor=GREY, alpha=0.15, label="95 % interval"),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=3)
     return figure
 
 
-def noise_by_layer_caption(reading: Reading) -> str:
-    """In how many layers the bias has the smaller noise scale."""
-    table = reading.table
-    scales = _scales(table)
-    wide = scales.pivot_table(
-        "noise_scale", ["run", "layer", "op"], "parameter", aggfunc="first", dropna=False
+def noise_by_layer_finding(reading: Reading) -> str:
+    """In how many layers the bias has the smaller noise scale, and by what factor in the median."""
+    wide = _paired(reading.table)
+    smaller, ratio = int((wide["b"] < wide["W"]).sum()), (wide["b"] / wide["W"]).median()
+    count = f"{smaller} of {len(wide)}"
+    return (
+        f"The bias has the smaller noise scale in {count} layers; in the median layer it is "
+        f"{ratio:.2g} times that of the weights"
     )
-    wide = wide.dropna()
+
+
+def noise_by_layer_caption(reading: Reading) -> str:
+    """In how many layers the bias has the smaller noise scale, and why."""
+    table = reading.table
+    wide = _paired(table)
     smaller = int((wide["b"] < wide["W"]).sum())
     return (
         f"The bias has the smaller noise scale in {smaller} of {len(wide)} layers (of all runs): "
@@ -86,6 +103,14 @@ def noise_by_layer_caption(reading: Reading) -> str:
         "which the inputs, alike within a class, prevent for the weights. From batches of "
         f"{int(table['batch_size'].iat[0])} examples, {table['seed'].nunique()} seeds."
     )
+
+
+def _paired(table: pd.DataFrame) -> pd.DataFrame:
+    """Noise scales of W and b side by side, a row for each layer of each run that has both."""
+    wide = _scales(table).pivot_table(
+        "noise_scale", ["run", "layer", "op"], "parameter", aggfunc="first", dropna=False
+    )
+    return wide.dropna()
 
 
 def _scales(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +233,7 @@ STUDY = Study(
         ),
         Drawing(
             "noise_by_layer",
-            lambda reading: "The noise scales of weights and biases",
+            noise_by_layer_finding,
             noise_by_layer,
             noise_by_layer_caption,
             largest_batch,
