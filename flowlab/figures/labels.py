@@ -1,13 +1,38 @@
 """Lines named at their ends instead of in a legend."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
+from flowlab.analysis.comparison import value_words
 from flowlab.figures import style
+from flowlab.figures.runs import NamedRun
 
 LINE = 0.155  # inches, the height of a name
+LETTER, OFFSET = 0.07, 0.22  # inches, the width of a letter, and that of all beside a name
+
+
+def named_by(
+    setting: str, rows: pd.DataFrame, runs: list[NamedRun], sign: str = ""
+) -> list[NamedRun]:
+    """The runs labelled by their value of a setting alone, where that sets them apart."""
+    if setting not in rows or rows.empty:
+        return runs
+    values = rows.groupby("run", observed=True)[setting].first()
+    if values.isna().any() or values.nunique() < len(runs):
+        return runs
+    return [replace(run, label=f"{sign}{value_words(values[run.id])}") for run in runs]
+
+
+def widen(ax: Axes, names: Iterable[str], width: float) -> None:
+    """Move the left limit of a panel ``width`` inches wide so that names fit beside its lines."""
+    longest = max((len(name) for name in names), default=0)
+    share = min((OFFSET + LETTER * longest) / width, 0.6)
+    first, last = ax.get_xlim()
+    ax.set_xlim(left=first - (last - first) * share / (1 - share))
 
 
 def label_ends(

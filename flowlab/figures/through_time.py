@@ -1,6 +1,5 @@
 """Backpropagation through time: ‖∂L/∂h_t‖ of recurrent nets, step by step."""
 
-from dataclasses import replace
 from itertools import product
 from math import isfinite, log10
 
@@ -10,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flowlab.analysis.comparison import value_words
 from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends
+from flowlab.figures.labels import label_ends, named_by, widen
 from flowlab.figures.panels import GREY, LINE, THEORY, key, legend, panel
 from flowlab.figures.runs import NamedRun, describe, single_steps
 from flowlab.schema import COTANGENT
@@ -222,22 +220,14 @@ def _runs(rows: pd.DataFrame, lines: str) -> list[NamedRun]:
     if rows.empty:
         return []
     runs, _ = describe(rows, [lines] if lines in rows else [])
-    values = rows.groupby("run", observed=True)[lines].first() if lines in rows else pd.Series()
-    if values.isna().any() or values.nunique() < len(runs):
-        return runs
-    sign = LETTERS.get(lines, "")
-    order = sorted(runs, key=lambda run: values[run.id])
-    return [replace(run, label=f"{sign}{value_words(values[run.id])}") for run in order]
+    return named_by(lines, rows, runs, LETTERS.get(lines, ""))
 
 
 def _name(ax: Axes, summary: pd.DataFrame, runs: list[NamedRun], first, last, height) -> None:
     """Each line's label at its first step, for which the panel is widened."""
-    span = last - first
     style.layers(ax, first, last, "step $t$")
-    longest = max((len(run.label) for run in runs), default=0)
     width = ax.figure.get_figwidth() / ax.get_gridspec().ncols - 0.4
-    share = (0.22 + 0.07 * longest) / width
-    ax.set_xlim(left=first - span * share / (1 - share))
+    widen(ax, [run.label for run in runs], width)
     ends = []
     for place, run in enumerate(runs):
         curve = summary[summary["run"] == run.id].dropna(subset="mean")

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from flowlab.analysis.statistics import profile
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends
+from flowlab.figures.labels import label_ends, widen
 from flowlab.figures.panels import GREY, INTERVAL
 from flowlab.figures.runs import NamedRun, describe
 from flowlab.figures.through_time import SYMBOL, states
@@ -45,7 +45,7 @@ def layer_by_time(reading: Reading) -> Figure:
                     start = known["time"].iat[0], known["mean"].iat[0]
                     ends[ax].append((*start, f"{layer}", color))
             style.layers(ax, first, last, "step $t$")
-            ax.set_xlim(left=first - 0.16 * (last - first))
+            widen(ax, [f"{layer}" for layer in layers], style.WIDTH / len(runs) - 0.4)
             ax.set_title(_name(run, runs))
         low, high = np.array([ax.dataLim.intervaly for ax in axes]).T
         margin = 0.04 * (high.max() - low.min())
