@@ -212,7 +212,7 @@ def attention_shares(reading: Reading) -> Figure:
             if mean.empty:
                 ax.set_visible(False)
                 continue
-            if mean.isna().all(axis=None):
+            if mean.dropna().empty:
                 note = {**NOTE, "ha": "center", "transform": ax.transAxes}
                 ax.text(0.5, 0.5, "gradients not known:\nbelow rounding", **note, va="center")
             bands = ax.stackplot(mean.index, mean.T, colors=style.COLORS, labels=WEIGHTS)
