@@ -50,9 +50,11 @@ def state_gradients(
         figure = Figure(figsize=(style.WIDTH, len(rows) * (height + 0.25) + 0.9))
         axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="row")
         drawn, bound = set(), False
-        for row, panels in zip(rows, axes, strict=True):
-            parts = [_part(steps, **{down: row, across: column}) for column in columns]
-            parts = [(ax, of, _runs(of, lines)) for ax, of in zip(panels, parts, strict=True)]
+        grid = [[_part(steps, **{down: r, across: c}) for c in columns] for r in rows]
+        grid = [[(of, _runs(of, lines)) for of in part] for part in grid]
+        names = [run.label for part in grid for _, runs in part for run in runs]
+        for panels, part in zip(axes, grid, strict=True):
+            parts = [(ax, of, runs) for ax, (of, runs) in zip(panels, part, strict=True)]
             summaries, limits, theories = [], [], []
             for ax, of, runs in parts:
                 summaries.append(as_layers(profile(of, COTANGENT, along="time")))
@@ -65,9 +67,11 @@ def state_gradients(
                 style.decades(ax, low.min(), high.max())
                 bounded = not theory and _bounds(ax, of, summary, runs)
                 bound |= bounded
-                _name(ax, summary, runs, first, last, height)
+                _name(ax, summary, runs, names, first, last, height)
                 if runs and not bounded:
-                    ax.text(0.98, 0.09, _silence(curves, runs), **NOTE, transform=ax.transAxes)
+                    ax.text(
+                        0.98, 0.09, _silence(curves, runs, first), **NOTE, transform=ax.transAxes
+                    )
         for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
             axes[i, j].set_title(f"{column}" if len(rows) == 1 else f"{row}, {column}")
             if i < len(rows) - 1:
@@ -192,7 +196,7 @@ def _values(table: pd.DataFrame, axis: str) -> list:
     return sorted(table[axis].fillna(OWN).unique(), reverse=True)
 
 
-def _silence(curves: pd.DataFrame | None, runs: list[NamedRun]) -> str:
+def _silence(curves: pd.DataFrame | None, runs: list[NamedRun], first: int) -> str:
     """Where theory has no say on the runs of a panel; empty where it covers all steps."""
     if curves is None:
         return "no prediction"
@@ -200,8 +204,8 @@ def _silence(curves: pd.DataFrame | None, runs: list[NamedRun]) -> str:
     known = of.dropna(subset=COTANGENT)
     if known.empty:
         return "no prediction"
-    first = int(known["layer"].min())
-    return f"no prediction\nfor t < {first}" if first > of["layer"].min() else ""
+    start = int(known["layer"].min())
+    return f"no prediction\nfor t < {start}" if start > first else ""
 
 
 def _and(parts: list[str]) -> str:
@@ -223,11 +227,11 @@ def _runs(rows: pd.DataFrame, lines: str) -> list[NamedRun]:
     return named_by(lines, rows, runs, LETTERS.get(lines, ""))
 
 
-def _name(ax: Axes, summary: pd.DataFrame, runs: list[NamedRun], first, last, height) -> None:
-    """Each line's label at its first step, for which the panel is widened."""
+def _name(ax: Axes, summary: pd.DataFrame, runs, names, first, last, height) -> None:
+    """Each line's label at its first step; ``names`` are those of all panels, which share x."""
     style.layers(ax, first, last, "step $t$")
     width = ax.figure.get_figwidth() / ax.get_gridspec().ncols - 0.4
-    widen(ax, [run.label for run in runs], width)
+    widen(ax, names, width)
     ends = []
     for place, run in enumerate(runs):
         curve = summary[summary["run"] == run.id].dropna(subset="mean")

@@ -5,13 +5,16 @@ import pandas as pd
 import pytest
 
 import flowlab
+from flowlab.analysis import batch_law
 from flowlab.studies import Reading
 from flowlab.studies.batch_size import (
     STUDY,
     largest_batch,
     noise_by_layer,
     noise_by_layer_caption,
+    noise_by_layer_finding,
 )
+from tests.support.drawing import assert_readable
 from tests.support.planted import Findings
 
 
@@ -27,7 +30,16 @@ def runs():
 
 def test_noise_scales_have_a_panel_for_each_data_set(runs):
     assert len(noise_by_layer(Reading(runs[-1])).axes) == 1
+    figure = noise_by_layer(Reading(runs[-1]))
+    assert_readable(figure)
+    assert {text.get_text() for text in figure.axes[0].texts} == {"he, W", "he, b", ""}
     assert "layers (of all runs)" in noise_by_layer_caption(Reading(runs[-1]))
+    scales = batch_law.noise_scales(batch_law.law(runs[-1]))
+    wide = scales.pivot(index="layer", columns="parameter", values="noise_scale")
+    smaller = (wide["b"] < wide["W"]).sum()
+    found = noise_by_layer_finding(Reading(runs[-1]))
+    assert f"smaller noise scale in {smaller} of 3 layers" in found
+    assert f"is {(wide['b'] / wide['W']).median():.2g} times that" in found
 
 
 def test_noise_scales_are_of_one_reduction(runs):
