@@ -131,7 +131,8 @@ def radius_finding(rows: pd.DataFrame) -> str:
     """In how many runs of each kind the radius sets the rate; rows as of :func:`changes`."""
     known, parts = rows[rows["held"].notna()], []
     for row, of in known.groupby("down", sort=False):
-        parts.append(f"{int(of['held'].sum())} of {len(of)} with {row}")
+runs = "" if parts else " runs"
+        parts.append(f"{int(of['held'].sum())} of {len(of)}{runs} with {row}")
     text = f"Over {rows['crossed'].max()} steps back the gradient changes by "
     if not parts:
         return text + by_line(rows)
