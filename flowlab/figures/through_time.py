@@ -131,7 +131,7 @@ def radius_finding(rows: pd.DataFrame) -> str:
     """In how many runs of each kind the radius sets the rate; rows as of :func:`changes`."""
     known, parts = rows[rows["held"].notna()], []
     for row, of in known.groupby("down", sort=False):
-runs = "" if parts else " runs"
+        runs = "" if parts else " runs"
         parts.append(f"{int(of['held'].sum())} of {len(of)}{runs} with {row}")
     text = f"Over {rows['crossed'].max()} steps back the gradient changes by "
     if not parts:
