@@ -40,7 +40,8 @@ LEAST = 4  # examples of which two batches can be compared
 def run(settings: Settings) -> None:
     """The law, the estimators and the sentences for one configuration, and the demonstration."""
     from flowlab.figures import save
-    from flowlab.figures.weights_and_biases import demonstrations, weights_and_biases
+    from flowlab.figures.head import fixed, head
+    from flowlab.figures.weights_and_biases import demonstrations, finding, weights_and_biases
 
     n, seeds = settings.batch_size, settings.seeds
     if n < LEAST:
@@ -51,7 +52,8 @@ def run(settings: Settings) -> None:
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
     with Progress("measuring the law") as progress:
-        law = batch_law.law(measure(settings, progress))
+        table = measure(settings, progress)
+        law = batch_law.law(table)
         progress.at("measuring the estimators")
         one = subsets.estimators(settings, small=max(n // 16, 1), big=n // 2)
         progress.at("comparing weights and biases")
@@ -84,26 +86,36 @@ def run(settings: Settings) -> None:
     path = tables.write(one, folder / "estimators" / f"{settings.run()}.parquet", metadata)
     print(f"\nTable:   {path}")
     demonstration = biases.demonstration(constant)
-    for name, title, figure, caption in (
-        ("weights_and_biases", "Weights and biases", weights_and_biases(law), " ".join(sentences)),
+    shared = fixed(table)
+    for name, found, settings_words, figure, caption in (
         (
-            *("demonstrations", "Weights and biases of one linear layer"),
+            *("weights_and_biases", finding(law), shared),
+            *(weights_and_biases(law), " ".join(sentences)),
+        ),
+        (
+            *("demonstrations", _demonstrated(constant), "One linear layer, whatever the settings"),
             *(demonstrations(constant, softmax), f"Whatever the settings. {demonstration}"),
         ),
     ):
         stem = folder / "figures" / name
-        drawn, _ = save(figure, stem)
-        description = {
-            "finding": title,
-            "fixed": "",
-            "caption": caption,
-            "experiment": settings.experiment,
-        }
-        describe(stem, {**description, "runs": []})
+        drawn, _ = save(head(figure, found, settings_words), stem)
+        description = {"finding": found, "fixed": settings_words, "caption": caption}
+        source = [f"estimators/{path.name}"] if name == "weights_and_biases" else []
+        describe(stem, {**description, "experiment": settings.experiment, "runs": source})
         if name == "demonstrations":
             print("\nApart from the settings, on one linear layer of gaussian inputs:")
             print(demonstration)
         print(f"Figure:  {drawn}")
+
+
+def _demonstrated(constant: pd.DataFrame) -> str:
+    """The slopes of :func:`biases.constant_upstream`, as a title."""
+    fit = biases.slopes(constant, "inputs").set_index(["inputs", "parameter"])["slope"]
+    return (
+        f"Under a constant upstream gradient ‖db‖ grows as B^{fit['zero-mean', 'b']:.2f}; ‖dW‖ as "
+        f"B^{fit['zero-mean', 'W']:.2f} where inputs have mean 0 and as "
+        f"B^{fit['mean 1', 'W']:.2f} where they have mean 1"
+    )
 
 
 def _law(law: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Settings are those of ``experiments.run``; ``replace=3.relu`` makes the Jacobian
 the identity, measures again and compares the change with what the ledger says.
 """
 
+import json
 import shlex
 import sys
 from functools import partial
@@ -36,12 +37,15 @@ COMMAND = Command(
     },
     composed=True,
 )
+USUAL = ("relu", "none")  # which a figure's name leaves out
 
 
 def run(settings: Settings, replace: str | None = None) -> None:
     """Write one configuration's ledger and waterfall and say which operations matter."""
+    from experiments.plots import describe as described
     from flowlab.figures.files import save
-    from flowlab.figures.waterfall import complete, waterfall
+    from flowlab.figures.head import fixed, head
+    from flowlab.figures.waterfall import caption, complete, finding, waterfall
 
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
@@ -75,11 +79,29 @@ def run(settings: Settings, replace: str | None = None) -> None:
         path = tables.write(account, folder / "ledger" / f"{name}.parquet", metadata)
         print(f"\nTable:  {path}  ({len(account)} rows)")
         if len(complete(account)):
+            source = f"ledger/{name}.parquet"
+            stem = _stem(folder / "figures", settings, replaced, source)
+            found, shared = finding(account), fixed(account)
             try:
-                drawn, _ = save(waterfall(account), folder / "figures" / f"ledger-{name}")
+                drawn, _ = save(head(waterfall(account), found, shared), stem)
             except OSError as error:
                 raise InputError(f"cannot write the figure: {error}") from None
+            description = {"finding": found, "fixed": shared, "caption": caption(account)}
+            described(stem, {**description, "experiment": settings.experiment, "runs": [source]})
             print(f"Figure: {drawn}")
+
+
+def _stem(folder: Path, settings: Settings, replaced: str | None, source: str) -> Path:
+    """A readable name for the figure of a ledger, with its digest where another has that name."""
+    parts = [settings.network.name, settings.init.name, settings.activation]
+    parts += [f"depth{settings.depth}", settings.skip, settings.norm]
+    parts += [f"without-{replaced.replace('.', '-')}"] if replaced else []
+    stem = folder / "-".join(["ledger", *(part for part in parts if part not in USUAL)])
+    try:
+        shown = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return stem
+    return stem if shown == [source] else stem.with_name(f"{stem.name}-{settings.run()[:6]}")
 
 
 def describe(account: pd.DataFrame) -> str:

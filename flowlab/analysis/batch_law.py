@@ -18,7 +18,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from flowlab.analysis.statistics import over_seeds
+from flowlab.analysis.statistics import mean_interval, over_seeds
 from flowlab.errors import InputError, unknown
 from flowlab.schema import EXAMPLE_NORMS
 
@@ -127,24 +127,40 @@ def against_runs(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     ``ratio``, with ``low``, ``high`` over ``n`` seeds, that of ‖g_B‖²/E‖g_B‖², whose expectation is
     1. Raises InputError as :func:`law` does, and where batch sizes repeat or seeds are not shared.
     """
-    sizes = table.groupby("batch_size")["run"].nunique()
-    if sizes.max() > 1:
-        size, count = sizes.idxmax(), sizes.max()
-        raise InputError(f"table must hold one run for each batch size; got {count} of {size}")
-    largest = table[table["batch_size"] == sizes.index.max()]
-    keys = ["layer", "op", "parameter", "batch_size", "seed"]
-    exact = log10_norms(law(largest), sizes.index, str(table["reduction"].iat[0]))
-    exact = exact.reset_index().set_index(keys)["log10_norm"]
-    runs = _parameters(table).set_index(keys)["total"]
-    if not exact.index.symmetric_difference(runs.index).empty:
-        raise InputError("runs of all batch sizes must have the same seeds and layers")
-    ratio = over_seeds(10.0 ** (2 * (runs - exact)), level).rename(columns={"mean": "ratio"})
+    exact, ratios = _over_law(table)
+    keys = exact.index.names
+    ratio = over_seeds(ratios, level).rename(columns={"mean": "ratio"})
     columns = [*keys[:-1], "ratio", "low", "high", "n"]
     return (
         over_seeds(exact)[[*keys[:-1], "mean"]]
         .rename(columns={"mean": "exact"})
         .merge(ratio[columns])
     )
+
+
+def slopes_of_runs(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """The slope of log √E‖g_B‖² in log B between runs at neighbouring batch sizes.
+
+    ``table`` as in :func:`against_runs`. One row per (layer, op, parameter, batch_size), the last
+    the geometric mean of the two: ``slope``, with ``low``, ``high`` over seeds. Both runs have the
+    same seeds, so the interval is that of the difference of paired ratios to the law, to first
+    order. Raises InputError as :func:`against_runs` does.
+    """
+    exact, ratios = _over_law(table)
+    keys = ["layer", "op", "parameter"]
+    frames = []
+    for at, mine in ratios.groupby(keys, sort=True):
+        ratio = mine.droplevel(keys).unstack("batch_size")
+        law = exact.loc[mine.index].droplevel(keys).groupby("batch_size").mean()
+        sizes, means = ratio.columns.to_numpy(float), ratio.mean().to_numpy()
+        steps = np.diff(np.log10(sizes))
+        found = np.diff(law.to_numpy() + np.log10(means) / 2) / steps
+        relative = np.diff(ratio.to_numpy() / means, axis=1) / (2 * np.log(10) * steps)
+        of = [mean_interval(column, level) for column in relative.T]
+        frame = {name: found + [getattr(i, name) - i.mean for i in of] for name in ("low", "high")}
+        middle = {"batch_size": np.sqrt(sizes[1:] * sizes[:-1]), "slope": found}
+        frames.append(pd.DataFrame({**dict(zip(keys, at, strict=True)), **middle, **frame}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def noise_scales(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
@@ -160,6 +176,22 @@ def noise_scales(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
             found = np.where(values > 0, (1 - values) / values, np.inf)
         scale[name] = np.where(values.isna(), np.nan, np.maximum(found, 0.0))
     return a[KEYS].assign(**scale)
+
+
+def _over_law(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """log10 √E‖g_B‖² of the largest run's law, and ‖g_B‖²/E‖g_B‖² of runs, by seed."""
+    sizes = table.groupby("batch_size")["run"].nunique()
+    if sizes.max() > 1:
+        size, count = sizes.idxmax(), sizes.max()
+        raise InputError(f"table must hold one run for each batch size; got {count} of {size}")
+    largest = table[table["batch_size"] == sizes.index.max()]
+    keys = ["layer", "op", "parameter", "batch_size", "seed"]
+    exact = log10_norms(law(largest), sizes.index, str(table["reduction"].iat[0]))
+    exact = exact.reset_index().set_index(keys)["log10_norm"]
+    runs = _parameters(table).set_index(keys)["total"]
+    if not exact.index.symmetric_difference(runs.index).empty:
+        raise InputError("runs of all batch sizes must have the same seeds and layers")
+    return exact, 10.0 ** (2 * (runs - exact))
 
 
 def check(batch_sizes, reduction: str, examples: int) -> None:

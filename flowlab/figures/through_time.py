@@ -13,12 +13,16 @@ from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.panels import LINE, THEORY, key, legend, panel
+from flowlab.figures.labels import label_ends, named_by, widen
+from flowlab.figures.panels import GREY, LINE, THEORY, key, legend, panel
 from flowlab.figures.runs import NamedRun, describe, single_steps
 from flowlab.schema import COTANGENT
 
 PANEL = 1.65  # inches, the height of a panel
 SYMBOL = "‖∂L/∂$h_t$‖"
+OWN = "run's own"
+NOTE = {"ha": "right", "color": GREY, "fontsize": style.TEXT}
+LETTERS = {"radius": "ρ = ", "forget_bias": "bias "}
 LINEAR = "slope $\\log_{10}\\rho$ per step"
 
 
@@ -27,90 +31,154 @@ def state_gradients(
     prediction: pd.DataFrame | None = None,
     down: str = "activation",
     across: str = "recurrent",
+    lines: str = "radius",
 ) -> Figure:
     """‖∂L/∂h_t‖ of the last recurrent layer against t, a panel for each pair of two settings.
 
-    ``table`` has rows with ``time``; runs of one panel are overlaid. Curves are means over seeds,
-    bands their 95 % interval and ±1 sd. Dashes are theory where ``prediction`` has steps, else
-    the slope log10 ρ per step, ρ the radius of a simple net, drawn from the last step on: that of a
-    linear net. Raises InputError without such rows and for more than 8 runs in a panel.
+    ``table`` has rows with ``time``; runs of one panel are overlaid and named by their value of
+    ``lines`` where that suffices. Curves are means over seeds, bands their 95 % interval and ±1 sd.
+    Dashes are theory where ``prediction`` has steps, else the slope log10 ρ per step, ρ the radius
+    of a simple net, drawn from the last step on: that of a linear net. Raises InputError without
+    such rows and for more than 8 runs in a panel.
     """
     steps = _steps(table)
     curves = None if prediction is None else as_layers(single_steps(prediction))
     rows, columns = (_values(steps, axis) for axis in (down, across))
     first, last = int(steps["time"].min()), int(steps["time"].max())
+    height = PANEL if len(rows) > 1 else 2 * PANEL - 0.5
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, 1))
-        axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True)
-        drawn, names, bound = set(), {}, False
+        figure = Figure(figsize=(style.WIDTH, len(rows) * (height + 0.25) + 0.9))
+        axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="row")
+        drawn, bound = set(), False
+        grid = [[_part(steps, **{down: r, across: c}) for c in columns] for r in rows]
+        grid = [[(of, _runs(of, lines)) for of in part] for part in grid]
+        names = [run.label for part in grid for _, runs in part for run in runs]
+        for panels, part in zip(axes, grid, strict=True):
+            parts = [(ax, of, runs) for ax, (of, runs) in zip(panels, part, strict=True)]
+            summaries, limits, theories = [], [], []
+            for ax, of, runs in parts:
+                summaries.append(as_layers(profile(of, COTANGENT, along="time")))
+                found = panel(ax, COTANGENT, summaries[-1], runs, curves, last - first)
+                limits.append(ax.get_ylim())
+                theories.append("theory" in found)
+                drawn |= found
+            low, high = np.array([lim for lim, (_, _, r) in zip(limits, parts, strict=True) if r]).T
+            for (ax, of, runs), summary, theory in zip(parts, summaries, theories, strict=True):
+                style.decades(ax, low.min(), high.max())
+                bounded = not theory and _bounds(ax, of, summary, runs)
+                bound |= bounded
+                _name(ax, summary, runs, names, first, last, height)
+                if runs and not bounded:
+                    ax.text(
+                        0.98, 0.09, _silence(curves, runs, first), **NOTE, transform=ax.transAxes
+                    )
         for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
-            ax = axes[i, j]
-            of = steps[(steps[down] == row) & (steps[across] == column)]
-            style.layers(ax, first, last, "step $t$")
+            axes[i, j].set_title(f"{column}" if len(rows) == 1 else f"{row}, {column}")
             if i < len(rows) - 1:
-                ax.set_xlabel("")
-            title = f"{column}" if len(rows) == 1 else f"{row}, {column}"
-            ax.set_title(title)
-            if j == 0:
-                ax.set_ylabel(SYMBOL)
-            runs = _runs(of)
-            names |= {run.label: place for place, run in enumerate(runs)}
-            summary = as_layers(profile(of, COTANGENT, along="time"))
-            drawn |= panel(ax, COTANGENT, summary, runs, curves, last - first)
-            if "theory" not in drawn:
-                bound |= _bounds(ax, of, summary, runs)
-        handles = [
-            Line2D([], [], color=style.COLORS[place], marker=style.MARKERS[place], label=name)
-            for name, place in names.items()
-        ]
-        handles += [handle for name, handle in key().items() if name in drawn]
+                axes[i, j].set_xlabel("")
+        for ax in axes[:, 0]:
+            ax.set_ylabel(SYMBOL)
+        handles = [handle for name, handle in key().items() if name in drawn]
         if bound:
             handles.append(Line2D([], [], color="black", **THEORY, label=LINEAR))
-        lines = legend(figure, handles, "lower")
-        figure.set_figheight(len(rows) * (PANEL + 0.25) + 0.4 + LINE * lines)
+        figure.set_figheight(figure.get_figheight() + LINE * legend(figure, handles, "lower"))
     return figure
 
 
-def state_gradients_caption(
+def changes(
     table: pd.DataFrame,
     prediction: pd.DataFrame | None = None,
     down: str = "activation",
     across: str = "recurrent",
+    lines: str = "radius",
     kept_within: float = KEPT_WITHIN,
-) -> str:
-    """Each run's change per step with its verdict, and how often theory or log10 ρ agrees."""
+) -> pd.DataFrame:
+    """What each run of ``state_gradients`` does over its steps, a row each, in order of panels.
+
+    ``down``, ``across``, ``line``, ``name``; ``change``, decades going backward with ``low``,
+    ``high``; ``crossed`` steps, ``trend``, ``agreement`` with theory; ``held``, whether the
+    interval holds log10 of the radius per step, None where there is no radius to hold.
+    """
     steps = _steps(table)
     curves = None if prediction is None else single_steps(prediction)
-    foreseen = curves is not None and COTANGENT in curves and curves[COTANGENT].notna().any()
-    findings, agreements, held, known = [], [], 0, 0
+    if curves is not None and (COTANGENT not in curves or curves[COTANGENT].isna().all()):
+        curves = None
+    found = []
     for row, column in product(_values(steps, down), _values(steps, across)):
-        of = steps[(steps[down] == row) & (steps[across] == column)]
-        parts = []
-        for run in _runs(of):
+        of = _part(steps, **{down: row, across: column})
+        for run in _runs(of, lines):
             mine = of[of["run"] == run.id]
-            curve = curves[curves["run"] == run.id] if foreseen else None
-            found, level = judge(mine, curve, kept_within), _log_radius(mine)
-            change, crossed = found.change, max(found.crossed, 1)
-            parts.append(
-                f"{run.name} {change.mean / crossed:z.4f} ({found.trend})"
-                if change.n
-                else f"{run.name} none finite"
-            )
-            agreements.append(found.agreement)
+            curve = None if curves is None else curves[curves["run"] == run.id]
+            verdict, level = judge(mine, curve, kept_within), _log_radius(mine)
+            change, crossed = verdict.change, max(verdict.crossed, 1)
+            held = None
             if isfinite(level) and change.known:
-                known += 1
                 # Rounding alone moves a rate by a millionth.
                 slack = 1e-6 * crossed
-                held += change.low - slack <= level * crossed <= change.high + slack
-        if parts:
-            findings.append(f"{row}, {column}: {', '.join(parts)}")
-    text = f"Decades of ‖∂L/∂h_t‖ per step going backward over {steps['time'].max()} steps, "
-    text += f"mean over {steps['seed'].nunique()} seeds. " + "; ".join(findings) + "."
-    if foreseen:
-        tallied = tally(agreements, AGREEMENTS)
+                held = change.low - slack <= level * crossed <= change.high + slack
+            found.append(
+                {
+                    **{"down": row, "across": column, "line": run.label, "name": run.name},
+                    **{"change": change.mean, "low": change.low, "high": change.high},
+                    **{"crossed": crossed, "trend": verdict.trend, "agreement": verdict.agreement},
+                    **{"held": held, "foreseen": curves is not None},
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def radius_finding(rows: pd.DataFrame) -> str:
+    """In how many runs of each kind the radius sets the rate; rows as of :func:`changes`."""
+    known, parts = rows[rows["held"].notna()], []
+    for row, of in known.groupby("down", sort=False):
+        runs = "" if parts else " runs"
+        parts.append(f"{int(of['held'].sum())} of {len(of)}{runs} with {row}")
+    text = f"Over {rows['crossed'].max()} steps back the gradient changes by "
+    if not parts:
+        return text + by_line(rows)
+    return f"{text}log₁₀ρ a step, as in a linear net, in {_and(parts)}"
+
+
+def by_line(rows: pd.DataFrame) -> str:
+    """The change over all steps of each line, over all panels; rows as of :func:`changes`."""
+    parts = []
+    for line, of in rows.groupby("line", sort=False):
+        low, high = (_two(of["change"].agg(end)) for end in ("min", "max"))
+        unit = "" if parts else " decades"
+        parts.append(f"{low if low == high else f'{low} to {high}'}{unit} ({line})")
+    return ", ".join(parts)
+
+
+def _two(value: float) -> str:
+    """A number of decades: whole from ten on, else with one decimal."""
+    return f"{value:z.{0 if abs(value) >= 10 else 1}f}".replace("-", "−")
+
+
+def state_gradients_caption(rows: pd.DataFrame, seeds: int) -> str:
+    """Each run's change per step with its verdict, and how often theory or log10 ρ agrees.
+
+    ``rows`` as of :func:`changes`.
+    """
+    findings = []
+    for (row, column), of in rows.groupby(["down", "across"], sort=False):
+        parts = [
+            f"{run.name} {run.change / run.crossed:z.4f} ({run.trend})"
+            if isfinite(run.change)
+            else f"{run.name} none finite"
+            for run in of.itertuples()
+        ]
+        findings.append(f"{row}, {column}: {', '.join(parts)}")
+    text = (
+        f"Decades of ‖∂L/∂h_t‖ per step going backward over {rows['crossed'].max()} steps, "
+        f"mean over {seeds} seeds. {'; '.join(findings)}."
+    )
+    known = rows["held"].dropna()
+    if rows["foreseen"].any():
+        tallied = tally(rows["agreement"], AGREEMENTS)
         text += f" Theory: {', '.join(f'{word} {n}' for word, n in tallied.items())}."
-    elif known:
-        text += f" {held} of {known} 95 % intervals hold log10 of the radius, a linear net's rate."
+    elif len(known):
+        held = f"{int(known.sum())} of {len(known)}"
+        text += f" {held} 95 % intervals hold log10 of the radius, a linear net's rate."
     return text
 
 
@@ -126,14 +194,52 @@ def _steps(table: pd.DataFrame) -> pd.DataFrame:
 
 def _values(table: pd.DataFrame, axis: str) -> list:
     """A setting's values in order of first appearance under a fixed order of names."""
-    return sorted(table[axis].fillna("run's own").unique(), reverse=True)
+    return sorted(table[axis].fillna(OWN).unique(), reverse=True)
 
 
-def _runs(rows: pd.DataFrame) -> list[NamedRun]:
-    """A panel's runs, named at least by the radius of a simple net or the scheme of a gated one."""
+def _silence(curves: pd.DataFrame | None, runs: list[NamedRun], first: int) -> str:
+    """Where theory has no say on the runs of a panel; empty where it covers all steps."""
+    if curves is None:
+        return "no prediction"
+    of = curves[curves["run"].isin([run.id for run in runs])]
+    known = of.dropna(subset=COTANGENT)
+    if known.empty:
+        return "no prediction"
+    start = int(known["layer"].min())
+    return f"no prediction\nfor t < {start}" if start > first else ""
+
+
+def _and(parts: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _part(steps: pd.DataFrame, **values) -> pd.DataFrame:
+    """The rows of one panel."""
+    for axis, value in values.items():
+        steps = steps[steps[axis].fillna(OWN) == value]
+    return steps
+
+
+def _runs(rows: pd.DataFrame, lines: str) -> list[NamedRun]:
+    """A panel's runs, labelled by their value of ``lines`` where that sets them apart."""
     if rows.empty:
         return []
-    return describe(rows, ["radius" if (rows["network"] == "rnn").all() else "recurrent"])[0]
+    runs, _ = describe(rows, [lines] if lines in rows else [])
+    return named_by(lines, rows, runs, LETTERS.get(lines, ""))
+
+
+def _name(ax: Axes, summary: pd.DataFrame, runs, names, first, last, height) -> None:
+    """Each line's label at its first step; ``names`` are those of all panels, which share x."""
+    style.layers(ax, first, last, "step $t$")
+    width = ax.figure.get_figwidth() / ax.get_gridspec().ncols - 0.4
+    widen(ax, names, width)
+    ends = []
+    for place, run in enumerate(runs):
+        curve = summary[summary["run"] == run.id].dropna(subset="mean")
+        if len(curve):
+            end = curve.iloc[0]
+            ends.append((end["layer"], end["mean"], run.label, style.COLORS[place]))
+    label_ends(ax, ends, height, "left")
 
 
 def as_layers(steps: pd.DataFrame) -> pd.DataFrame:

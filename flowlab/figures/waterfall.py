@@ -1,7 +1,6 @@
 """The waterfall: where along the backward pass the cotangent's norm is lost and gained."""
 
 from math import ceil
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -10,11 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from flowlab import schema
 from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
-from flowlab.figures.runs import describe
 
 MOST_LAYERS = 30  # more are drawn in bins
 BINS = 20
@@ -35,10 +32,7 @@ def waterfall(ledger: pd.DataFrame) -> Figure:
     intervals of the bar's own gain. Only counted operations, only seeds whose gains are all finite.
     Raises InputError for a missing column, several runs, or no such seed.
     """
-    rows, left_out = _checked(ledger)
-    _, shared = describe(
-        ledger[[name for name in (*schema.names("run", "setting"), "seed") if name in ledger]]
-    )
+    rows, _ = _checked(ledger)
     kinds = list(dict.fromkeys(rows["kind"]))
     looks = _looks(kinds)
     with style.context():
@@ -47,20 +41,24 @@ def waterfall(ledger: pd.DataFrame) -> Figure:
         _steps(figure.add_subplot(grid[0, :]), rows, kinds, looks)
         _kinds(figure.add_subplot(grid[1, 0]), rows, looks)
         _largest(figure.add_subplot(grid[1, 1]), rows, looks)
-        replaced = str(rows["run"].iat[0]).partition("-without-")[2]
-        if replaced:
-            shared += f"; Jacobian of {replaced} replaced by the identity"
-        if left_out:
-            shared += f"; seeds left out as zero or nonfinite: {left_out}"
         handles = [Patch(label=kind, **looks[kind]) for kind in kinds]
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=len(handles),
-            title=fill(shared, 95),
-            alignment="left",
-        )
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles))
     return figure
+
+
+def finding(ledger: pd.DataFrame) -> str:
+    """By how many decades the gradient changes from output to input, and which kinds do that.
+
+    Raises InputError as ``waterfall`` does.
+    """
+    rows, _ = _checked(ledger)
+    (whole,) = totals(rows.assign(all="all"), ["all"]).itertuples()
+    kinds = [f"{row.kind} {row.mean:+.2f}" for row in totals(rows, ["kind"]).itertuples()]
+    replaced = str(rows["run"].iat[0]).partition("-without-")[2]
+    text = f"With the identity in place of the Jacobian of {replaced}, the" if replaced else "The"
+    text += f" gradient changes by {whole.mean:+.2f} decades from output to input"
+    text += f": {', '.join(kinds)}" if len(kinds) > 1 else ""
+    return text.replace(" -", " −")
 
 
 def caption(ledger: pd.DataFrame) -> str:

@@ -250,9 +250,10 @@ def _unknown(table: pd.DataFrame, books: _Books, layers, counted) -> tuple[np.nd
     the delta of the layer before.
     """
     keys = ["seed", "layer"]
-    lost = table["status"] == "lost"
+    status = table["status"].to_numpy(str)
+    lost = status == "lost"
     marked = table[keys].assign(
-        left=table["status"] == "nonfinite",
+        left=status == "nonfinite",
         dX=lost & table["dX_log10_norm"].isna(),
         delta=lost & table["delta_log10_norm"].isna(),
     )

@@ -1,10 +1,10 @@
-"""Norms of gradients against the batch size: the exact law, and runs laid over it."""
+"""How the gradient's norm depends on the batch size: the exact law, and its noise scales."""
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import mean_interval
@@ -12,104 +12,21 @@ from flowlab.claims import compare
 from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN, Finding
 from flowlab.errors import InputError
 from flowlab.figures import style
+from flowlab.figures.batch_law import batch_law as norm_by_batch
+from flowlab.figures.batch_law import caption as norm_by_batch_caption
+from flowlab.figures.batch_law import family
+from flowlab.figures.batch_law import finding as finding_of_batches
+from flowlab.figures.labels import label_ends
+from flowlab.figures.panels import GREY
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
 
-SYMBOLS = {"W": "‖dW‖", "b": "‖db‖"}
-_GREY = "0.35"
-_FEW = 3  # layers
-
-
-def one_family(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of runs that differ in batch size alone, those of the first settings by name.
-
-    Of the reductions ``sum`` comes first.
-    """
-    axes = [a for a in ("data", "init", "activation", "skip", "depth", "width") if a in table]
-    runs = table.drop_duplicates("run").sort_values(
-        ["reduction", *axes], ascending=[False, *(True for _ in axes)]
-    )
-    first = runs.iloc[0]
-    same = (table[["reduction", *axes]] == first[["reduction", *axes]]).all(axis=1)
-    return table[same]
+HEIGHT = 3.3  # inches
 
 
 def largest_batch(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of runs at the largest batch size, of one reduction: their law is the same."""
     table = table[table["batch_size"] == table["batch_size"].max()]
     return table[table["reduction"] == table["reduction"].max()]
-
-
-def norm_by_batch(reading: Reading) -> Figure:
-    """‖dW‖ and ‖db‖ against batch size in a few layers, above their local slopes.
-
-    ``table`` holds one run for each batch size (see ``one_family``). Lines are the exact law of the
-    largest run, markers the runs, with 95 % intervals over seeds of their distance from the law;
-    vertical lines stand at each noise scale B_s, where the slope is ¾. Theory has no say.
-    Raises InputError as :func:`flowlab.analysis.batch_law.against_runs` does.
-    """
-    table = reading.table
-    rows = batch_law.against_runs(table)
-    law = _largest_law(table)
-    scales = batch_law.noise_scales(law)
-    layers = _few(rows["layer"].unique())
-    sizes = np.sort(rows["batch_size"].unique())
-    per_mean = str(table["reduction"].iat[0]) == "mean"
-    with style.context():
-        figure = Figure(figsize=(style.WIDTH, 5.2))
-        axes = figure.subplots(2, 2, sharex=True)
-        for column, parameter in enumerate(batch_law.PARAMETERS):
-            upper, lower = axes[:, column]
-            for place, layer in enumerate(layers):
-                of = _where(rows, layer, parameter)
-                color = style.COLORS[place]
-                _norms(upper, of, color, style.MARKERS[place])
-                _slopes(lower, _where(law, layer, parameter), of, color, style.MARKERS[place])
-                scale = _where(scales, layer, parameter)["noise_scale"].iat[0]
-                if 1 <= scale <= sizes[-1]:
-                    for ax in (upper, lower):
-                        ax.axvline(scale, color=color, linewidth=0.9, linestyle=(0, (1, 1.5)))
-            upper.set_title(f"{SYMBOLS[parameter]}, reduction={table['reduction'].iat[0]}")
-            low, high = upper.dataLim.intervaly
-            style.decades(upper, low - 0.1, high + 0.1)
-            lower.set_xlabel("batch size $B$")
-            lower.set_xscale("log", base=2)
-            lower.set_xticks(sizes[::2], [f"{size}" for size in sizes[::2]])
-            lower.set_ylim((-0.65, 0.15) if per_mean else (0.35, 1.15))
-            for level in (0.5, 0.75, 1.0):
-                lower.axhline(level - per_mean, color=_GREY, linewidth=0.7, zorder=0)
-        axes[1, 0].set_ylabel("slope of the log-norm")
-        handles = [
-            Line2D([], [], color=c, marker=m, label=f"layer {layer}")
-            for layer, c, m in zip(layers, style.COLORS, style.MARKERS, strict=False)
-        ]
-        handles += [
-            Line2D([], [], color=_GREY, label="exact, from one batch"),
-            Line2D([], [], color=_GREY, marker="o", linestyle="none", label="runs, 95 % interval"),
-            Line2D([], [], color=_GREY, linestyle=(0, (1, 1.5)), label="$B_s$"),
-        ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=6, columnspacing=1.0)
-    return figure
-
-
-def norm_by_batch_caption(reading: Reading) -> str:
-    """How far the runs lie from the exact law, and each layer's noise scales."""
-    table = reading.table
-    rows = batch_law.against_runs(table)
-    inside = ((rows["low"] <= 1) & (rows["high"] >= 1))[rows["batch_size"] < _most(rows)]
-    law = _largest_law(table)
-    scales = batch_law.noise_scales(law)
-    named = "; ".join(
-        f"layer {layer}: {_number(_where(scales, layer, 'W'))} for W, "
-        f"{_number(_where(scales, layer, 'b'))} for b"
-        for layer in _few(rows["layer"].unique())
-    )
-    return (
-        f"The law computed from one batch of {_most(rows)} examples passes through "
-        f"{inside.sum()} of {len(inside)} measured points (95 % intervals over "
-        f"{rows['n'].max()} seeds; every layer, W and b); where a few examples carry most of the "
-        f"mean square, small batches seldom hold one. Noise scales B_s, where the slope is ¾: "
-        f"{named}."
-    )
 
 
 def noise_by_layer(reading: Reading) -> Figure:
@@ -128,14 +45,14 @@ def noise_by_layer(reading: Reading) -> Figure:
         raise InputError("table must hold a finite noise scale; got none")
     top = 10 ** (np.ceil(2 * np.log10(finite.max())) / 2 + 0.25)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, 3.0))
+        figure = Figure(figsize=(style.WIDTH, HEIGHT))
         axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
-        handles = {}
         for ax, name in zip(axes, data, strict=True):
             ax.set_title(name)
             ax.set_yscale("log")
             groups = scales[scales["data"] == name].groupby(["init", "parameter"])
             inits = sorted(scales["init"].unique())
+            ends = []
             for (init, parameter), rows in groups:
                 place = inits.index(init)
                 color, filled = style.COLORS[place % len(style.COLORS)], parameter == "W"
@@ -146,27 +63,38 @@ def noise_by_layer(reading: Reading) -> Figure:
                 ax.fill_between(
                     x, rows["low"], rows["high"].clip(upper=top), color=color, alpha=0.15, lw=0
                 )
-                (line,) = ax.plot(x, y, label=f"{init}, {parameter}", **look)
-                handles[init, parameter] = line
+                ax.plot(x, y, label=f"{init}, {parameter}", **look)
+                ends.append((x.iat[-1], y.iat[-1], f"{init}, {parameter}", color))
+            ax.set_ylim(finite.min() / 1.5, top)
+            label_ends(ax, ends, HEIGHT - 0.8)
             style.layers(ax, int(scales["layer"].min()), int(scales["layer"].max()))
         axes[0].set_ylabel("noise scale $B_s$")
-        axes[0].set_ylim(finite.min() / 1.5, top)
-        figure.legend(
-            handles=[handles[key] for key in sorted(handles, key=lambda k: k)],
-            loc="outside upper left",
-            ncols=min(len({init for init, _ in handles}), 4),
-        )
+        weights = {"color": GREY, "marker": "o"}
+        biases = {**weights, "markerfacecolor": "white", "linestyle": (0, (4, 1.5))}
+        handles = [
+            Line2D([], [], **weights, label="weights"),
+            Line2D([], [], **biases, label="biases"),
+            Patch(facecolor=GREY, alpha=0.15, label="95 % interval"),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=3)
     return figure
 
 
-def noise_by_layer_caption(reading: Reading) -> str:
-    """In how many layers the bias has the smaller noise scale."""
-    table = reading.table
-    scales = _scales(table)
-    wide = scales.pivot_table(
-        "noise_scale", ["run", "layer", "op"], "parameter", aggfunc="first", dropna=False
+def noise_by_layer_finding(reading: Reading) -> str:
+    """In how many layers the bias has the smaller noise scale, and by what factor in the median."""
+    wide = _paired(reading.table)
+    smaller, ratio = int((wide["b"] < wide["W"]).sum()), (wide["b"] / wide["W"]).median()
+    count = f"{smaller} of {len(wide)}"
+    return (
+        f"The bias has the smaller noise scale in {count} layers; in the median layer it is "
+        f"{ratio:.2g} times that of the weights"
     )
-    wide = wide.dropna()
+
+
+def noise_by_layer_caption(reading: Reading) -> str:
+    """In how many layers the bias has the smaller noise scale, and why."""
+    table = reading.table
+    wide = _paired(table)
     smaller = int((wide["b"] < wide["W"]).sum())
     return (
         f"The bias has the smaller noise scale in {smaller} of {len(wide)} layers (of all runs): "
@@ -177,59 +105,17 @@ def noise_by_layer_caption(reading: Reading) -> str:
     )
 
 
-def _norms(ax: Axes, rows: pd.DataFrame, color: str, marker: str) -> None:
-    ax.plot(rows["batch_size"], rows["exact"], color=color, linewidth=1.2)
-    level = rows["exact"].to_numpy()
-    points, low, high = (
-        level + np.log10(rows[name].clip(lower=1e-3)).to_numpy() / 2
-        for name in ("ratio", "low", "high")
+def _paired(table: pd.DataFrame) -> pd.DataFrame:
+    """Noise scales of W and b side by side, a row for each layer of each run that has both."""
+    wide = _scales(table).pivot_table(
+        "noise_scale", ["run", "layer", "op"], "parameter", aggfunc="first", dropna=False
     )
-    error = np.maximum([points - low, high - points], 0)
-    look = {"color": color, "marker": marker, "linestyle": "none", "capsize": 2}
-    ax.errorbar(rows["batch_size"], points, error, elinewidth=1, **look)
-
-
-def _slopes(ax: Axes, law: pd.DataFrame, rows: pd.DataFrame, color: str, marker: str) -> None:
-    """The law's slope, and differences of neighbouring runs."""
-    sizes = rows["batch_size"].to_numpy(float)
-    fine = np.geomspace(sizes[0], sizes[-1], 100)
-    # The slope of the curve that is drawn: the mean over seeds of log-norms.
-    per_mean = (rows["exact"].iloc[-1] < rows["exact"].iloc[0]) * 1.0
-    alignment = law["alignment"].dropna().to_numpy()[:, None]
-    ax.plot(fine, batch_law.slope(fine, alignment).mean(axis=0) - per_mean, color=color, lw=1.2)
-    points = (rows["exact"] + np.log10(rows["ratio"]) / 2).to_numpy()
-    slope = np.diff(points) / np.diff(np.log10(sizes))
-    ax.plot(np.sqrt(sizes[1:] * sizes[:-1]), slope, color=color, marker=marker, linestyle="none")
-
-
-def _largest_law(table: pd.DataFrame) -> pd.DataFrame:
-    return batch_law.law(table[table["batch_size"] == table["batch_size"].max()])
+    return wide.dropna()
 
 
 def _scales(table: pd.DataFrame) -> pd.DataFrame:
     names = table.drop_duplicates("run")[["run", "init", "data"]]
     return batch_law.noise_scales(batch_law.law(table)).merge(names)
-
-
-def _where(rows: pd.DataFrame, layer: int, parameter: str) -> pd.DataFrame:
-    """The rows of a layer's last op."""
-    rows = rows[(rows["layer"] == layer) & (rows["parameter"] == parameter)]
-    return rows[rows["op"] == rows["op"].iat[-1]]
-
-
-def _few(layers) -> list[int]:
-    layers = np.sort(layers)
-    at = np.linspace(0, len(layers) - 1, min(_FEW, len(layers))).round().astype(int)
-    return [int(layer) for layer in layers[at]]
-
-
-def _most(rows: pd.DataFrame) -> int:
-    return int(rows["batch_size"].max())
-
-
-def _number(rows: pd.DataFrame) -> str:
-    low, value, high = rows[["low", "noise_scale", "high"]].iloc[0]
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 NET = {"depth": 4, "width": 24, "activation": "relu", "init": "he", "upstream": "loss"}
@@ -340,14 +226,14 @@ STUDY = Study(
     (
         Drawing(
             "norm_by_batch",
-            lambda reading: "The gradient's norm against batch size",
-            norm_by_batch,
-            norm_by_batch_caption,
-            one_family,
+            lambda reading: finding_of_batches(reading.table),
+            lambda reading: norm_by_batch(reading.table),
+            lambda reading: norm_by_batch_caption(reading.table),
+            family,
         ),
         Drawing(
             "noise_by_layer",
-            lambda reading: "The noise scales of weights and biases",
+            noise_by_layer_finding,
             noise_by_layer,
             noise_by_layer_caption,
             largest_batch,

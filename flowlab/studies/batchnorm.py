@@ -4,15 +4,18 @@ from math import log
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.interpolate import PchipInterpolator
 
 from flowlab.analysis.statistics import over_seeds, seed_slopes
 from flowlab.claims import compare
 from flowlab.claims.claim import Finding
 from flowlab.claims.trial import log_growth
 from flowlab.figures import style
-from flowlab.figures.panels import THEORY, legend
+from flowlab.figures.labels import label_ends
+from flowlab.figures.panels import THEORY
 from flowlab.figures.runs import whole_layers
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
 from flowlab.theory import normalization
@@ -20,6 +23,7 @@ from flowlab.theory.normalization import batch_norm_rates
 
 HEIGHT = 3.2  # inches
 POINTS = 41  # of theory's line, fewer where batches are large
+DOTS = 16  # up to here each whole batch size of theory has a dot
 LEAST = 8  # examples from which the rate of a batch hardly differs from net to net
 
 
@@ -33,7 +37,7 @@ def rate_by_batch(reading: Reading) -> Figure:
     with style.context():
         figure = Figure(figsize=(style.WIDTH, HEIGHT))
         ax = figure.subplots()
-        handles = []
+        ends = []
         for place, (activation, rows) in enumerate(rates.groupby("activation")):
             color, marker = style.COLORS[place], style.MARKERS[place]
             margins = np.nan_to_num([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
@@ -41,48 +45,86 @@ def rate_by_batch(reading: Reading) -> Figure:
             points, label = (rows["batch_size"], rows["mean"]), f"measured: {activation}"
             ax.errorbar(*points, margins, **look, label=label)
             curve = theory[theory["activation"] == activation].sort_values("batch_size")
-            line = curve["batch_size"], curve["rate"]
-            ax.plot(*line, color=style.shade(color), **THEORY, label=f"theory: {activation}")
-            handles.append(Line2D([], [], color=color, marker=marker, ls="none", label=activation))
+            _theory(ax, curve["batch_size"].to_numpy(), curve["rate"].to_numpy(), place, activation)
+            ends.append((*rows[["batch_size", "mean"]].iloc[-1], activation, color))
         sizes = np.sort(rates["batch_size"].unique())
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [f"{size}" for size in sizes])
         ax.minorticks_off()
         ax.axhline(0, color="0.35", linewidth=0.8, zorder=0)
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        label_ends(ax, ends, HEIGHT - 0.8)
         ax.set_xlabel("batch size $B$")
         ax.set_ylabel("decades of ‖δ‖ per layer")
         ax.tick_params(labelsize=style.TEXT)
-        handles.append(Line2D([], [], color="black", **THEORY, label="theory, infinite width"))
-        legend(figure, handles, "upper")
+        point = {"color": "0.35", "marker": "o", "linestyle": "none"}
+        law = {"color": "black", "marker": ".", "markersize": 4, **THEORY}
+        handles = [
+            Line2D([], [], **point, label="measured, 95 % interval"),
+            Line2D([], [], **law, label="theory, infinite width (a dot for each whole $B$)"),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=2)
     return figure
+
+
+def _theory(ax: Axes, sizes: np.ndarray, rates: np.ndarray, place: int, name: str) -> None:
+    """Dots at whole batch sizes, which alone exist, where they stand apart; a curve through all."""
+    look = {"color": style.shade(style.COLORS[place])}
+    if len(sizes) > 1:
+        fine = np.geomspace(sizes[0], sizes[-1], 200)
+        smooth = PchipInterpolator(np.log(sizes), rates)(np.log(fine))
+        ax.plot(fine, smooth, **look, **THEORY)
+    apart = sizes <= DOTS
+    ax.plot(sizes[apart], rates[apart], ".", markersize=4, **look, label=f"theory: {name}")
+
+
+def rate_by_batch_finding(reading: Reading) -> str:
+    """The factor per layer in the smallest and the largest batch, and theory's error."""
+    rates, growth = _beside_theory(reading), []
+    for activation, rows in rates.groupby("activation"):
+        ends = [f"{10 ** row['mean']:.3g} at B = {row['batch_size']}" for _, row in _ends(rows)]
+        growth.append(f"{' and '.join(ends)} ({activation})")
+    text = f"Batch norm multiplies ‖δ‖ per layer by {', '.join(growth)}"
+    if rates["miss"].notna().any():
+        text += f"; theory is within {rates['miss'].max():.1%}".replace("%", " %")
+    return text
 
 
 def rate_by_batch_caption(reading: Reading) -> str:
     """Each activation's rate in the smallest and the largest batch, and theory's error."""
-    rates = _rates(reading.table)
-    rates = rates.merge(theoretical(reading.table), "left", ["activation", "batch_size"])
-    findings = []
+    rates, findings = _beside_theory(reading), []
     for activation, rows in rates.groupby("activation"):
         ends = [
             f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
             + (f" (theory {row['rate']:.4f})" if pd.notna(row["rate"]) else "")
             + f" at B = {row['batch_size']}"
-            for _, row in rows.iloc[[0, -1]].iterrows()
+            for _, row in _ends(rows)
         ]
         findings.append(f"{activation} {' and '.join(ends)}")
     text = "With batch norm and no skips the gradient explodes; decades of ‖δ‖ per layer, "
     if not (rates["low"] > 0).all():
         text = "Decades of ‖δ‖ per layer going backward with batch norm and no skips, "
     text += f"mean over seeds [95 % interval]: {'; '.join(findings)}."
-    if rates["rate"].notna().any():
-        miss = (rates["mean"] / rates["rate"] - 1).abs()
-        worst = rates.loc[miss.idxmax()]
+    if rates["miss"].notna().any():
+        worst = rates.loc[rates["miss"].idxmax()]
         text += (
-            f" Theory's rate is off by {miss.median():.1%} in the median point and by at most "
-            f"{miss.max():.1%} ({worst['activation']}, B = {worst['batch_size']})."
+            f" Theory's factor per layer is off by {rates['miss'].median():.1%} in the median "
+            f"point and by at most {worst['miss']:.1%} ({worst['activation']}, "
+            f"B = {worst['batch_size']})."
         )
     return text
+
+
+def _beside_theory(reading: Reading) -> pd.DataFrame:
+    """Measured rates with theory's ``rate``, and by what share its factor ``miss``es theirs."""
+    theory = theoretical(reading.table)
+    rates = _rates(reading.table).merge(theory, "left", ["activation", "batch_size"])
+    return rates.assign(miss=(10.0 ** (rates["mean"] - rates["rate"]) - 1).abs())
+
+
+def _ends(rows: pd.DataFrame):
+    """The rows of the smallest and the largest batch."""
+    return rows.iloc[sorted({0, len(rows) - 1})].iterrows()
 
 
 def theoretical(table: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +203,7 @@ STUDY = Study(
     (
         Drawing(
             "rate_by_batch",
-            lambda reading: "Batch norm makes the gradients of plain nets explode",
+            rate_by_batch_finding,
             rate_by_batch,
             rate_by_batch_caption,
         ),

@@ -32,7 +32,7 @@ def variance_collapse(reading: Reading) -> Figure:
     table, prediction = reading.table, reading.prediction
     rows = _variances(table, prediction)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH * 0.8, HEIGHT))
+        figure = Figure(figsize=(style.WIDTH, HEIGHT))
         ax = figure.subplots()
         handles = []
         widths = rows.groupby("width")
@@ -57,18 +57,31 @@ def variance_collapse(reading: Reading) -> Figure:
     return figure
 
 
+def variance_finding(reading: Reading) -> str:
+    """The power of L/N by which the variance grows, at which widths, and how often theory holds."""
+    rows = _variances(reading.table, reading.prediction)
+    widths, power = sorted(rows["width"].unique()), _power(rows)
+    text = "The variance of ln ‖δ₁‖²/‖δ_L‖² from net to net "
+    if power is None:
+        text += f"is {(rows['variance'] / rows['x']).mean():.3g} L/N"
+    else:
+        text += f"grows as (L/N)^{power[0]:.2f} ± {power[1]:.2f}"
+    text += f" at widths {widths[0]} to {widths[-1]}" if len(widths) > 1 else ""
+    known = rows.dropna(subset="predicted")
+    if len(known):
+        text += f"; {_inside(known)} of {len(known)} intervals hold theory's {_kappa(rows):.3g} L/N"
+    return text
+
+
 def variance_caption(reading: Reading) -> str:
     """The measured κ, how well L/N alone decides, and how many intervals hold theory."""
     table, prediction = reading.table, reading.prediction
     rows = _variances(table, prediction)
-    x, v = np.log(rows["x"]), np.log(rows["variance"])
     kappas = rows["variance"] / rows["x"]
     text = f"The variance of ln ‖δ₁‖²/‖δ_L‖² over {rows['seeds'].min()} seeds"
-    if len(rows) > 2 and x.nunique() > 1:
-        power = np.polyfit(x, v, 1)[0]
-        # One variance of n normal values has the relative standard deviation √(2/(n − 1)).
-        noise = sqrt(2 / (rows["seeds"].min() - 1)) / sqrt(((x - x.mean()) ** 2).sum())
-        text += f" grows as (L/N)^{power:.2f} (±{2 * noise:.2f})"
+    power = _power(rows)
+    if power is not None:
+        text += f" grows as (L/N)^{power[0]:.2f} (±{power[1]:.2f})"
     text += (
         f"; over L/N it is {kappas.mean():.3g} on average, "
         f"{kappas.min():.3g} to {kappas.max():.3g}, in {len(rows)} runs of widths "
@@ -76,9 +89,24 @@ def variance_caption(reading: Reading) -> str:
     )
     known = rows.dropna(subset="predicted")
     if len(known):
-        inside = known["predicted"].between(known["low"], known["high"]).sum()
-        text += f" Theory: κ = {_kappa(rows):.3g}; {inside} of {len(known)} 95 % intervals hold it."
+        held = f"{_inside(known)} of {len(known)} 95 % intervals hold it"
+        text += f" Theory: κ = {_kappa(rows):.3g}; {held}."
     return text
+
+
+def _power(rows: pd.DataFrame) -> tuple[float, float] | None:
+    """The power of L/N that fits the variances, and two of its standard errors."""
+    x, v = np.log(rows["x"]), np.log(rows["variance"])
+    if len(rows) < 3 or x.nunique() < 2:
+        return None
+    # One variance of n normal values has the relative standard deviation √(2/(n − 1)).
+    noise = sqrt(2 / (rows["seeds"].min() - 1)) / sqrt(((x - x.mean()) ** 2).sum())
+    return float(np.polyfit(x, v, 1)[0]), 2 * noise
+
+
+def _inside(known: pd.DataFrame) -> int:
+    """How many intervals hold theory's variance."""
+    return int(known["predicted"].between(known["low"], known["high"]).sum())
 
 
 def _variances(table, prediction) -> pd.DataFrame:
@@ -182,7 +210,7 @@ STUDY = Study(
     (
         Drawing(
             "variance_collapse",
-            lambda reading: "Fluctuations from net to net depend on L/N",
+            variance_finding,
             variance_collapse,
             variance_caption,
         ),

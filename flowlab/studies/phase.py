@@ -28,6 +28,12 @@ LOOKS = {
     "kept": {"color": style.COLORS[2], "marker": "o"},
     "undecided": {"color": style.COLORS[6], "marker": "s"},
 }
+PAST = {
+    "vanishing": "vanishes",
+    "exploding": "explodes",
+    "kept": "is kept",
+    "undecided": "is undecided",
+}
 HEIGHT = 4.6  # inches
 POINTS = 41  # theory's plane, along each side
 
@@ -45,7 +51,7 @@ def phase_diagram(reading: Reading) -> Figure:
     """
     points = _points(reading, judged=False)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH * 0.85, HEIGHT))
+        figure = Figure(figsize=(style.WIDTH, HEIGHT))
         ax = figure.subplots()
         _contours(ax, plane(reading.table))
         handles = [
@@ -69,23 +75,36 @@ def phase_diagram(reading: Reading) -> Figure:
     return figure
 
 
+def phase_finding(reading: Reading) -> str:
+    """How many runs vanish and explode, and how many of them on theory's side of χ = 1."""
+    points = _points(reading)
+    count = points["trend"].value_counts()
+    words = ", ".join(f"{PAST[trend]} in {count[trend]}" for trend in PAST if trend in count)
+    text = f"Of {len(points)} runs the gradient {words}"
+    decided, right, _ = _sides(reading, points)
+    if decided.any():
+        share = "all" if right.sum() == decided.sum() else f"{right.sum()} of the"
+        text += (
+            f"; {share} {decided.sum()} that vanish or explode do so on theory's side of the "
+            "critical line"
+        )
+    return text
+
+
 def phase_caption(reading: Reading) -> str:
     """How many points fall on theory's side of the critical line, and how far rates differ."""
     points = _points(reading)
     trends = counted(points["trend"], reading.kept_within)
     text = f"Of {len(points)} points, going backward: {trends}."
-    sided = points["trend"].map({"vanishing": -1, "exploding": 1}).fillna(0)
-    decided = sided != 0
+    decided, right, chi = _sides(reading, points)
     if decided.any():
-        near = _nearest(plane(reading.table), points)
-        right = (np.sign(near - 1)[decided] == sided[decided]).sum()
         text += (
-            f" {right} of the {decided.sum()} vanishing or exploding ones lie in that phase by "
-            "theory"
+            f" {right.sum()} of the {decided.sum()} vanishing or exploding ones lie in that phase "
+            "by theory"
         )
-        wrong = points[decided & (np.sign(near - 1) != sided)]
+        wrong = chi[decided & ~right]
         if len(wrong):
-            low, high = (f"{near[wrong.index].agg(end):.3f}" for end in ("min", "max"))
+            low, high = (f"{wrong.agg(end):.3f}" for end in ("min", "max"))
             text += f", the others at χ = {low}" + (f" to {high}" if high != low else "")
         text += "."
     compared = points.dropna(subset="difference")
@@ -119,6 +138,13 @@ def _points(reading: Reading, judged: bool = True) -> pd.DataFrame:
     """Every run's place in the plane and its verdict, in the terms of ``ratios``."""
     prediction = reading.prediction if judged else None
     return ratios(reading.table, prediction, ["sigma_w", "sigma_b"], reading.kept_within)
+
+
+def _sides(reading: Reading, points: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Which runs vanish or explode, which of them as theory's χ has it, and that χ."""
+    sided = points["trend"].map({"vanishing": -1, "exploding": 1}).fillna(0)
+    chi = _nearest(plane(reading.table), points)
+    return sided != 0, (sided != 0) & (np.sign(chi - 1) == sided), chi
 
 
 def _padded(values: pd.Series) -> tuple[float, float]:
@@ -268,7 +294,7 @@ STUDY = Study(
     (
         Drawing(
             "phase_diagram",
-            lambda reading: "Order and chaos: where gradients vanish and explode",
+            phase_finding,
             phase_diagram,
             phase_caption,
         ),

@@ -2,15 +2,22 @@
 
 import pandas as pd
 
-from flowlab.figures.through_time import state_gradients, state_gradients_caption
-from flowlab.studies.study import Drawing, Study
+from flowlab.figures import through_time
+from flowlab.studies.study import Drawing, Reading, Study
 
-AXES = {"down": "activation", "across": "recurrent"}
+PANELS = {"down": "activation", "across": "recurrent", "lines": "radius"}
 
 
 def plain_cells(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of simple recurrent nets."""
     return table[table["network"] == "rnn"]
+
+
+def _changes(reading: Reading) -> pd.DataFrame:
+    kept_within = reading.kept_within
+    return through_time.changes(
+        reading.table, reading.prediction, **PANELS, kept_within=kept_within
+    )
 
 
 STUDY = Study(
@@ -19,11 +26,9 @@ STUDY = Study(
     (
         Drawing(
             "states_of_plain_cells",
-            lambda reading: "Backpropagation through time in simple recurrent nets",
-            lambda r: state_gradients(r.table, r.prediction, **AXES),
-            lambda r: state_gradients_caption(
-                r.table, r.prediction, **AXES, kept_within=r.kept_within
-            ),
+            lambda reading: through_time.radius_finding(_changes(reading)),
+            lambda r: through_time.state_gradients(r.table, r.prediction, **PANELS),
+            lambda r: through_time.state_gradients_caption(_changes(r), r.table["seed"].nunique()),
             plain_cells,
         ),
     ),

@@ -3,23 +3,27 @@
 Panels are pairs of ``placement`` and ``skip``, or placements with a line for each skip.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.panels import INTERVAL, LINE, key, legend, panel
-from flowlab.figures.runs import describe, whole_layers
+from flowlab.figures.labels import label_ends, named_by, widen
+from flowlab.figures.panels import GREY, INTERVAL, LINE, ROW, key, legend, panel
+from flowlab.figures.runs import NamedRun, describe, whole_layers
 from flowlab.schema import DELTA
 from flowlab.studies.study import Drawing, Reading, Study
 
-PANEL = 2.0  # inches, the height of a panel
+PANEL = 1.8  # inches, the height of a panel of two
+HEIGHT = 2.4  # inches, of one
+NOTE = {"ha": "right", "color": GREY, "fontsize": style.TEXT}
 WEIGHTS = {"Q": "", "K": "...", "V": "///", "O": "xx"}  # and their hatches
 COSINE, ENTROPY = "token_cosine", "attention_entropy"
 
@@ -37,18 +41,63 @@ def blocks_delta(reading: Reading) -> Figure:
     """
     table, prediction = reading.table, reading.prediction
     with style.context():
-        figure, axes, parts = _placements(table, 1)
-        drawn, labels = set(), {}
+        figure, axes, parts = _placements(table, 1, HEIGHT)
+        drawn, limits, summaries = set(), [], []
         first, last = int(table["layer"].min()), int(table["layer"].max())
         for ax, (placement, rows) in zip(axes[0], parts, strict=True):
-            runs, _ = describe(rows, ["skip"])
-            labels |= {run.label: place for place, run in enumerate(runs)}
+            runs, summary = _runs(rows), profile(rows, DELTA)
             style.layers(ax, first, last)
             ax.set_title(f"{placement}-norm")
-            drawn |= panel(ax, DELTA, profile(rows, DELTA), runs, prediction, last - first)
+            drawn |= panel(ax, DELTA, summary, runs, prediction, last - first)
+            limits.append(ax.get_ylim())
+            summaries.append((ax, runs, summary))
+            widen(ax, [run.label for run in runs], style.WIDTH / len(parts) - 0.4)
+        low, high = np.array(limits).T
+        for ax, runs, summary in summaries:
+            style.decades(ax, low.min(), high.max())
+            label_ends(ax, _starts(ax, runs, summary), HEIGHT, "left")
+            if "theory" not in drawn:
+                ax.text(0.98, 0.04, "no prediction", **NOTE, transform=ax.transAxes)
         axes[0][0].set_ylabel("‖δ‖")
-        _legend(figure, labels, [handle for name, handle in key().items() if name in drawn], 1)
+        handles = [handle for name, handle in key().items() if name in drawn]
+        figure.set_figheight(figure.get_figheight() + LINE * legend(figure, handles, "lower"))
     return figure
+
+
+def _starts(ax: Axes, runs: list[NamedRun], summary: pd.DataFrame) -> list[tuple]:
+    """Where each run's line begins: at its first layer, or among the marks at the upper edge."""
+    starts, low, high, marked = [], *ax.get_ylim(), 0
+    for place, run in enumerate(runs):
+        rows = summary[summary["run"] == run.id]
+        if rows.empty:
+            continue
+        layer, level = rows[["layer", "mean"]].iloc[0]
+        if rows["n_nonfinite"].iat[0]:
+            marked += 1
+            if not np.isfinite(level):
+                level = high - ROW * (marked - 0.6) * (high - low)
+        starts.append((layer, level, run.label, style.COLORS[place]))
+    return starts
+
+
+def blocks_delta_finding(reading: Reading) -> str:
+    """By how much ‖δ‖ changes over the body at each placement and skip, and where that is lost."""
+    known, lost, layers = [], [], 0
+    for placement, rows in _by_placement(reading.table):
+        changes, gone = [], []
+        for run in _runs(rows):
+            found = judge(rows[rows["run"] == run.id], None, reading.kept_within)
+            layers = found.crossed
+            unit = "" if known or changes else " decades"
+            change = f"{found.change.mean:z.1f}{unit} ({run.label})".replace("-", "−")
+            changes += [change] if found.change.n else []
+            gone += [] if found.change.n else [run.label]
+        known += [f"by {' and '.join(changes)} with {placement}-norm"] if changes else []
+        lost += [f"{' and '.join(gone)} with {placement}-norm"] if gone else []
+    if not known:
+        return "No change of ‖δ‖ is known"
+    text = f"Over {layers} layers back ‖δ‖ changes {', '.join(known)}"
+    return text + (f"; it is not known for {', '.join(lost)}" if lost else "")
 
 
 def blocks_delta_caption(reading: Reading) -> str:
@@ -81,26 +130,46 @@ def rank_collapse(reading: Reading) -> Figure:
     """
     table = reading.table
     with style.context():
-        figure, axes, parts = _placements(table, 2)
-        labels = {}
+        figure, axes, parts = _placements(table, 2, PANEL)
         first, last = int(table["layer"].min()), int(table["layer"].max())
+        ends = {ax: [] for ax in axes.flat}
         for column, (placement, rows) in enumerate(parts):
-            runs, _ = describe(rows, ["skip"])
-            labels |= {run.label: place for place, run in enumerate(runs)}
+            runs = _runs(rows)
             for ax, (quantity, values) in zip(axes[:, column], _readings(rows), strict=True):
                 summary = profile(values, quantity)
                 for place, run in enumerate(runs):
-                    _curve(ax, summary[summary["run"] == run.id], place, run.label)
+                    of = summary[summary["run"] == run.id]
+                    _curve(ax, of, place, run.label)
+                    known = of.dropna(subset="mean")
+                    if len(known):
+                        end = known["layer"].iat[-1], known["mean"].iat[-1]
+                        ends[ax].append((*end, run.label, style.COLORS[place]))
                 style.layers(ax, first, last)
-                ax.set_ylim(min(0.0, *ax.get_ylim()), 1.03)
                 ax.tick_params(axis="y", labelsize=style.TEXT)
             axes[0, column].set_title(f"{placement}-norm")
             axes[0, column].set_xlabel("")
+        for panels in axes:
+            low = min(0.0, *(ax.dataLim.intervaly[0] for ax in panels))
+            for ax in panels:
+                ax.set_ylim(low - 0.03 * (low < 0), 1.03)
+                label_ends(ax, ends[ax], PANEL)
         axes[0, 0].set_ylabel("token cosine")
         axes[1, 0].set_ylabel("entropy / log tokens")
-        band = Patch(facecolor="0.35", **INTERVAL, label="95 % interval of the mean")
-        _legend(figure, labels, [band], 2)
+        band = Patch(facecolor="0.35", **INTERVAL, label="95 % interval of the mean; no prediction")
+        figure.set_figheight(figure.get_figheight() + LINE * legend(figure, [band], "lower"))
     return figure
+
+
+def rank_collapse_finding(reading: Reading) -> str:
+    """The cosine of two tokens behind the last block at each placement and skip."""
+    parts = []
+    for placement, rows in _by_placement(reading.table):
+        means = profile(*reversed(_readings(rows)[0]))
+        last = means.dropna(subset="mean").groupby("run")["mean"].last()
+        runs = [run for run in _runs(rows) if run.id in last]
+        ends = [f"{last[run.id]:z.2f} ({run.label})".replace("-", "−") for run in runs]
+        parts.append(f"{', '.join(ends)} with {placement}-norm")
+    return f"Behind the last block two tokens have cosine {'; '.join(parts)}"
 
 
 def rank_collapse_caption(reading: Reading) -> str:
@@ -143,6 +212,9 @@ def attention_shares(reading: Reading) -> Figure:
             if mean.empty:
                 ax.set_visible(False)
                 continue
+            if mean.dropna().empty:
+                note = {**NOTE, "ha": "center", "transform": ax.transAxes}
+                ax.text(0.5, 0.5, "gradients not known:\nbelow rounding", **note, va="center")
             bands = ax.stackplot(mean.index, mean.T, colors=style.COLORS, labels=WEIGHTS)
             for band, hatch in zip(bands, WEIGHTS.values(), strict=True):
                 band.set(hatch=hatch, edgecolor="white", linewidth=0.4)
@@ -158,8 +230,24 @@ def attention_shares(reading: Reading) -> Figure:
             Patch(facecolor=color, hatch=hatch, edgecolor="white", label=f"$W_{name}$")
             for (name, hatch), color in zip(WEIGHTS.items(), style.COLORS, strict=False)
         ]
-        legend(figure, handles, "upper")
+        figure.set_figheight(size[1] + LINE * legend(figure, handles, "lower"))
     return figure
+
+
+def attention_shares_finding(reading: Reading) -> str:
+    """The share of queries and keys in the first and the last block, by skip."""
+    shares = _shares(reading.table)
+    both = (shares["Q"] + shares["K"]).groupby([shares[k] for k in ("placement", "skip", "layer")])
+    means = both.mean().unstack("layer")
+    ends = means.iloc[:, [0, -1]].dropna()
+    parts = [
+        f"{_span(of.iloc[:, 0])}{' in the first block' * (not place)} and "
+        f"{_span(of.iloc[:, 1])}{' in the last' * (not place)} ({_no(skip)})"
+        for place, (skip, of) in enumerate(ends.groupby("skip"))
+    ]
+    if not parts:
+        return "The share of queries and keys in attention's ‖dW‖² is not known"
+    return f"Queries and keys have a share of attention's ‖dW‖² of {', '.join(parts)}"
 
 
 def attention_shares_caption(reading: Reading) -> str:
@@ -168,7 +256,10 @@ def attention_shares_caption(reading: Reading) -> str:
     shares = _shares(table)
     findings = []
     for (placement, skip), rows in shares.groupby(["placement", "skip"], sort=False):
-        both = (rows["Q"] + rows["K"]).groupby(rows["layer"]).mean()
+        both = (rows["Q"] + rows["K"]).groupby(rows["layer"]).mean().dropna()
+        if both.empty:
+            findings.append(f"{placement}-norm, skip={skip}: not known")
+            continue
         findings.append(
             f"{placement}-norm, skip={skip}: {both.iloc[0]:.2g} in layer {both.index[0]}, "
             f"{both.iloc[-1]:.2g} in layer {both.index[-1]}"
@@ -187,21 +278,28 @@ def _by_placement(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return sorted(((str(k), v) for k, v in rows.groupby("placement")), reverse=True)
 
 
-def _placements(table: pd.DataFrame, rows: int):
+def _placements(table: pd.DataFrame, rows: int, height: float):
     """A figure with a column for each placement, its axes and the parts of the table."""
     parts = _by_placement(table)
-    figure = Figure(figsize=(style.WIDTH, 1))
-    axes = figure.subplots(rows, len(parts), squeeze=False, sharey="row" if rows > 1 else False)
+    figure = Figure(figsize=(style.WIDTH, rows * height + 0.8))
+    axes = figure.subplots(rows, len(parts), squeeze=False, sharey="row")
     return figure, axes, parts
 
 
-def _legend(figure: Figure, labels: dict[str, int], more: list, rows: int) -> None:
-    handles = [
-        Line2D([], [], color=style.COLORS[place], marker=style.MARKERS[place], label=label)
-        for label, place in labels.items()
-    ]
-    lines = legend(figure, [*handles, *more], "lower")
-    figure.set_figheight(rows * PANEL + 0.7 + LINE * lines)
+def _runs(rows: pd.DataFrame) -> list[NamedRun]:
+    """A placement's runs, labelled by their skip where that sets them apart."""
+    runs = named_by("skip", rows, describe(rows, ["skip"])[0])
+    return [replace(run, label=_no(run.label)) for run in runs]
+
+
+def _no(skip: str) -> str:
+    """A skip as a line is named by it."""
+    return "no skip" if skip == "none" else skip
+
+
+def _span(values: pd.Series) -> str:
+    low, high = (f"{values.agg(end):.2g}" for end in ("min", "max"))
+    return low if low == high else f"{low}–{high}"
 
 
 def _readings(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -240,21 +338,21 @@ STUDY = Study(
     (
         Drawing(
             "blocks_delta",
-            lambda reading: "The gradient's norm through transformer blocks",
+            blocks_delta_finding,
             blocks_delta,
             blocks_delta_caption,
             deepest,
         ),
         Drawing(
             "rank_collapse",
-            lambda reading: "Tokens that grow alike",
+            rank_collapse_finding,
             rank_collapse,
             rank_collapse_caption,
             deepest,
         ),
         Drawing(
             "attention_shares",
-            lambda reading: "How attention divides the gradient among its weights",
+            attention_shares_finding,
             attention_shares,
             attention_shares_caption,
             deepest,

@@ -33,6 +33,10 @@ def test_it_writes_the_estimators_and_the_figure(answer, tmp_path):
     table = pd.read_parquet(folder / "estimators")
     assert set(table["estimator"]) == {"two batches", "per-example variance"}
     described = json.loads((folder / "figures" / "weights_and_biases.json").read_text())
+    (table_shown,) = described["runs"]
+    assert (folder / table_shown).is_file() and table_shown.startswith("estimators/")
+    assert described["finding"].startswith("The biases have the smaller noise scale in ")
+    assert "init=he" in described["fixed"] and "depth=2" in described["fixed"]
     assert described["caption"] in printed.out.replace("\n", " ")
     assert "2.000 times" in printed.out and "slope" in printed.out
     for suffix in ("png", "svg"):

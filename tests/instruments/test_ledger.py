@@ -1,5 +1,6 @@
 """The ledger against plain NumPy, the measured end-to-end norm, and intervention."""
 
+import json
 import sys
 from functools import partial
 from itertools import pairwise
@@ -365,7 +366,27 @@ def test_the_command_writes_both_ledgers(call, tmp_path):
     stored = tables.metadata(replaced)
     assert stored["replaced"] == "2.relu" and stored["settings"]["depth"] == 3
     assert stored["command"] == f"python -m experiments.ledger {' '.join(small)} replace=2.relu"
-    assert len(list((folder / "figures").glob("*.png"))) == 2
+    drawn = sorted(path.stem for path in (folder / "figures").glob("*.png"))
+    assert drawn == ["ledger-mlp-he-depth3", "ledger-mlp-he-depth3-without-2-relu"]
+    described = json.loads((folder / f"figures/{drawn[0]}.json").read_text())
+    assert described["runs"] == [f"ledger/{intact.name}"]
+    account = pd.read_parquet(intact)
+    whole = account.groupby("seed")["log10_end_to_end"].first().mean()
+    said = f"The gradient changes by {whole:+.2f} decades from output to input: "
+    assert described["finding"].startswith(said.replace("-", "−"))
+    assert "depth=3, width=8" in described["fixed"] and "Least:" in described["caption"]
+
+
+def test_a_figure_has_its_digest_where_another_has_its_name(call, tmp_path):
+    for _ in range(2):
+        for width in (8, 9):
+            assert call("depth=2", f"width={width}", "batch_size=8", "seeds=2")[0] == 0
+    folder = tmp_path / "results/single"
+    tables_of = {path.stem[:6]: path.name for path in (folder / "ledger").iterdir()}
+    first, second = sorted((folder / "figures").glob("*.json"), key=lambda path: len(path.name))
+    assert first.stem == "ledger-mlp-he-depth2"
+    digest = second.stem.removeprefix("ledger-mlp-he-depth2-")
+    assert json.loads(second.read_text())["runs"] == [f"ledger/{tables_of[digest]}"]
 
 
 @pytest.mark.parametrize("bad", ["replace=2,relu", "replace=", "depth=0", "dpeth=3"])

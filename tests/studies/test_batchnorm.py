@@ -5,7 +5,13 @@ import pytest
 
 from flowlab.claims.trial import Trial
 from flowlab.studies import Reading
-from flowlab.studies.batchnorm import STUDY, explosion, rate_by_batch, rate_by_batch_caption
+from flowlab.studies.batchnorm import (
+    STUDY,
+    explosion,
+    rate_by_batch,
+    rate_by_batch_caption,
+    rate_by_batch_finding,
+)
 from flowlab.theory import normalization
 from flowlab.theory.normalization import batch_norm_rates
 from tests.support.drawing import assert_readable, labelled
@@ -39,10 +45,17 @@ def test_rates_of_batch_norm_lie_on_theory(normalized):
     (points,) = labelled(figure, "measured: relu")
     x, y = points.lines[0].get_data()
     line = dict(zip(*theory.get_data(), strict=True))
-    assert list(x) == [4, 8, 64] and {4, 8, 64} < set(line)
-    assert [b / line[a] for a, b in zip(x, y, strict=True)] == pytest.approx([1, 1.1, 1])
+    assert list(x) == [4, 8, 64] and set(line) == {4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+    assert [y[0] / line[4], y[1] / line[8]] == pytest.approx([1, 1.1])
+    assert y[2] == pytest.approx(law["relu", 64])
+    assert {text.get_text() for text in figure.axes[0].texts} == {"relu", "identity", ""}
+    factor = 10 ** (0.1 * law["relu", 8]) - 1
+    assert rate_by_batch_finding(reading).endswith(
+        f"{10 ** law['relu', 4]:.3g} at B = 4 and {10 ** law['relu', 64]:.3g} at B = 64 (relu); "
+        f"theory is within {100 * factor:.1f} %"
+    )
     text = rate_by_batch_caption(reading)
-    assert "explodes" in text and "at most 10.0% (relu, B = 8)" in text
+    assert "explodes" in text and f"by at most {factor:.1%} (relu, B = 8)" in text
     assert f"(theory {law['relu', 64]:.4f}) at B = 64" in text
     down = table.assign(**{DELTA: -table[DELTA]})
     assert "explodes" not in rate_by_batch_caption(Reading(down))

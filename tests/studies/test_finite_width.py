@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from flowlab.studies import Reading
-from flowlab.studies.finite_width import STUDY, variance_caption, variance_collapse
+from flowlab.studies.finite_width import (
+    STUDY,
+    variance_caption,
+    variance_collapse,
+    variance_finding,
+)
 from tests.support.drawing import assert_readable, labelled
 from tests.support.planted import Findings, tilted
 from tests.support.tables import DELTA, SQUARED, net
@@ -43,9 +48,13 @@ def test_variances_fall_on_the_line_of_theory(fluctuating):
     text = variance_caption(Reading(table, prediction))
     assert "(L/N)^1.00" in text and "it is 5 on average, 5 to 5" in text
     assert "κ = 5; 6 of 6" in text
+    found = variance_finding(Reading(table, prediction))
+    assert "grows as (L/N)^1.00 ±" in found and "at widths 10 to 20; 6 of 6" in found
+    assert "of 6" not in variance_finding(Reading(table))
     doubled = table.assign(**{DELTA: table[DELTA] * np.where(table["depth"] == 21, 2, 1)})
     text = variance_caption(Reading(doubled, prediction))
     assert "5 to 20" in text and "4 of 6" in text
+    assert "4 of 6 intervals hold theory's 5 L/N" in variance_finding(Reading(doubled, prediction))
 
 
 def frozen(table):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flowlab.studies import Reading, phase
-from flowlab.studies.phase import STUDY, phase_caption, phase_diagram
+from flowlab.studies.phase import STUDY, phase_caption, phase_diagram, phase_finding
 from tests.support.drawing import assert_readable, labelled
 from tests.support.planted import Findings, tilted
 from tests.support.tables import shift, sweep
@@ -42,6 +42,12 @@ def test_the_caption_of_the_phase_plane_judges_sides_and_rates(plane):
     assert "Of 3 points, going backward: 1 vanishing, 1 kept (within ±1 decade), 1 explod" in text
     assert "2 of the 2 vanishing or exploding ones lie in that phase" in text
     assert "at most 0.0%" in text
+    assert phase_finding(Reading(*plane)) == (
+        "Of 3 runs the gradient vanishes in 1, explodes in 1, is kept in 1; all 2 that vanish or "
+        "explode do so on theory's side of the critical line"
+    )
+    turned = phase_finding(Reading(shift(table, "run0", 0.6), prediction))
+    assert "explodes in 2" in turned and "; 1 of the 2 that" in turned
     text = phase_caption(Reading(shift(table, "run0", 0.6), prediction))  # -0.3 becomes 0.3
     assert "2 exploding" in text and "1 of the 2" in text
     assert "at χ = 0.640" in text and f"at most {10**1.2 - 1:.1%}" in text

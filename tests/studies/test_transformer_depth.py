@@ -9,10 +9,13 @@ from flowlab.studies import Reading
 from flowlab.studies.transformer_depth import (
     attention_shares,
     attention_shares_caption,
+    attention_shares_finding,
     blocks_delta,
     blocks_delta_caption,
+    blocks_delta_finding,
     rank_collapse,
     rank_collapse_caption,
+    rank_collapse_finding,
 )
 from tests.support.drawing import assert_readable, labelled
 from tests.support.tables import DELTA, net, together
@@ -47,12 +50,22 @@ def test_blocks_are_panels_by_placement(blocks):
     figure = blocks_delta(Reading(*blocks))
     assert_readable(figure)
     assert [ax.get_title("left") for ax in figure.axes] == ["pre-norm", "post-norm"]
-    (mean,) = labelled(figure, "mean: skip=identity")
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert {text.get_text() for text in figure.axes[0].texts} == {"no skip", "identity", ""}
+    assert blocks_delta_finding(Reading(*blocks)) == (
+        "Over 4 layers back ‖δ‖ changes by −0.8 decades (identity) and 0.4 (no skip) with "
+        "pre-norm, by 0.0 (no skip) with post-norm"
+    )
+    (mean,) = labelled(figure, "mean: identity")
     assert mean.get_ydata() == pytest.approx(-0.2 * np.arange(4, -1, -1), abs=1e-9)
-    (theory,) = labelled(figure, "theory: skip=identity")
+    (theory,) = labelled(figure, "theory: identity")
     assert theory.get_ydata() == pytest.approx(mean.get_ydata(), abs=1e-9)
     text = blocks_delta_caption(Reading(*blocks))
     assert "pre-norm: skip=identity -0.80 [" in text and "kept, theory -0.80 (agrees)" in text
+    lost = blocks[0].assign(
+        **{DELTA: blocks[0][DELTA].where(blocks[0]["skip"] != "identity")}, status="lost"
+    )
+    assert "; it is not known for identity with pre-norm" in blocks_delta_finding(Reading(lost))
     silent = blocks[1].assign(**{DELTA: np.nan})
     assert "theory" not in blocks_delta_caption(Reading(blocks[0], silent))
 
@@ -60,10 +73,14 @@ def test_blocks_are_panels_by_placement(blocks):
 def test_entropy_is_in_units_of_its_largest_value(blocks):
     figure = rank_collapse(Reading(*blocks))
     assert_readable(figure)
-    cosine, _, entropy, _ = labelled(figure, "skip=none")
+    cosine, _, entropy, _ = labelled(figure, "no skip")
     assert cosine.get_ydata() == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert list(entropy.get_xdata()) == [2, 3, 4]
     assert entropy.get_ydata() == pytest.approx([1, 1, 1])
+    assert rank_collapse_finding(Reading(*blocks)) == (
+        "Behind the last block two tokens have cosine 0.80 (identity), 0.40 (no skip) with "
+        "pre-norm; 0.20 (no skip) with post-norm"
+    )
     text = rank_collapse_caption(Reading(*blocks))
     assert "skip=identity cosine 0.200 to 0.800, entropy 0.000 to 0.000" in text
     assert f"{1 / np.log(8):.3f}" in text
@@ -79,6 +96,10 @@ def test_shares_of_attention_add_up(blocks):
     tops = [band.get_paths()[0].vertices[:, 1].max() for band in
             panels["pre-norm, skip=none"].collections]  # fmt: skip
     assert tops == pytest.approx([0.1, 0.2, 0.6, 1.0])
+    assert attention_shares_finding(Reading(*blocks)) == (
+        "Queries and keys have a share of attention's ‖dW‖² of 1 in the first block and 1 in the "
+        "last (identity), 0.2–0.5 and 0.2–0.5 (no skip)"
+    )
     text = attention_shares_caption(Reading(*blocks))
     assert "pre-norm, skip=identity: 1 in layer 2, 1 in layer 4" in text
     assert "pre-norm, skip=none: 0.2 in layer 2" in text
