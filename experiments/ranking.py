@@ -67,10 +67,16 @@ def _verdicts(rows: pd.DataFrame) -> list[str]:
 
 
 def _theory(rows: pd.DataFrame) -> list[str]:
-    return [
-        "-" if np.isnan(row.theory) else f"{row.theory:z.2f} {row.agreement}"
-        for row in rows.itertuples()
-    ]
+    """The predicted change and the agreement; of a part of the body the agreement alone."""
+    found = []
+    for row in rows.itertuples():
+        if row.agreement == "no theory":
+            found.append("-")
+        elif np.isnan(row.theory):
+            found.append(f"{row.agreement} in part")
+        else:
+            found.append(f"{row.theory:z.2f} {row.agreement}")
+    return found
 
 
 _MEASURES = {

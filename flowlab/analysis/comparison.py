@@ -43,10 +43,11 @@ def compare(
 
     First the settings in which runs differ; then ``trend``; ``decades``, by how much log10 of the
     gradient's norm changes going backward over the body, with its 95 % interval ``low``, ``high``
-    over ``seeds``; ``over``, what was crossed; ``rate`` in words; ``theory``, the predicted change,
-    ``difference``, measured minus predicted, and ``agreement``; ``run``. Numbers that are not known
-    are NaN. ``by`` is "kept" (the least change first), "vanishing", "exploding", "differing" (from
-    theory most) or a setting in which runs differ. Runs that cannot be judged come last.
+    over ``seeds``; ``over``, what was crossed; ``rate`` in words; ``theory``, the predicted change
+    where theory covers the whole body; ``difference``, measured minus predicted over what theory
+    covers, and the ``agreement`` there; ``run``. Numbers that are not known are NaN. ``by`` is
+    "kept" (the least change first), "vanishing", "exploding", "differing" (from theory most) or a
+    setting in which runs differ. Runs that cannot be judged come last.
 
     Raises InputError as ``judge`` does, for an unknown order and for a table without runs.
     """
@@ -67,19 +68,30 @@ def compare(
 
 
 def differing(rows: pd.DataFrame) -> list[str]:
-    """The columns in which rows differ, nulls counting as a value."""
-    return [name for name in rows if rows[name].nunique(dropna=False) > 1]
+    """The columns in which rows differ.
+
+    A setting with one value that is null elsewhere, since it applies to a part of the runs alone,
+    is among them only where nothing else sets these apart.
+    """
+    found = [name for name in rows if rows[name].nunique() > 1]
+    for name in rows:
+        if name not in found and rows[name].nunique(dropna=False) > 1:
+            apart = rows[found].assign(null=rows[name].isna()).drop_duplicates()
+            if apart.duplicated(found).any() if found else True:
+                found.append(name)
+    return [name for name in rows if name in found]
 
 
 def row(verdict: Verdict) -> dict:
     """What a comparison says of one verdict."""
     change, difference = verdict.change, verdict.difference
+    whole = verdict.covered == (verdict.first, verdict.last)
     return {
         "trend": verdict.trend,
         **{"decades": change.mean, "low": change.low, "high": change.high},
         "over": f"{verdict.crossed} {verdict.along}s" if change.n else "",
         "rate": verdict.pace_words(),
-        "theory": verdict.predicted,
+        "theory": verdict.predicted if whole else nan,
         "difference": nan if difference is None else difference.mean,
         "agreement": verdict.agreement,
     }
@@ -135,7 +147,7 @@ def answer(comparison: pd.DataFrame, kept_within: float = KEPT_WITHIN) -> str:
     kept = int((comparison["trend"] == "kept").sum())
     limit = f"(within ±{kept_within:g} decade{'s' * (kept_within != 1)})"
     verb = "keep" if kept > 1 else "keeps"
-    text = f"{kept or 'None'} of {count} runs {verb} the gradient {limit}"
+    text = f"{kept or 'None'} of the {count} runs {verb} the gradient {limit}"
     others = tally(comparison["trend"], ("vanishing", "exploding", "undecided"))
     words = {"vanishing": "in {} it vanishes", "exploding": "in {} it explodes"}
     words["undecided"] = "{} is undecided" if others.get("undecided") == 1 else "{} are undecided"

@@ -242,8 +242,9 @@ def foresee(
     """The verdict that a prediction gives on a run of ``seeds`` networks that nobody measured.
 
     ``change`` is the predicted one, its interval what 95 % of such ensembles would show by theory's
-    spread, widened by theory's own error. Where theory is silent the trend is undecided. Raises
-    InputError as :func:`judge` does.
+    spread, widened by theory's own error. Where theory knows no spread there is no interval, and
+    the trend is that of the mean; where it is silent the trend is undecided. Raises InputError as
+    :func:`judge` does.
     """
     rows = prediction.assign(seed=0, status="ok", upstream=upstream)
     found = judge(rows, prediction, kept_within)
@@ -254,7 +255,11 @@ def foresee(
     half = float(ndtri(0.975)) * spread + found.theory_error
     ends = found.predicted - half, found.predicted + half
     change = Interval(found.predicted, *ends, spread, seeds, note="as theory predicts")
-    return replace(found, change=change, trend=_trend(change, kept_within), difference=None)
+    known = change
+    if isnan(spread):
+        error = found.theory_error
+        known = replace(change, low=found.predicted - error, high=found.predicted + error)
+    return replace(found, change=change, trend=_trend(known, kept_within), difference=None)
 
 
 def judge_all(

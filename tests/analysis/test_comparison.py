@@ -78,15 +78,30 @@ def test_a_null_sets_runs_apart():
     assert axes_of(compare(table, prediction)) == ["radius"]
 
 
+def test_a_setting_that_applies_to_one_network_alone_sets_nothing_apart():
+    lstm, gru = {"network": "lstm", "forget_bias": 0.0}, {"network": "gru", "forget_bias": None}
+    assert axes_of(compare(*sweep((0.1, lstm), (0.2, gru)))) == ["network"]
+    twice = sweep((0.1, lstm), (0.2, gru), (0.3, lstm | {"forget_bias": 1.0}))
+    assert axes_of(compare(*twice)) == ["network", "forget_bias"]
+
+
+def test_theory_of_a_part_is_not_that_of_the_whole():
+    table, prediction = sweep((0.1, {}))
+    found = compare(table, prediction[prediction["layer"] > 3]).iloc[0]
+    assert np.isnan(found["theory"]) and found["agreement"] == "agrees"
+
+
 def test_the_answer_counts_and_names_the_ends(made):
     assert answer(compare(*made)) == (
-        "2 of 4 runs keep the gradient (within ±1 decade), in 1 it vanishes, in 1 it explodes. "
+        "2 of the 4 runs keep the gradient (within ±1 decade), in 1 it vanishes, in 1 it explodes. "
         "Least change: init=he, 0.05 [−0.02, 0.12] decades over 5 layers; most: init=xavier, "
         "−2.50 [−2.58, −2.42] decades over 5 layers."
     )
     assert answer(compare(*sweep((0.1, {})))).endswith("decades over 5 layers: kept.")
     undecided = answer(compare(*sweep((0.2, {"init": "he"}), (0.2, {"init": "lecun"}))))
-    assert undecided.startswith("None of 2 runs keeps the gradient (within ±1 decade), 2 are und")
+    assert undecided.startswith(
+        "None of the 2 runs keeps the gradient (within ±1 decade), 2 are und"
+    )
 
 
 @pytest.mark.parametrize(
