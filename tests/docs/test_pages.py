@@ -148,8 +148,13 @@ def test_options_are_known(module, arguments):
     assert own.answer(arguments) == 0 or own.given(arguments)
 
 
+@pytest.mark.parametrize("module, arguments", of("ask"))
+def test_questions_are_understood(module, arguments):
+    assert all(one.settings for one in ask.conditions(ask.read(arguments)))
+
+
 def test_every_command_is_tried():
-    tried = of("run", "ledger", "batch", "shapes", "results", "compact", "plots", "report")
+    tried = of("run", "ask", "ledger", "batch", "shapes", "results", "compact", "plots", "report")
     assert len(tried) == sum(words[:1] == ["python"] for words in COMMANDS.values())
 
 

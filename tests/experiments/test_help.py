@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import command
+from experiments import ask, command
 from experiments.__main__ import commands, main
 from experiments.completion import script
 from experiments.help import WIDTH, Option, _section, written
@@ -24,18 +24,18 @@ def answered(monkeypatch, capsys):
     """What ``experiments.<name>`` prints for arguments that it answers, here where it is python."""
     monkeypatch.setattr(command, "_python", lambda: "python")
 
-    def ask(name, *arguments):
+    def answer(name, *arguments):
         own = import_module(f"experiments.{name}").COMMAND
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         code = own.answer(sys.argv[1:])
         return code, *capsys.readouterr()
 
-    return ask
+    return answer
 
 
 def test_the_commands_are_listed(capsys):
     assert {*commands()} == {
-        *("batch", "benchmark", "claims", "compact", "docs", "ledger"),
+        *("ask", "batch", "benchmark", "claims", "compact", "docs", "ledger"),
         *("plots", "report", "results", "run", "shapes"),
     }
     assert main([]) == 0
@@ -50,8 +50,8 @@ def test_the_commands_are_listed(capsys):
 def test_every_command_explains_itself(name, answered):
     own = import_module(f"experiments.{name}").COMMAND
     assert own.name == name
-    for ask in ("--help", "-h"):
-        code, text, errors = answered(name, ask)
+    for asked in ("--help", "-h"):
+        code, text, errors = answered(name, asked)
         assert (code, errors) == (0, "")
         assert text.startswith(commands()[name] + "\n")
         assert max(map(len, text.splitlines())) <= WIDTH
@@ -62,7 +62,7 @@ def test_every_command_explains_itself(name, answered):
     assert own.answer(["version=1"]) is None
 
 
-@pytest.mark.parametrize("name", ["run", "ledger", "batch", "shapes"])
+@pytest.mark.parametrize("name", ["run", "ask", "ledger", "batch", "shapes"])
 def test_every_setting_is_listed_with_its_values(name, answered):
     words = " ".join(answered(name, "--help")[1].split())
     choices = command.groups()
@@ -80,7 +80,9 @@ def test_examples_and_options_of_commands_are_accepted():
         own = import_module(f"experiments.{name}").COMMAND
         for arguments in own.examples:
             given = arguments.split()
-            if own.composed:
+            if name == "ask":
+                assert ask.conditions(ask.read(given))
+            elif own.composed:
                 plain = [text for text in given if text.partition("=")[0] not in own.options]
                 command.check_overrides(plain)
             else:
