@@ -354,4 +354,5 @@ STUDY = Study(
         ),
     ),
     (law_of_batches, larger_batches),
+    rank=6,
 )

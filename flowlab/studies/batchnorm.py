@@ -167,4 +167,5 @@ STUDY = Study(
         ),
     ),
     (explosion,),
+    rank=62,
 )

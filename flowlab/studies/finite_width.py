@@ -188,4 +188,5 @@ STUDY = Study(
         ),
     ),
     WALKS,
+    rank=66,
 )

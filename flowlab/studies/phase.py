@@ -274,4 +274,5 @@ STUDY = Study(
         ),
     ),
     (power_law, *CRITICAL, *FIXED),
+    rank=63,
 )

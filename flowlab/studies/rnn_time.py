@@ -27,4 +27,5 @@ STUDY = Study(
             plain_cells,
         ),
     ),
+    rank=5,
 )

@@ -28,4 +28,5 @@ STUDY = Study(
         ),
     ),
     experiment="rnn_time",
+    rank=61,
 )

@@ -260,4 +260,5 @@ STUDY = Study(
             deepest,
         ),
     ),
+    rank=4,
 )
