@@ -25,7 +25,9 @@ def section(chapters: list[Chapter]) -> list[Section]:
     records.sort(key=lambda record: record[0])
     rows = [row for _, row in records]
     settings = [name for name in schema.names("setting") if name != "seeds"]
-    varying = [name for name in settings if len({row.get(name, NOTHING) for row in rows}) > 1]
+    # Where a setting applies follows from others: null is no value that sets runs apart.
+    values = {name: {row.get(name, NOTHING) for row in rows} - {NOTHING} for name in settings}
+    varying = [name for name in settings if len(values[name]) > 1]
     first = [name for name in FIRST if name in varying]
     rest = [name for name in varying if name not in first]
     columns = ("experiment", *first, *MEASURES, *rest, "seeds", "run")
