@@ -31,22 +31,22 @@ STRICT = (
 
 def opening(chapters: list[Chapter], claims: dict[str, int], kept_within: float) -> Opening:
     """The top of the report; ``claims`` counts verdicts on claims."""
-    answers = [
-        Link(text, chapter.name) for chapter in chapters for text in sentences(chapter, kept_within)
+    ranked = [
+        (rank, chapter.name, text)
+        for chapter in chapters
+        for rank, text in sentences(chapter, kept_within)
     ]
+    answers = [Link(text, name) for _, name, text in sorted(ranked)]
     picture = next((p for c in chapters for p in c.pictures.values()), None)
     note = NOTE if any(chapter.verdicts for chapter in chapters) else ""
     return Opening(_measured(chapters, claims), tuple(answers[:MOST]), note, picture)
 
 
-def sentences(chapter: Chapter, kept_within: float) -> list[str]:
-    """What an experiment answers: each study's sentence, a comparison's where none is about it."""
-    if not chapter.verdicts:
-        return []
-    if chapter.own:
-        return [answer(chapter.comparison, kept_within)]
-    ranked = sorted(chapter.answers, key=lambda pair: pair[0].rank)
-    return [text for _, text in ranked]
+def sentences(chapter: Chapter, kept_within: float) -> list[tuple[int, str]]:
+    """What an experiment answers, by rank: each study's sentence, a comparison's without one."""
+    if chapter.own and chapter.verdicts:
+        return [(chapter.studies[0].rank, answer(chapter.comparison, kept_within))]
+    return sorted((study.rank, text) for study, text in chapter.answers)
 
 
 def meaning(chapters: list[Chapter]) -> tuple[Text, ...]:

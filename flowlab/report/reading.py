@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +60,8 @@ class Chapter:
     @property
     def rank(self) -> tuple[int, str]:
         """Its place in the report."""
-        return min(study.rank for study in self.studies), self.name
+        # A study without figures adds its runs and findings to those of another.
+        return min(study.rank for study in self.studies if study.figures), self.name
 
     @property
     def comparison(self) -> pd.DataFrame:
@@ -168,8 +169,8 @@ class Reader:
         for problem in dict.fromkeys([*problems, *kept.problems]):
             self.lack(problem)
         prediction = self._prediction(kept, set(stored))
-        curves = dict(iter(prediction.groupby("run", observed=True))) if len(prediction) else {}
-        rows = dict(iter(table.groupby("run", observed=True))) if len(table) else {}
+        rows = _by_run(table, READ)
+        curves = _by_run(prediction, [n for n in prediction if n not in schema.names("setting")])
         images = []
         for number, (run, metadata) in enumerate(stored.items()):
             if self.watch:
@@ -213,7 +214,6 @@ class Reader:
         if rows is None:
             raise InputError(f"{path} cannot be judged: it has no rows of this run")
         try:
-            rows = rows[[name for name in READ if name in rows]]
             return judge(rows, curve, self.kept_within)
         except _UNUSABLE as error:
             raise InputError(f"{path} cannot be judged: {error}") from None
@@ -271,6 +271,14 @@ def _holds_something(folder: Path) -> bool:
         return any(listed(folder / part) for part in PARTS)
     except InputError:  # which reading it says
         return True
+
+
+def _by_run(frame: pd.DataFrame, columns: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The rows of each run, of those of ``columns`` that there are."""
+    if frame.empty:
+        return {}
+    named = frame[[name for name in columns if name in frame]]
+    return dict(iter(named.groupby("run", observed=True)))
 
 
 def _settings(table: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ def _experiment(chapter: Chapter, reader: Reader) -> Section:
     if not chapter.own:
         studies = sorted(chapter.studies, key=lambda study: study.rank)
         blocks += [Text(f"{study.question} ({study.source})") for study in studies]
-    blocks += [Text(text, strong=True) for text in sentences(chapter, reader.kept_within)]
+    blocks += [Text(text, strong=True) for _, text in sentences(chapter, reader.kept_within)]
     blocks += chapter.pictures.values()
     blocks += _findings(chapter, reader)
     if chapter.own and len(chapter.verdicts) > 1:

@@ -11,7 +11,7 @@ from flowlab.analysis.comparison import differing, settings_words
 from flowlab.analysis.verdicts import AGREEMENTS, Verdict, tally
 from flowlab.report.document import Group, Section, Table, Text
 from flowlab.report.reading import Chapter
-from flowlab.report.words import count, decades, listing
+from flowlab.report.words import count, decades
 
 TITLE = "Theory"
 COLUMNS = ("Theory", "Runs", "Why", "Measured − predicted, decades", "Which")
@@ -51,6 +51,13 @@ KNOWN: tuple[tuple[str, Callable[[Settings], bool]], ...] = (
         lambda s: s.get("upstream") == "loss",
     ),
 )
+# How the agreements of verdicts are said of theory.
+WORDS = {
+    "agrees": "agrees with",
+    "differs": "differs from",
+    "undecided": "is not decided on",
+    "no theory": "says nothing about",
+}
 UNKNOWN = "no reason is known"
 BLUNT = "theory's own error is larger than what would have to be decided"
 FEW = "more seeds would decide"
@@ -65,9 +72,8 @@ def section(chapters: list[Chapter]) -> list[Section]:
     for agreement, why, name, verdict in _others(chapters):
         found.setdefault((agreement, why), []).append((name, verdict))
     counts = tally((verdict.agreement for verdict in verdicts), AGREEMENTS)
-    words = [f"theory {word}" if word != "no theory" else word for word in counts]
-    summary = listing(dict(zip(words, counts.values(), strict=True)))
-    blocks = [Text(f"Of {count(len(verdicts), 'run')}: {summary}.")]
+    words = [f"{WORDS[agreement]} {many:,}" for agreement, many in counts.items()]
+    blocks = [Text(f"Of {count(len(verdicts), 'run')} theory {', '.join(words)}.")]
     rows = [_row(*key, runs) for key, runs in sorted(found.items(), key=_order)]
     if rows:
         blocks.append(Table("Where theory does not simply agree", COLUMNS, tuple(rows)))

@@ -79,4 +79,4 @@ def test_agreement_needs_no_row(tmp_path, runs):
     steady = table.assign(delta_log10_norm=table["layer"].map(means))
     store(tmp_path / "same", "c", steady, same, settings)
     (only,) = section(gather(tmp_path), "Theory").blocks
-    assert only.text == "Of 1 run: 1 theory agrees."
+    assert only.text == "Of 1 run theory agrees with 1."
