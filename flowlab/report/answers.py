@@ -2,6 +2,7 @@
 
 from flowlab.analysis.comparison import answer
 from flowlab.analysis.verdicts import AGREEMENTS, TRENDS, tally
+from flowlab.report import claims
 from flowlab.report.document import Link, Opening, Text
 from flowlab.report.reading import Chapter
 from flowlab.report.words import count, listing
@@ -29,8 +30,8 @@ STRICT = (
 )
 
 
-def opening(chapters: list[Chapter], claims: dict[str, int], kept_within: float) -> Opening:
-    """The top of the report; ``claims`` counts verdicts on claims."""
+def opening(chapters: list[Chapter], claimed: dict[str, int], kept_within: float) -> Opening:
+    """The top of the report; ``claimed`` counts verdicts on claims."""
     ranked = [
         (rank, chapter.name, text)
         for chapter in chapters
@@ -39,7 +40,7 @@ def opening(chapters: list[Chapter], claims: dict[str, int], kept_within: float)
     answers = [Link(text, name) for _, name, text in sorted(ranked)]
     picture = next((p for c in chapters for p in c.pictures.values()), None)
     note = NOTE if any(chapter.verdicts for chapter in chapters) else ""
-    return Opening(_measured(chapters, claims), tuple(answers[:MOST]), note, picture)
+    return Opening(_measured(chapters, claimed), tuple(answers[:MOST]), note, picture)
 
 
 def sentences(chapter: Chapter, kept_within: float) -> list[tuple[int, str]]:
@@ -59,7 +60,7 @@ def meaning(chapters: list[Chapter]) -> tuple[Text, ...]:
     return tuple(map(Text, texts))
 
 
-def _measured(chapters: list[Chapter], claims: dict[str, int]) -> str:
+def _measured(chapters: list[Chapter], claimed: dict[str, int]) -> str:
     """How much was measured and how it turned out."""
     verdicts = [verdict for chapter in chapters for verdict in chapter.verdicts.values()]
     parts = []
@@ -81,6 +82,6 @@ def _measured(chapters: list[Chapter], claims: dict[str, int]) -> str:
                 f"Of {predicted:,} predictions theory agrees with {theory.get('agrees', 0):,} "
                 f"and differs from {differs:,}."
             )
-    if claims:
-        parts.append(f"{count(sum(claims.values()), 'claim')}: {listing(claims)}.")
+    if claimed:
+        parts.append(f"{count(sum(claimed.values()), 'claim')}: {claims.counted(claimed)}.")
     return " ".join(parts)

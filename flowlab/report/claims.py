@@ -15,7 +15,7 @@ from flowlab.report.words import count, listing, measured, number
 TITLE = "Claims"
 # Verdicts in the order in which they stand.
 ORDER = ("does not hold", "inconclusive", "holds with a condition", "holds")
-COLUMNS = ("Claim", "Verdict", "Statement", "Measured [95 %]", "Predicted", "Finding", "Source")
+COLUMNS = ("Claim", "Verdict", "Statement (source)", "Finding", "Measured [95 %], predicted")
 LEAST = 3  # claims of a family that become one row
 
 
@@ -42,13 +42,20 @@ def verdicts(claims: Iterable[dict]) -> dict[str, int]:
     return tally(found, (*ORDER, *sorted(set(found) - set(ORDER))))
 
 
+def counted(verdicts: dict[str, int]) -> str:
+    """How many have each verdict: "2 do not hold, 84 hold"."""
+    plural = {verdict: verdict.replace("does", "do").replace("holds", "hold") for verdict in ORDER}
+    words = {plural.get(v, v) if n > 1 else v: n for v, n in verdicts.items()}
+    return listing(words)
+
+
 def section(claims: list[dict]) -> list[Section]:
     """The claims in one table; nothing where there are none."""
     if not claims:
         return []
     wrong = sum(not claim["as_expected"] for claim in claims)
     expected = f"{wrong} not as expected" if wrong else "every verdict is as expected"
-    summary = f"{count(len(claims), 'claim')}: {listing(verdicts(claims))}; {expected}."
+    summary = f"{count(len(claims), 'claim')}: {counted(verdicts(claims))}; {expected}."
     return [Section(TITLE, (Text(summary), table("Claims of the field and exact laws", claims)))]
 
 
@@ -72,7 +79,7 @@ def findings(found: list[tuple], lacking: list[str]) -> list[Block]:
     blocks: list[Block] = []
     if noted:
         blocks.append(Items(tuple(f"{c['id']} {_verdict(c)}: {c['sentence']}" for c in noted)))
-    parts = [f"{listing(verdicts(claims))}"] if claims else []
+    parts = [counted(verdicts(claims))] if claims else []
     parts += [f"{len(lacking)} not in this table"] if lacking else []
     return [*blocks, Fold(f"Findings: {', '.join(parts)}", tuple(inner))]
 
@@ -101,9 +108,8 @@ def _sorted(claims: list[dict]) -> list[dict]:
 
 
 def _row(claim: dict) -> tuple[str, ...]:
-    numbers = _measured(claim), number(claim["predicted"])
-    words = str(claim["sentence"]), str(claim["source"])
-    return (str(claim["id"]), _verdict(claim), str(claim["statement"]), *numbers, *words)
+    statement = f"{claim['statement']} ({claim['source']})"
+    return str(claim["id"]), _verdict(claim), statement, str(claim["sentence"]), _numbers(claim)
 
 
 def _family(members: list[dict], statement: str) -> tuple[str | Group, ...]:
@@ -118,8 +124,8 @@ def _family(members: list[dict], statement: str) -> tuple[str | Group, ...]:
         tuple(f"{claim['id']}: {claim['sentence']}" for claim in members),
     )
     sources = ", ".join(dict.fromkeys(str(claim["source"]) for claim in members))
-    numbers = _measured(worst), number(worst["predicted"])
-    return (f"{family} ({len(members)})", _verdict(worst), statement, *numbers, said, sources)
+    name = f"{family} ({len(members)})"
+    return name, _verdict(worst), f"{statement} ({sources})", said, _numbers(worst)
 
 
 def _share(claim: dict) -> float:
@@ -129,8 +135,10 @@ def _share(claim: dict) -> float:
     return share if share == share else inf
 
 
-def _measured(claim: dict) -> str:
-    return measured(claim["measured"], claim["low"], claim["high"])
+def _numbers(claim: dict) -> str:
+    """The measured value with its interval, and the predicted one."""
+    value = measured(claim["measured"], claim["low"], claim["high"])
+    return f"{value}, predicted {number(claim['predicted'])}"
 
 
 def _verdict(claim: dict) -> str:

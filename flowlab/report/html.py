@@ -33,6 +33,7 @@ from flowlab.report.document import (
 
 LARGEST = 7_000_000  # bytes of images in one file; as text they take a third more
 _LONG, _PROSE = 48, ' class="prose"'  # a cell of more letters is prose
+_SAFE = " /:;=,.()+-*!$?@[]{}~^|"  # in a data URL between double quotes
 STYLE, SCRIPT = (files(__package__).joinpath(f"page.{s}").read_text("utf-8") for s in ("css", "js"))
 
 _PAGE = """<!DOCTYPE html>
@@ -182,11 +183,13 @@ class _Page:
             return f"<p>{_text(block.title)}: too large to stand here; see {link}.</p>"
         self.embedded += len(block.content)
         width, height = _size(block)
-        kind = "svg+xml" if block.path.endswith(".svg") else "png"
-        data = b64encode(block.content).decode()
+        if block.path.endswith(".svg"):  # shorter than in base 64
+            data = f"svg+xml,{quote(block.content, safe=_SAFE)}"
+        else:
+            data = f"png;base64,{b64encode(block.content).decode()}"
         return (
             f'<figure><a class="full" href="{address}" title="Open in full size">'
-            f'<img src="data:image/{kind};base64,{data}" width="{width}" height="{height}" '
+            f'<img src="data:image/{data}" width="{width}" height="{height}" '
             f'alt="{_text(block.title)}"></a>\n<figcaption><details><summary>'
             f"Caption</summary><p>{_text(block.caption)}</p></details></figcaption>"
             "</figure>"

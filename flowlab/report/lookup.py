@@ -10,7 +10,7 @@ from flowlab.report.words import NOTHING, decades, setting
 TITLE = "All runs"
 # Settings that stand before the measures; rarer ones stand behind them.
 FIRST = ("network", "init", "activation", "depth", "width", "skip", "norm", "batch_size")
-MEASURES = ("decades [95 %]", "trend", "rate", "theory", "difference", "agreement")
+MEASURES = ("decades [95 %]", "trend", "theory", "difference", "agreement", "rate")
 HINT = (
     "One row for each run, the least change first. A heading sorts; the boxes below the headings "
     "filter, numbers also by >1, <−2 or 10..50."

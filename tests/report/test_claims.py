@@ -20,24 +20,24 @@ def test_what_does_not_hold_stands_first_and_unexpected_verdicts_before_it(resul
     table = pd.concat([claims(as_expected=False), claims(id="Z2"), claims(id="Z3")[:1]])
     tables.write(table, results / "claims" / "claims.parquet", {"command": "claim it"})
     text, found = section(gather(results), "Claims").blocks
-    assert text.text == "5 claims: 2 does not hold, 3 holds; 1 not as expected."
+    assert text.text == "5 claims: 2 do not hold, 3 hold; 1 not as expected."
     assert [row[0] for row in found.rows[:2]] == ["Z1", "Z2"]
     assert found.rows[0][1] == "does not hold (expected: does not hold)"
-    assert found.rows[0][3] == "2.5 [2.25, 2.75]"
+    assert found.rows[0][4] == "2.5 [2.25, 2.75], predicted 1"
 
 
 def test_like_claims_of_a_family_are_one_row():
     members = [claim(f"M1-{k}", f"A layer of {k} has rate 2.", measured=m) for k, m in SHARES]
     found = report_claims.table("t", [*members, claim("A1"), claim("M2-a"), claim("M2-b")])
     first, *others = found.rows
-    assert first[:3] == ("M1 (3)", "holds", "A layer of … has rate 2.")
-    assert first[3:5] == ("0.95 [0.5, 1.5]", "1")
-    assert isinstance(first[5], Group)
-    assert first[5].text == (
+    assert first[:3] == ("M1 (3)", "holds", "A layer of … has rate 2. (s)")
+    assert first[4] == "0.95 [0.5, 1.5], predicted 1"
+    said = first[3]
+    assert isinstance(said, Group)
+    assert said.text == (
         "3 of 3: holds; furthest from its prediction: M1-gelu, by 50% of the tolerance."
     )
-    assert first[5].members == ("M1-relu: M1-relu does.", *first[5].members[1:])
-    assert len(first[5].members) == 3
+    assert said.members == tuple(f"M1-{name}: M1-{name} does." for name, _ in SHARES)
     assert [row[0] for row in others] == ["A1", "M2-a", "M2-b"]
 
 

@@ -17,7 +17,7 @@ def column(table, name):
 
 def test_every_run_stands_there_with_what_sets_it_apart(results, runs):
     table = lookup(results)
-    measures = ("decades [95 %]", "trend", "rate", "theory", "difference", "agreement")
+    measures = ("decades [95 %]", "trend", "theory", "difference", "agreement", "rate")
     assert table.columns == ("experiment", "init", "depth", *measures, "seeds", "run")
     assert sorted(column(table, "run")) == sorted(runs)
     for row in table.rows:
@@ -25,8 +25,8 @@ def test_every_run_stands_there_with_what_sets_it_apart(results, runs):
         verdict = flowlab.judge(table_of, prediction)
         assert row[:3] == (FOLDER, settings["init"]["name"], str(settings["depth"]))
         assert row[3] == f"{verdict.change:z.2f}".replace("-", "−")
-        assert (row[4], row[8]) == (verdict.trend, verdict.agreement)
-        assert row[6] == f"{verdict.predicted:z.2f}".replace("-", "−")
+        assert (row[4], row[7]) == (verdict.trend, verdict.agreement)
+        assert row[5] == f"{verdict.predicted:z.2f}".replace("-", "−")
         assert row[-2] == "3"
 
 
