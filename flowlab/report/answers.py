@@ -3,7 +3,7 @@
 from flowlab.analysis.comparison import answer
 from flowlab.analysis.verdicts import AGREEMENTS, TRENDS, tally
 from flowlab.report import claims
-from flowlab.report.document import Link, Opening, Text
+from flowlab.report.document import Opening, Reference, Text
 from flowlab.report.reading import Chapter
 from flowlab.report.words import count, listing
 
@@ -37,7 +37,7 @@ def opening(chapters: list[Chapter], claimed: dict[str, int], kept_within: float
         for chapter in chapters
         for rank, text in sentences(chapter, kept_within)
     ]
-    answers = [Link(text, name) for _, name, text in sorted(ranked)]
+    answers = [Reference(text, name) for _, name, text in sorted(ranked)]
     picture = next((p for c in chapters for p in c.pictures.values()), None)
     note = NOTE if any(chapter.verdicts for chapter in chapters) else ""
     return Opening(_measured(chapters, claimed), tuple(answers[:MOST]), note, picture)

@@ -17,7 +17,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Link:
+class Reference:
     """A sentence and the title of the section that says more.
 
     ``filters`` are columns of the section's :class:`Lookup` with the values of the rows to show.
@@ -82,7 +82,7 @@ class Fold:
     blocks: tuple["Block", ...]
 
 
-Block = Text | Link | Code | Items | Table | Picture | Fold
+Block = Text | Reference | Code | Items | Table | Picture | Fold
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Opening:
     """What a reader sees first: what was measured, the answers, and the figure of the first."""
 
     measured: str
-    answers: tuple[Link, ...] = ()
+    answers: tuple[Reference, ...] = ()
     note: str = ""
     picture: Picture | None = None
 

@@ -19,10 +19,10 @@ from flowlab.report.document import (
     Fold,
     Group,
     Items,
-    Link,
     Lookup,
     Opening,
     Picture,
+    Reference,
     Section,
     Table,
     Text,
@@ -92,7 +92,7 @@ class _Page:
         self.anchors, self.embedded = anchors, 0
         self.block = singledispatch(self._unknown)
         for kind, write in (
-            *((Text, self._paragraph), (Link, self._link), (Code, self._code)),
+            *((Text, self._paragraph), (Reference, self._reference), (Code, self._code)),
             *((Items, self._items), (Table, self._table), (Lookup, self._lookup)),
             *((Picture, self._picture), (Fold, self._fold)),
         ):
@@ -137,13 +137,13 @@ class _Page:
             else (f"<p>{_text(block.text)}</p>")
         )
 
-    def _sentence(self, block: Link) -> str:
+    def _sentence(self, block: Reference) -> str:
         address = escape(self.anchors.get(block.section, ""))
         # The script adds filters to the address, which would lead nowhere without it.
         filters = f' data-filters="{escape(urlencode(block.filters))}"' if block.filters else ""
         return f'{_text(block.text)} <a href="#{address}"{filters}>{_text(block.section)}</a>'
 
-    def _link(self, block: Link) -> str:
+    def _reference(self, block: Reference) -> str:
         return f"<p>{self._sentence(block)}</p>"
 
     def _code(self, block: Code) -> str:

@@ -11,8 +11,8 @@ from flowlab.report.document import (
     Fold,
     Group,
     Items,
-    Link,
     Picture,
+    Reference,
     Table,
     Text,
     anchors,
@@ -53,7 +53,7 @@ def _(block: Text, links) -> str:
 
 
 @_block.register
-def _link(block: Link, links) -> str:
+def _link(block: Reference, links) -> str:
     title = f"[{_text(block.section)}](#{quote(links.get(block.section, ''))})"
     return f"{_text(block.text)} {title}"
 

@@ -134,9 +134,9 @@ class Reader:
         return sorted(chapters, key=lambda chapter: chapter.rank)
 
     def _chapter(self, folder: Path) -> Chapter:
+        self.at(f"reading {folder.name}")
         from flowlab import studies
 
-        self.at(f"reading {folder.name}")
         asked = studies.of(folder.name)
         chapter = Chapter(folder.name, asked, own=asked == [studies.ANY])
         kept = Experiment(folder)

@@ -3,7 +3,7 @@
 from flowlab.analysis.comparison import axes_of, named
 from flowlab.report import claims, lookup
 from flowlab.report.answers import sentences
-from flowlab.report.document import Block, Code, Fold, Link, Section, Table, Text
+from flowlab.report.document import Block, Code, Fold, Reference, Section, Table, Text
 from flowlab.report.reading import Chapter, Reader
 from flowlab.report.words import count, decades, number
 
@@ -30,7 +30,7 @@ def _experiment(chapter: Chapter, reader: Reader) -> Section:
         blocks.append(_ranking(chapter))
     if chapter.verdicts:
         many = count(len(chapter.verdicts), "run")
-        blocks.append(Link(f"{many}, one by one:", lookup.TITLE, {"experiment": chapter.name}))
+        blocks.append(Reference(f"{many}, one by one:", lookup.TITLE, {"experiment": chapter.name}))
     known = sorted(command for command in chapter.commands if command)
     blocks += [Code(tuple(known[:MOST]))] if known else []
     return Section(chapter.name, tuple(blocks))

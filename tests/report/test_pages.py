@@ -17,10 +17,10 @@ from flowlab.report.document import (
     Fold,
     Group,
     Items,
-    Link,
     Lookup,
     Opening,
     Picture,
+    Reference,
     Section,
     Table,
     Text,
@@ -119,10 +119,10 @@ def test_both_renderers_write_everything():
         table,
         picture,
         Fold("more & less", (Text("inside"),)),
-        Link("see", "A b", {"p": "1 & 2"}),
+        Reference("see", "A b", {"p": "1 & 2"}),
     )
     sections = (Section("A b!", blocks), Section("A b", (), (Section("C"),)))
-    opening = Opening("It was.", (Link("Yes.", "C"),), "note", picture)
+    opening = Opening("It was.", (Reference("Yes.", "C"),), "note", picture)
     document = Document("T", opening, sections)
     assert markdown.render(document) == (
         "# T\n\nIt was.\n\n1. Yes. [C](#c)\n\nnote\n\n![P](a%20b/%3Cc%3E.png)\n\n"

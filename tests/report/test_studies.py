@@ -7,7 +7,7 @@ import flowlab
 from experiments import plots
 from flowlab import studies
 from flowlab.report import gather
-from flowlab.report.document import Code, Fold, Items, Link, Picture, Table, Text
+from flowlab.report.document import Code, Fold, Items, Picture, Reference, Table, Text
 from flowlab.storage import tables
 from tests.support.reports import COMMAND, FOLDER, section, store
 
@@ -37,7 +37,7 @@ def test_question_answer_figure_findings_and_command_stand_together(skips, capsy
     printed = capsys.readouterr().out
     blocks = section(gather(skips), "skip").blocks
     kinds = [type(b) for b in blocks if not isinstance(b, Items)]
-    assert kinds == [Text, Text, Text, Picture, Fold, Link, Code]
+    assert kinds == [Text, Text, Text, Picture, Fold, Reference, Code]
     question, other, sentence, picture = [b for b in blocks if not isinstance(b, Items)][:4]
     assert question.text.startswith("Which skip connections keep the gradient")
     assert other.text.startswith("Does a branch of skip=scaled")
