@@ -1,7 +1,8 @@
 """Write the report of a results folder: ``python -m experiments.report``; ``results_dir=out``.
 
 Writes report.html, one file that needs no other (figures open in full size from their files), and
-report.md, which refers to these files, into the folder. ``title=`` heads both; ``kept_within=`` is the verdicts' threshold in decades.
+report.md, which refers to these files, into the folder. ``title=`` heads both; ``kept_within=`` is
+the verdicts' threshold in decades.
 """
 
 import sys
