@@ -184,7 +184,8 @@ class _Page:
         self.embedded += len(block.content)
         width, height = _size(block)
         if block.path.endswith(".svg"):  # shorter than in base 64
-            data = f"svg+xml,{quote(block.content, safe=_SAFE)}"
+            drawing = re.sub(rb"\s*\n\s*", b" ", block.content)
+            data = f"svg+xml,{quote(drawing, safe=_SAFE)}"
         else:
             data = f"png;base64,{b64encode(block.content).decode()}"
         return (
