@@ -16,6 +16,7 @@ from flowlab.analysis.comparison import differing, ordered, row
 from flowlab.analysis.verdicts import READ, Verdict, judge
 from flowlab.errors import InputError
 from flowlab.report.document import Picture
+from flowlab.report.words import count
 from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment, find
 from flowlab.storage.files import listed
@@ -235,7 +236,7 @@ class Reader:
                 gone = sum(not _there(run, folder, runs) for run in shown)
                 current = chapter.reading is None or not finding or name not in drawings
                 if gone:
-                    self.lack(f"{picture.path} shows {gone} runs that are gone: make plots")
+                    self.lack(f"{picture.path} shows {count(gone, 'table')} not kept: make plots")
                 elif not (current or _current(drawings[name], chapter.reading, finding)):
                     self.lack(f"{picture.path} is older than the tables: make plots")
 
@@ -261,8 +262,9 @@ class Reader:
             return Picture(place, content, stem.name, "Its description is missing."), "", []
         parts = [caption, f"Fixed: {fixed}." if fixed else ""]
         if runs:
-            number = f"{len(runs)} run{'s' * (len(runs) != 1)}"
-            parts.append(f"Source: {number}, named in {described.relative_to(self.root)}.")
+            parts.append(
+                f"Source: {count(len(runs), 'table')}, named in {described.relative_to(self.root)}."
+            )
         return Picture(place, content, finding, " ".join(filter(None, parts))), finding, runs
 
 

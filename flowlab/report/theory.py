@@ -42,8 +42,8 @@ KNOWN: tuple[tuple[str, Callable[[Settings], bool]], ...] = (
         lambda s: s.get("network") == "transformer",
     ),
     (
-        "more layers than half the width: the mean over seeds is carried by few nets",
-        lambda s: 2 * s.get("depth", 0) > s.get("width", 1),
+        "more layers than units in one: the mean over seeds is carried by few nets",
+        lambda s: s.get("depth", 0) > s.get("width", 1),
     ),
     (
         "the gradient of a loss depends on the forward pass, which theory leaves out; "

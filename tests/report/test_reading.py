@@ -104,7 +104,7 @@ def test_a_run_without_prediction_is_judged(results):
 
 def test_a_stale_figure_is_named(results):
     next((results / FOLDER / "runs").glob("*.parquet")).unlink()
-    assert any("shows 1 runs that are gone: make plots" in line for line in gather(results).missing)
+    assert any("shows 1 table not kept: make plots" in line for line in gather(results).missing)
 
 
 def test_a_figure_that_says_something_else_than_the_tables_is_named(results):
@@ -144,7 +144,7 @@ def test_figures_of_other_tables_are_checked_against_these(results, named):
     described.write_text(json.dumps(json.loads(described.read_text()) | {"runs": [named]}))
     assert not [line for line in gather(results).missing if "figures" in line]
     (folder / named).unlink()
-    assert any("shows 1 runs that are gone" in line for line in gather(results).missing)
+    assert any("shows 1 table not kept" in line for line in gather(results).missing)
 
 
 def test_importing_the_report_is_light():

@@ -59,8 +59,8 @@ def test_what_has_no_theory_says_why(off, runs):
         ({"network": "gru"}, "one recurrent matrix"),
         ({"network": "cnn", "padding": "zeros"}, "zero padding"),
         ({"network": "transformer"}, "as tokens become alike"),
-        ({"depth": 65, "width": 128}, "more layers than half the width"),
-        ({"depth": 64, "width": 128}, theory.UNKNOWN),
+        ({"depth": 129, "width": 128}, "more layers than units in one"),
+        ({"depth": 128, "width": 128}, theory.UNKNOWN),
     ],
 )
 def test_reasons_are_those_of_the_settings(settings, reason):
