@@ -1,7 +1,7 @@
 """Write the report of a results folder: verdicts, figures, tables, commands.
 
-Writes report.html, one file that needs no other, and report.md, which refers to the figures' files,
-into the folder.
+Writes report.html, one file that needs no other (figures open in full size from their files), and
+report.md, which refers to these files, into the folder.
 """
 
 import sys

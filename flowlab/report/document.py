@@ -4,15 +4,28 @@ Every string is plain text: renderers escape it, so that nothing in it is markup
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph; ``strong`` where it is what the section has to say."""
 
     text: str
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A sentence and the title of the section that says more.
+
+    ``filters`` are columns of the section's :class:`Lookup` with the values of the rows to show.
+    """
+
+    text: str
+    section: str
+    filters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -30,17 +43,30 @@ class Items:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A cell that stands for several: what is said of them all, and a line for each."""
+
+    text: str
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of cells under ``columns``; the first cell of a row names it."""
 
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Group, ...], ...]
+
+
+@dataclass(frozen=True)
+class Lookup(Table):
+    """A table that a reader sorts and filters by any of its columns."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG: its path relative to the report, its bytes, and the words that go with it."""
+    """An SVG or a PNG: its path relative to the report, its bytes, the words that go with it."""
 
     path: str
     content: bytes
@@ -48,7 +74,15 @@ class Picture:
     caption: str
 
 
-Block = Text | Code | Items | Table | Picture
+@dataclass(frozen=True)
+class Fold:
+    """Details under a line that sums them up, closed until they are asked for."""
+
+    summary: str
+    blocks: tuple["Block", ...]
+
+
+Block = Text | Reference | Code | Items | Table | Picture | Fold
 
 
 @dataclass(frozen=True)
@@ -61,10 +95,21 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """What a reader sees first: what was measured, the answers, and the figure of the first."""
+
+    measured: str
+    answers: tuple[Reference, ...] = ()
+    note: str = ""
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
 class Document:
-    """A title and its sections; ``missing`` has one line for each part that could not be had."""
+    """A title, what stands on top, and sections; a ``missing`` line for each part not had."""
 
     title: str
+    opening: Opening
     sections: tuple[Section, ...]
     missing: tuple[str, ...] = ()
 
@@ -89,6 +134,14 @@ def outline(document: Document) -> Iterator[tuple[int, str, Section]]:
             yield from walk(section.sections, level + 1)
 
     yield from walk(document.sections, 2)
+
+
+def anchors(document: Document) -> dict[str, str]:
+    """The anchor of each title, of the first section that has it."""
+    found: dict[str, str] = {}
+    for _, own, section in outline(document):
+        found.setdefault(section.title, own)
+    return found
 
 
 def anchor(title: str) -> str:

@@ -5,59 +5,100 @@ import re
 from functools import singledispatch
 from urllib.parse import quote
 
-from flowlab.report.document import Code, Document, Items, Picture, Table, Text, outline, plain
+from flowlab.report.document import (
+    Code,
+    Document,
+    Fold,
+    Group,
+    Items,
+    Picture,
+    Reference,
+    Table,
+    Text,
+    anchors,
+    outline,
+    plain,
+)
 
 
 def render(document: Document) -> str:
     """The text; paths of figures are relative to the file's folder."""
-    contents = [
-        f"{'  ' * (level - 2)}- [{_text(section.title)}](#{quote(anchor)})"
-        for level, anchor, section in outline(document)
-    ]
-    parts = [f"# {_text(document.title)}", "\n".join(contents)]
+    opening, links = document.opening, anchors(document)
+    parts = [f"# {_text(document.title)}", _text(opening.measured)]
+    if opening.answers:
+        lines = enumerate((_link(answer, links) for answer in opening.answers), 1)
+        parts.append("\n".join(f"{place}. {line}" for place, line in lines))
+    parts += [_text(opening.note)] if opening.note else []
+    parts += [_picture(opening.picture)] if opening.picture else []
+    parts.append(
+        "\n".join(
+            f"{'  ' * (level - 2)}- [{_text(section.title)}](#{quote(anchor)})"
+            for level, anchor, section in outline(document)
+        )
+    )
     for level, _, section in outline(document):
         parts.append(f"{'#' * level} {_text(section.title)}")
-        parts += map(_markdown, section.blocks)
+        parts += [_block(block, links) for block in section.blocks]
     return "\n\n".join(parts) + "\n"
 
 
 @singledispatch
-def _markdown(block) -> str:
+def _block(block, links: dict[str, str]) -> str:
     raise TypeError(f"no Markdown for {type(block).__name__}")
 
 
-@_markdown.register
-def _(block: Text) -> str:
-    return _text(block.text)
+@_block.register
+def _(block: Text, links) -> str:
+    return f"**{_text(block.text)}**" if block.strong else _text(block.text)
 
 
-@_markdown.register
-def _(block: Code) -> str:
+@_block.register
+def _link(block: Reference, links) -> str:
+    title = f"[{_text(block.section)}](#{quote(links.get(block.section, ''))})"
+    return f"{_text(block.text)} {title}"
+
+
+@_block.register
+def _(block: Code, links) -> str:
     lines = [plain(line) for line in block.lines]
     ticks = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, ticks + 1)
     return "\n".join([f"{fence}sh", *lines, fence])
 
 
-@_markdown.register
-def _(block: Items) -> str:
+@_block.register
+def _(block: Items, links) -> str:
     return "\n".join(f"- {_text(item)}" for item in block.items)
 
 
-@_markdown.register
-def _(block: Table) -> str:
+@_block.register
+def _(block: Fold, links) -> str:
+    inner = (_block(one, links) for one in block.blocks)
+    return "\n\n".join([f"**{_text(block.summary)}**", *inner])
+
+
+@_block.register
+def _(block: Table, links) -> str:
     rows = [block.columns, ("---",) * len(block.columns), *block.rows]
     lines = [
-        "| " + " | ".join(row if k == 1 else map(_text, row)) + " |" for k, row in enumerate(rows)
+        "| " + " | ".join(row if k == 1 else map(_cell, row)) + " |" for k, row in enumerate(rows)
     ]
     return f"**{_text(block.caption)}**\n\n" + "\n".join(lines)
 
 
-@_markdown.register
-def _(block: Picture) -> str:
-    address = quote(os.fsencode(block.path))
-    caption = _text(block.caption)
-    return f"![{_text(block.title)}]({address})\n\n**{_text(block.title)}.** {caption}"
+@_block.register
+def _(block: Picture, links) -> str:
+    return f"{_picture(block)}\n\n{_text(block.caption)}"
+
+
+def _picture(picture: Picture) -> str:
+    return f"![{_text(picture.title)}]({quote(os.fsencode(picture.path))})"
+
+
+def _cell(cell: str | Group) -> str:
+    if isinstance(cell, Group):
+        return _text(" ".join([cell.text, *cell.members]))
+    return _text(cell)
 
 
 def _text(text: object) -> str:

@@ -201,4 +201,5 @@ STUDY = Study(
             architecture_rates_caption,
         ),
     ),
+    rank=64,
 )

@@ -240,4 +240,5 @@ STUDY = Study(
         ),
     ),
     (law_of_batches, larger_batches),
+    rank=6,
 )

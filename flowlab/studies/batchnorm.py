@@ -209,4 +209,5 @@ STUDY = Study(
         ),
     ),
     (explosion,),
+    rank=62,
 )

@@ -93,4 +93,5 @@ STUDY = Study(
         ),
     ),
     (loss_in_depth,),
+    rank=65,
 )

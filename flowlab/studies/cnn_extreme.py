@@ -14,4 +14,5 @@ STUDY = Study(
             lambda r: underflow_caption(r.table, r.prediction, r.side**2),
         ),
     ),
+    rank=69,
 )

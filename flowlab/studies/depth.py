@@ -84,4 +84,5 @@ STUDY = Study(
             lambda r: heat_map_caption(r.table, r.prediction, "depth", r.kept_within),
         ),
     ),
+    rank=1,
 )

@@ -14,4 +14,5 @@ STUDY = Study(
             lambda r: underflow_caption(r.table, r.prediction),
         ),
     ),
+    rank=68,
 )

@@ -216,4 +216,5 @@ STUDY = Study(
         ),
     ),
     WALKS,
+    rank=66,
 )

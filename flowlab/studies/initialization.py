@@ -14,4 +14,5 @@ STUDY = Study(
             lambda r: heat_map_caption(r.table, r.prediction, "activation", r.kept_within),
         ),
     ),
+    rank=2,
 )

@@ -16,4 +16,5 @@ STUDY = Study(
             lambda r: change_by_depth_caption(r.table, r.prediction, **AXES),
         ),
     ),
+    rank=60,
 )

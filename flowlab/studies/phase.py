@@ -300,4 +300,5 @@ STUDY = Study(
         ),
     ),
     (power_law, *CRITICAL, *FIXED),
+    rank=63,
 )

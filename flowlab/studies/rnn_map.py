@@ -130,4 +130,5 @@ STUDY = Study(
             layer_by_time_caption,
         ),
     ),
+    rank=67,
 )

@@ -32,4 +32,5 @@ STUDY = Study(
             plain_cells,
         ),
     ),
+    rank=5,
 )

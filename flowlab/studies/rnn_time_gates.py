@@ -49,4 +49,5 @@ STUDY = Study(
         ),
     ),
     experiment="rnn_time",
+    rank=61,
 )

@@ -205,4 +205,5 @@ STUDY = Study(
             lambda L: f"(1 + 1/L)^L = {(1 + 1 / L) ** L:.3f}",
         ),
     ),
+    rank=3,
 )

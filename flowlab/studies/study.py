@@ -32,7 +32,7 @@ class Reading:
         """The same of the runs that ``select`` keeps of the table."""
         table, prediction = select(self.table), self.prediction
         if prediction is not None:
-            prediction = prediction[prediction["run"].isin(table["run"])]
+            prediction = prediction[prediction["run"].isin(table["run"].unique())]
             prediction = None if prediction.empty else prediction
         return replace(self, table=table, prediction=prediction)
 

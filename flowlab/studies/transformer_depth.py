@@ -358,4 +358,5 @@ STUDY = Study(
             deepest,
         ),
     ),
+    rank=4,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import docs
+from experiments import ask, docs
 from experiments.sweep import plugins, pool
 from flowlab.errors import InputError
 
