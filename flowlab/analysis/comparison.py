@@ -146,8 +146,10 @@ def answer(comparison: pd.DataFrame, kept_within: float = KEPT_WITHIN) -> str:
         return f"{_sized(one)}: {one['trend']}." if len(known) else "The run cannot be judged."
     kept = int((comparison["trend"] == "kept").sum())
     limit = f"(within ±{kept_within:g} decade{'s' * (kept_within != 1)})"
-    verb = "keep" if kept > 1 else "keeps"
-    text = f"{kept or 'None'} of the {count} runs {verb} the gradient {limit}"
+    some = f"All {count} runs keep" if kept == count else f"{kept} of the {count} runs keep"
+    if kept < 2:
+        some = f"{'One' if kept else 'None'} of the {count} runs keeps"
+    text = f"{some} the gradient {limit}"
     others = tally(comparison["trend"], ("vanishing", "exploding", "undecided"))
     words = {"vanishing": "in {} it vanishes", "exploding": "in {} it explodes"}
     words["undecided"] = "{} is undecided" if others.get("undecided") == 1 else "{} are undecided"
