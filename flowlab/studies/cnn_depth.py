@@ -11,28 +11,23 @@ from matplotlib.figure import Figure
 from flowlab.claims import compare
 from flowlab.claims.claim import Finding
 from flowlab.claims.trial import log_growth
-from flowlab.figures.over_depth import change_by_depth, change_by_depth_caption
+from flowlab.figures import over
+from flowlab.figures.choice import described
 from flowlab.studies.study import Drawing, Reading, Study, finding, first_run, runs_with
 from flowlab.theory import convolution
 from flowlab.theory.convolution import border_rates
 from flowlab.theory.finite_channels import circular_steps
 
-AXES = {"panels": "padding", "lines": "init"}
 ENDS = 6  # layers at each end in which the border's profile settles
+AXES = {"over": "depth", "lines": "init", "panels": "padding"}
+LAW = "what a border costs, wide nets of Gaussian kernels"
 
 
 def border_by_depth(reading: Reading) -> Figure:
     """The change from output to input against depth, beside what the border costs a wide net."""
-    return change_by_depth(reading.table, reading.prediction, _border(reading), **AXES)
-
-
-def border_by_depth_caption(reading: Reading) -> str:
-    """Every initializer's change at the greatest depth, beside theory's and the border's."""
-    return change_by_depth_caption(reading.table, reading.prediction, _border(reading), **AXES)
-
-
-def _border(reading: Reading):
-    return border_rates(reading.side, int(reading.table["kernel_size"].iat[0]))
+    kernel = int(reading.table["kernel_size"].iat[0])
+    rates = border_rates(reading.side, kernel).set_index("padding")["rate"].to_dict()
+    return over.change_over(reading.sweep, **AXES, law=rates, law_name=LAW)
 
 
 @finding(
@@ -87,9 +82,9 @@ STUDY = Study(
     (
         Drawing(
             "border_by_depth",
-            lambda reading: "What padding costs a convolutional net's gradient",
+            lambda reading: over.finding(reading.sweep, **AXES),
             border_by_depth,
-            border_by_depth_caption,
+            lambda reading: described(reading.sweep),
         ),
     ),
     (loss_in_depth,),
