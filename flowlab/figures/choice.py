@@ -54,9 +54,9 @@ def choose(of: Sweep) -> Form:
         )
     if over_batch.fits(of):
         return _form(over_batch.norms_by_batch, over_batch.finding, of)
-    if "network" in of.axes:
-        return _networks(of)
     grown = next((axis for axis in SIZES if axis in of.axes), None)
+    if "network" in of.axes and (grown is None or of.rows["along"].nunique() > 1):
+        return _networks(of, grown)
     if grown is None and len(of.points) <= MOST:
         return _form(one_axis.curves, one_axis.finding, of)
     numbers = [axis for axis in of.axes if of.numeric(axis)]
@@ -137,15 +137,12 @@ def _form(figure: Callable, finding: Callable, of: Sweep, **options) -> Form:
     return Form(partial(figure, of, **options), partial(finding, of, **options))
 
 
-def _networks(of: Sweep) -> Form:
+def _networks(of: Sweep, grown: str | None) -> Form:
     each = of.points.groupby("network").size()
-    if len(each) <= 2 * MOST_PANELS and each.max() <= MOST_IN_PANEL and not _sized(of):
+    few = len(each) <= 2 * MOST_PANELS and each.max() <= MOST_IN_PANEL
+    if few and grown is None:
         return _form(networks.network_panels, networks.finding, of)
     return _form(ranks.ranking, ranks.finding, of)
-
-
-def _sized(of: Sweep) -> bool:
-    return any(axis in of.axes for axis in SIZES)
 
 
 def _others(of: Sweep, grown: str) -> tuple[str | None, str | None]:

@@ -41,8 +41,9 @@ def label_ends(
     """
     figure.draw_without_rendering()
     for ax, of in ends.items():
-        if of:
-            _label(ax, [*of], side, letters)
+        named = [end for end in of if end.text]
+        if named:
+            _label(ax, named, side, letters)
 
 
 def spread(places: Sequence[float], sizes: Sequence[float], low: float, high: float) -> np.ndarray:

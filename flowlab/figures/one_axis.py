@@ -16,6 +16,7 @@ from flowlab.figures.sweeps import Sweep
 from flowlab.figures.words import listed
 
 HEIGHT = 3.1  # inches
+FEW = 3  # lines
 
 
 def curves(sweep: Sweep) -> Figure:
@@ -54,7 +55,9 @@ def lines(
     what = "step $t$" if along == "time" else "layer"
     style.layers(ax, first, last, what)
     ax.set_ylabel("‖∂L/∂$h_t$‖" if along == "time" else SYMBOLS[column])
-    drawn = panel(ax, column, summary, runs, theory, last - first, ("interval", "theory interval"))
+    # Hatches of many lines hide the lines.
+    bands = ("interval", "theory interval") if len(runs) <= FEW else ("interval",)
+    drawn = panel(ax, column, summary, runs, theory, last - first, bands)
     ends = []
     for run, color in zip(runs, style.COLORS, strict=False):
         mine = summary[summary["run"] == run.id]
@@ -76,12 +79,17 @@ def named(rows: pd.DataFrame, names: pd.Series | None = None) -> list[NamedRun]:
     ]
 
 
-def silent(sweep: Sweep) -> str | None:
-    """Where theory, which was asked, has no prediction; None where it has one for every run."""
+def silent(sweep: Sweep, whole: bool = False) -> str | None:
+    """Where theory, which was asked, has no prediction, with ``whole`` none of the whole change.
+
+    None where it has one for every run.
+    """
     if sweep.prediction is None:
         return None
-    without = sweep.rows[sweep.rows["agreement"] == "no theory"]
-    if without.empty:
+    without = sweep.rows["agreement"] == "no theory"
+    if whole:
+        without = sweep.rows["predicted"].isna()
+    if not without.any():
         return None
-    every = len(without) == len(sweep.rows)
-    return "No prediction: " + ("theory is silent" if every else listed(without["label"], 6))
+    names = "any run" if without.all() else listed(sweep.rows.loc[without, "label"], 6)
+    return f"No prediction{' of the whole change' * whole} for {names}"

@@ -13,13 +13,14 @@ from flowlab.figures.labels import End, label_ends
 from flowlab.figures.one_axis import silent
 from flowlab.figures.panels import LINE, THEORY, legend
 from flowlab.figures.ratios import SYMBOL, TIME_SYMBOL
-from flowlab.figures.sentences import ends_of, kept_and_most
+from flowlab.figures.sentences import crossed, ends_of, kept_and_most, majority
 from flowlab.figures.sweeps import SIZES, Sweep
-from flowlab.figures.words import bare, listed, said
+from flowlab.figures.words import MOST, bare, decades, listed, moved, said
 
 HEIGHT = 3.0  # inches, a panel
 KEPT = {"facecolor": "0.92", "linewidth": 0, "zorder": 0}
 LAW = {"linestyle": ":", "linewidth": 1.3, "color": "0.25"}
+LONG = 110  # letters of what is kept, beyond which it is counted
 LETTERS = 26  # of a label's line, panels together
 ONE = "all runs"  # the line of a sweep that varies nothing else
 
@@ -72,7 +73,7 @@ def change_over(
             handles.append(Line2D([], [], **LAW, label=law_name))
         limit = f"kept: within ±{sweep.kept_within:g}"
         handles.append(Patch(**KEPT | {"edgecolor": "0.7", "linewidth": 0.5}, label=limit))
-        height = legend(figure, handles, "lower", title=silent(sweep))
+        height = legend(figure, handles, "lower", title=silent(sweep, whole=True))
         figure.set_figheight(HEIGHT + LINE * height)
         if names != [ONE]:
             label_ends(figure, ends, letters=LETTERS // len(values))
@@ -85,37 +86,58 @@ def finding(
     """Which lines keep the gradient at every value of ``over``, and what others lose or gain."""
     rows = _placed(sweep, over, lines, panels)
     low, high = (bare(end) for end in (rows["x"].min(), rows["x"].max()))
-    whole = f"to {over} {high}" if over in SIZES else f"at every {over} ({low} to {high})"
+    whole = f"at every {over} from {low} to {high}"
+    if over in SIZES:
+        whole = f"to depth {high}" if over == "depth" else f"over {high} steps"
     keys = [name for name in (lines, panels) if name]
     if not keys:
-        return kept_and_most(rows, sweep.kept_within, whole)
+        return _alone(rows, over, sweep.kept_within)
     # A line that ends before the others is not kept to the end.
     ends = rows.groupby(keys, sort=False).agg(
         kept=("trend", lambda trends: (trends == "kept").all()), last=("x", "max")
     )
     ends["kept"] &= ends["last"] == rows["x"].max()
     if ends["kept"].all():
-        worst = rows.loc[rows["mean"].abs().idxmax()]
-        size = abs(worst["mean"])
-        return (
-            f"All {len(ends)} keep the gradient {whole}; the most it changes is {size:.2f} decades"
-        )
-    most = " and ".join(
-        ends_of(rows.assign(label=[_pair(row, keys) for _, row in rows.iterrows()]))
-    )
+        most = rows["mean"].abs().max()
+        return f"All {len(ends)} keep the gradient {whole}; it changes by {decades(most)} at most"
+    pairs = [_pair(row, keys) for _, row in rows.iterrows()]
+    most = " and ".join(ends_of(rows.assign(label=pairs)))
     rest = f"; {most}" if most else ""
-    if not ends["kept"].any():
+    count = int(ends["kept"].sum())
+    if not count:
         return f"None of {len(ends)} keeps the gradient {whole}{rest}"
-    kept = ends[ends["kept"]].reset_index()
     if panels and lines:
-        parts = []
-        for value in sweep.values(panels):
-            of = [said(lines, name) for name in kept.loc[kept[panels] == value, lines]]
-            parts.append(f"{listed(of, 4) or 'none of them'} with {panels}={bare(value)}")
-        return f"Kept {whole}: {'; '.join(sorted(parts, key=lambda part: part.startswith('none of')))}{rest}"
-    names = [said(keys[0], name) for name in kept[keys[0]]]
-    verb = "keeps" if len(names) == 1 else "keep"
-    return f"{listed(names, 4)} {verb} the gradient {whole}{rest}"
+        text = f"Kept {whole}: {_by_panel(sweep, ends, lines, panels)}"
+        if len(text) > LONG:
+            text = f"{count} of {len(ends)} keep the gradient {whole}"
+        return f"{text}{rest}"
+    names = [said(keys[0], name) for name in ends.index]
+    kept = [name for name, keeps in zip(names, ends["kept"], strict=True) if keeps]
+    verb = "keeps" if count == 1 else "keep"
+    who = listed(kept) if count <= MOST else majority(names, kept)
+    return f"{who} {verb} the gradient {whole}{rest}"
+
+
+def _alone(rows: pd.DataFrame, over: str, kept_within: float) -> str:
+    """Of runs that differ in nothing else: how far the gradient is kept, and the change at last."""
+    if over not in SIZES:
+        return kept_and_most(rows, kept_within, f"over {crossed(rows)}")
+    last = rows.iloc[-1]
+    if not np.isfinite(last["mean"]) or (rows["trend"] == "kept").all():
+        return kept_and_most(rows, kept_within, f"over {crossed(rows)}")
+    text = f"The gradient {moved(last['mean'])} by {over} {bare(last['x'])}"
+    changed = (rows["trend"] != "kept").to_numpy()
+    kept = rows["x"].iloc[: int(np.argmax(changed))]
+    return f"{text}; it is kept to {over} {bare(kept.iloc[-1])}" if len(kept) else text
+
+
+def _by_panel(sweep: Sweep, ends: pd.DataFrame, lines: str, panels: str) -> str:
+    kept = ends[ends["kept"]].reset_index()
+    parts = []
+    for value in sweep.values(panels):
+        of = [said(lines, name) for name in kept.loc[kept[panels] == value, lines]]
+        parts.append(f"{listed(of, MOST + 1) or 'none'} with {panels}={bare(value)}")
+    return "; ".join(parts)
 
 
 def _pair(row: pd.Series, keys: list[str]) -> str:

@@ -75,12 +75,12 @@ def finding(sweep: Sweep) -> str:
             slopes.append(-slope_of(of["measured"], np.log10(of["batch_size"].astype(float))))
         low, high = min(slopes), max(slopes)
         power = f"B^{low:z.2f}" if high - low < 0.005 else f"B^{low:z.2f} to B^{high:z.2f}"
-        parts.append(f"‖d{parameter}‖ goes as {power}")
+        parts.append(f"‖d{parameter}‖ as {power}")
     every = pd.concat(laws.values())
     off = (every["measured"] - every["exact"]).abs().max()
     sizes = sweep.values("batch_size")
-    text = f"From B = {bare(sizes[0])} to {bare(sizes[-1])} {' and '.join(parts)}"
-    return f"{text}; the exact law is within {off:.2f} decades".replace("-", "−")
+    text = f"From B = {bare(sizes[0])} to {bare(sizes[-1])} go {' and '.join(parts)}"
+    return f"{text}; runs lie within {off:.2f} decades of the exact law".replace("-", "−")
 
 
 def _other(sweep: Sweep) -> str | None:

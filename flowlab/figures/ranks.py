@@ -7,6 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from flowlab.figures import style
+from flowlab.figures.one_axis import silent
 from flowlab.figures.over import KEPT
 from flowlab.figures.panels import LINE, legend
 from flowlab.figures.sentences import crossed, kept_and_most
@@ -61,7 +62,7 @@ def ranking(sweep: Sweep) -> Figure:
         if np.isfinite(theory).any():
             handles.append(Line2D([], [], **MARK, label="theory"))
         handles.append(_kept(sweep))
-        lines = legend(figure, handles, "lower", title=_silent(sweep, rows))
+        lines = legend(figure, handles, "lower", title=silent(sweep, whole=True))
         figure.set_figheight(height + 0.2 + LINE * lines)
     return figure
 
@@ -88,10 +89,3 @@ def _bounded(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 def _kept(sweep: Sweep) -> Patch:
     label = f"kept: within ±{sweep.kept_within:g}"
     return Patch(**KEPT | {"edgecolor": "0.7", "linewidth": 0.5}, label=label)
-
-
-def _silent(sweep: Sweep, rows: pd.DataFrame) -> str | None:
-    count = int((rows["agreement"] == "no theory").sum())
-    if sweep.prediction is None or count == 0:
-        return None
-    return f"No prediction for {count} of {len(rows)} runs"

@@ -1,5 +1,7 @@
 """What runs do with the gradient, in one sentence: the findings above figures."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -42,7 +44,15 @@ def kept_and_most(rows: pd.DataFrame, kept_within: float, where: str) -> str:
     if len(kept) <= 3:
         verb = "keeps" if len(kept) == 1 else "keep"
         return f"{listed(kept)} {verb} the gradient {where}{_joined(most)}"
-    return f"{len(kept)} of {count} keep the gradient {where}{_joined(most)}"
+    return f"{majority(rows['label'], kept)} keep the gradient {where}{_joined(most)}"
+
+
+def majority(names: Iterable[str], kept: Iterable[str]) -> str:
+    """Many names of still more: "All 7 but identity", or how many where the rest is long."""
+    names, kept = list(names), set(kept)
+    rest = [name for name in names if name not in kept]
+    few = len(rest) <= 2 and len(", ".join(rest)) <= 40
+    return f"All {len(names)} but {listed(rest)}" if few else f"{len(kept)} of {len(names)}"
 
 
 def alone(row: pd.Series) -> str:
@@ -78,7 +88,8 @@ def ends_of(rows: pd.DataFrame) -> list[str]:
     if not parts:
         undecided = rows[rows["trend"] == "undecided"]
         if len(undecided):
-            parts.append(f"{len(undecided)} undecided")
+            verb = "is" if len(undecided) == 1 else "are"
+            parts.append(f"{listed(undecided['label'])} {verb} undecided")
     return parts
 
 

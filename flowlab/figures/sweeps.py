@@ -53,8 +53,7 @@ class Sweep:
 
     def values(self, axis: str) -> list:
         """The values of an axis, sorted; nulls last."""
-        values = self.points[axis].unique()
-        return sorted(values, key=lambda v: (v is None, isinstance(v, str), v))
+        return [*_ranks(self.points[axis])]
 
     def numeric(self, axis: str) -> bool:
         """Whether an axis is one of numbers."""
@@ -103,7 +102,19 @@ def sweep(
         if prediction is not None:
             keys = [key for key in keys if key in prediction]
             prediction = prediction.dropna(subset="run").drop_duplicates(keys)
-    return Sweep(table, prediction, kept_within, _folded(rows))
+    points = _folded(rows)
+    ranks = {axis: _ranks(points[axis]) for axis in points}
+    index = sorted(
+        points.index,
+        key=lambda run: ([ranks[axis][points.at[run, axis]] for axis in points], str(run)),
+    )
+    return Sweep(table, prediction, kept_within, points.loc[index])
+
+
+def _ranks(values: pd.Series) -> dict:
+    """Each value's place among all: numbers in their order, then names, then null."""
+    order = sorted(values.unique(), key=lambda v: (v is None, isinstance(v, str), v))
+    return {value: place for place, value in enumerate(order)}
 
 
 def _folded(rows: pd.DataFrame) -> pd.DataFrame:

@@ -90,15 +90,15 @@ def finding(sweep: Sweep, side: int | None = None) -> str:
     """How small the smallest gradient gets, and from which layer floating point reads 0."""
     lines = [_line(sweep.table[sweep.table["run"] == run], side) for run in sweep.rows["run"]]
     mean, marks = min(lines, key=lambda line: line[0].iloc[0])
-    first, last = mean.index.min(), mean.index.max()
+    first = mean.index.min()
     power = f"{mean[first]:.0f}".translate(SUPERSCRIPT)
     text = f"Measured down to ‖δ‖ = 10{power} in layer {first}"
     zeros = [
-        f"{dtype} from layer {layer}"
+        f"from layer {layer} down in {dtype}"
         for dtype in UNDERFLOW
         if (layer := marks[dtype, "norm reads 0"])
     ]
-    return f"{text}; a norm in {' and in '.join(zeros)} down reads 0" if zeros else text
+    return f"{text}; a plain norm reads 0 {' and '.join(zeros)}" if zeros else text
 
 
 def caption(sweep: Sweep, side: int | None = None) -> str:

@@ -13,6 +13,7 @@ from flowlab.claims.claim import Finding
 from flowlab.claims.trial import log_growth
 from flowlab.figures import over
 from flowlab.figures.choice import described
+from flowlab.figures.words import moved
 from flowlab.studies.study import Drawing, Reading, Study, finding, first_run, runs_with
 from flowlab.theory import convolution
 from flowlab.theory.convolution import border_rates
@@ -28,6 +29,21 @@ def border_by_depth(reading: Reading) -> Figure:
     kernel = int(reading.table["kernel_size"].iat[0])
     rates = border_rates(reading.side, kernel).set_index("padding")["rate"].to_dict()
     return over.change_over(reading.sweep, **AXES, law=rates, law_name=LAW)
+
+
+def border_finding(reading: Reading) -> str:
+    """What each padding costs the deepest nets of one initializer, and what theory says of it."""
+    rows = reading.sweep.rows
+    deepest = rows[rows["depth"] == rows["depth"].max()]
+    # The initializer on which padding has most to say.
+    spread = deepest.groupby("init")["mean"].agg(lambda means: means.max() - means.min())
+    of = deepest[deepest["init"] == spread.idxmax()].sort_values("mean")
+    parts = []
+    for _, row in of.iterrows():
+        theory = f" ({row['predicted']:+z.1f} in theory)" if np.isfinite(row["predicted"]) else ""
+        parts.append(f"{moved(row['mean'])} with padding={row['padding']}{theory}")
+    text = f"At depth {of['depth'].iat[0]} {of['init'].iat[0]} {' and '.join(parts)}"
+    return text.replace("-", "−")
 
 
 @finding(
@@ -82,7 +98,7 @@ STUDY = Study(
     (
         Drawing(
             "border_by_depth",
-            lambda reading: over.finding(reading.sweep, **AXES),
+            border_finding,
             border_by_depth,
             lambda reading: described(reading.sweep),
         ),
