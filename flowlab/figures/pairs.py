@@ -56,7 +56,7 @@ def heat_map(sweep: Sweep, down: str, across: str) -> Figure:
         bar.minorticks_off()
         bar.ax.tick_params(labelsize=style.TEXT)
         symbol = TIME_SYMBOL if (sweep.rows["along"] == "step").all() else SYMBOL
-        bar.set_label(f"{symbol}, decades")
+        ax.set_title(f"{symbol} over the body, decades")
     return figure
 
 

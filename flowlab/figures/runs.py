@@ -9,6 +9,7 @@ import pandas as pd
 from flowlab import schema
 from flowlab.analysis.verdicts import view
 from flowlab.errors import InputError, unknown
+from flowlab.figures.head import fixed
 
 MOST = 8  # more curves than this look alike
 
@@ -37,7 +38,7 @@ def single_steps(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[NamedRun], str]:
-    """The runs of ``table`` (tidy: run, seed, axes, ...) and what they share.
+    """The runs of ``table`` (tidy: run, seed, axes, ...) and the settings that they share.
 
     Axes are all columns but those of the schema that say where a row stands and what was measured:
     a user's own are among them. Names hold the axes in ``always`` even where runs agree in them,
@@ -74,9 +75,7 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
         _settings(values.loc[run], differing) or ", ".join(f"{axis}=null" for axis in differing)
         for run in values.index
     ]
-    shared = _settings(values.iloc[0], [axis for axis in axes if axis not in differing])
     if seeds.nunique() == 1 and seeds.iloc[0] > 1:
-        shared = ", ".join(filter(None, [shared, f"{seeds.iloc[0]} seeds"]))
         counts = dict.fromkeys(values.index, "")
     else:
         counts = {
@@ -90,7 +89,7 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
         )
         text = f"{name} ({counts[run]})" if counts[run] else name
         runs.append(NamedRun(run, name, text, int(seeds[run])))
-    return runs, shared
+    return runs, fixed(table)
 
 
 def _settings(values: pd.Series, axes: list[str]) -> str:

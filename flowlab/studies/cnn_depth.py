@@ -21,7 +21,7 @@ from flowlab.theory.finite_channels import circular_steps
 
 ENDS = 6  # layers at each end in which the border's profile settles
 AXES = {"over": "depth", "lines": "init", "panels": "padding"}
-LAW = "what a border costs, wide nets of Gaussian kernels"
+LAW = "border's cost in wide nets"
 
 
 def border_by_depth(reading: Reading) -> Figure:
