@@ -13,10 +13,10 @@ from flowlab.figures.over import change_over
 from flowlab.figures.over_batch import norms_by_batch
 from flowlab.figures.pairs import heat_map
 from flowlab.figures.ranks import ranking
-from flowlab.figures.sweeps import Sweep, sweep
+from flowlab.figures.sweeps import Conditions, sweep
 
 __all__ = [
-    "Sweep",
+    "Conditions",
     "caption",
     "change_over",
     "curves",

@@ -13,7 +13,7 @@ from flowlab.figures import networks, one_axis, over, over_batch, pairs, ranks, 
 from flowlab.figures.head import fixed, head
 from flowlab.figures.labels import MOST
 from flowlab.figures.layer_profiles import profiles
-from flowlab.figures.sweeps import SIZES, Sweep, sweep
+from flowlab.figures.sweeps import SIZES, Conditions, sweep
 
 MOST_PANELS = 4
 MOST_IN_PANEL = 4  # runs of one network
@@ -46,7 +46,7 @@ def draw(
     return head(form.figure(), form.finding(), fixed(table))
 
 
-def choose(of: Sweep) -> Form:
+def choose(of: Conditions) -> Form:
     """The form of a sweep; what it cannot show legibly is ranked."""
     if len(of.points) == 1:
         return Form(
@@ -87,7 +87,7 @@ def caption(
     return described(sweep(table, prediction, kept_within))
 
 
-def described(of: Sweep) -> str:
+def described(of: Conditions) -> str:
     """The caption of a sweep."""
     rows = of.rows
     if len(rows) <= MOST:
@@ -117,7 +117,7 @@ def described(of: Sweep) -> str:
     return f"{text} {count} seed{'s' * (high > 1)} each."
 
 
-def _words(row: pd.Series, of: Sweep) -> str:
+def _words(row: pd.Series, of: Conditions) -> str:
     text = "" if len(of.rows) == 1 else f"{row['label']} "
     text += "no finite seed" if np.isnan(row["mean"]) else f"{row['mean']:z.2f}"
     if np.isfinite(row["low"]):
@@ -133,11 +133,11 @@ def _words(row: pd.Series, of: Sweep) -> str:
     return text
 
 
-def _form(figure: Callable, finding: Callable, of: Sweep, **options) -> Form:
+def _form(figure: Callable, finding: Callable, of: Conditions, **options) -> Form:
     return Form(partial(figure, of, **options), partial(finding, of, **options))
 
 
-def _networks(of: Sweep, grown: str | None) -> Form:
+def _networks(of: Conditions, grown: str | None) -> Form:
     each = of.points.groupby("network").size()
     few = len(each) <= 2 * MOST_PANELS and each.max() <= MOST_IN_PANEL
     if few and grown is None:
@@ -145,14 +145,14 @@ def _networks(of: Sweep, grown: str | None) -> Form:
     return _form(ranks.ranking, ranks.finding, of)
 
 
-def _others(of: Sweep, grown: str) -> tuple[str | None, str | None]:
+def _others(of: Conditions, grown: str) -> tuple[str | None, str | None]:
     """Of the other settings that with most values for lines, the other for panels."""
     others = [axis for axis in of.axes if axis != grown]
     others.sort(key=lambda axis: -len(of.values(axis)))
     return (*others, None, None)[:2] if len(others) < 3 else (None, None)
 
 
-def _legible(of: Sweep, lines: str | None, panels: str | None) -> bool:
+def _legible(of: Conditions, lines: str | None, panels: str | None) -> bool:
     """Whether lines and panels hold every run, and are few enough to be labelled."""
     if len(of.axes) != 1 + (lines is not None) + (panels is not None):
         return False
@@ -160,7 +160,7 @@ def _legible(of: Sweep, lines: str | None, panels: str | None) -> bool:
     return few and (panels is None or len(of.values(panels)) <= MOST_PANELS)
 
 
-def _map_axes(of: Sweep) -> tuple[str, str]:
+def _map_axes(of: Conditions) -> tuple[str, str]:
     """Numbers go across, else the setting with fewer long names."""
     first, second = of.axes
     if of.numeric(first) != of.numeric(second):

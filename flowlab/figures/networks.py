@@ -11,7 +11,7 @@ from flowlab.figures.one_axis import lines, named, silent
 from flowlab.figures.panels import LINE, key, legend, share_y
 from flowlab.figures.runs import NamedRun
 from flowlab.figures.sentences import crossed, kept_and_most
-from flowlab.figures.sweeps import Sweep
+from flowlab.figures.sweeps import Conditions
 from flowlab.figures.words import bare, said
 
 PANEL = 1.75  # inches, the height of a panel
@@ -20,7 +20,7 @@ ABSENT = NamedRun(None, "", "", 0)
 ORDER = ("mlp", "cnn", "resnet", "transformer", "rnn", "lstm", "gru")
 
 
-def network_panels(sweep: Sweep) -> Figure:
+def network_panels(sweep: Conditions) -> Figure:
     """‖δ‖ against layer, of recurrent nets ‖∂L/∂h_t‖ against step; a panel for each network.
 
     Panels of a row share their y axis. Lines are means over seeds with their 95 % interval, dashes
@@ -62,12 +62,12 @@ def network_panels(sweep: Sweep) -> Figure:
     return figure
 
 
-def finding(sweep: Sweep) -> str:
+def finding(sweep: Conditions) -> str:
     """How many networks keep the gradient, and the two ends."""
     return kept_and_most(sweep.rows, sweep.kept_within, f"over {crossed(sweep.rows)}")
 
 
-def _lines(sweep: Sweep) -> pd.Series:
+def _lines(sweep: Conditions) -> pd.Series:
     """What names a run within its panel: all settings but the network."""
     axes = [axis for axis in sweep.axes if axis != "network"]
     return sweep.rows.apply(lambda row: ", ".join(said(a, row[a]) for a in axes), axis=1)

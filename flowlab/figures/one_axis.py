@@ -12,14 +12,14 @@ from flowlab.figures.labels import MOST, End, label_ends
 from flowlab.figures.panels import LINE, SYMBOLS, key, legend, panel
 from flowlab.figures.runs import NamedRun, flow, in_place_of_layers
 from flowlab.figures.sentences import crossed, kept_and_most
-from flowlab.figures.sweeps import Sweep
+from flowlab.figures.sweeps import Conditions
 from flowlab.figures.words import listed
 
 HEIGHT = 3.1  # inches
 FEW = 3  # lines
 
 
-def curves(sweep: Sweep) -> Figure:
+def curves(sweep: Conditions) -> Figure:
     """The norm of up to 8 runs against layer, of recurrent nets against step.
 
     Lines are means over seeds with their 95 % interval, dashes theory. Seeds whose norm is zero or
@@ -38,7 +38,7 @@ def curves(sweep: Sweep) -> Figure:
     return figure
 
 
-def finding(sweep: Sweep) -> str:
+def finding(sweep: Conditions) -> str:
     """Which runs keep the gradient, and which change it most."""
     return kept_and_most(sweep.rows, sweep.kept_within, f"over {crossed(sweep.rows)}")
 
@@ -79,7 +79,7 @@ def named(rows: pd.DataFrame, names: pd.Series | None = None) -> list[NamedRun]:
     ]
 
 
-def silent(sweep: Sweep, whole: bool = False) -> str | None:
+def silent(sweep: Conditions, whole: bool = False) -> str | None:
     """Where theory, which was asked, has no prediction, with ``whole`` none of the whole change.
 
     None where it has one for every run.

@@ -14,7 +14,7 @@ from flowlab.figures.one_axis import silent
 from flowlab.figures.panels import LINE, THEORY, legend
 from flowlab.figures.ratios import SYMBOL, TIME_SYMBOL
 from flowlab.figures.sentences import crossed, ends_of, kept_and_most, majority
-from flowlab.figures.sweeps import SIZES, Sweep
+from flowlab.figures.sweeps import SIZES, Conditions
 from flowlab.figures.words import MOST, bare, decades, listed, moved, said
 
 HEIGHT = 3.0  # inches, a panel
@@ -26,7 +26,7 @@ ONE = "all runs"  # the line of a sweep that varies nothing else
 
 
 def change_over(
-    sweep: Sweep,
+    sweep: Conditions,
     over: str,
     lines: str | None = None,
     panels: str | None = None,
@@ -40,6 +40,7 @@ def change_over(
     95 % interval, dashes theory; the band is where the gradient counts as kept. ``law`` adds to the
     panel of each of its keys a dotted line of as many decades per layer.
     """
+    sweep = sweep.with_axes(*filter(None, (over, lines, panels)))
     rows = _placed(sweep, over, lines, panels)
     values = sweep.values(panels) if panels else [ONE]
     names = _names(rows)
@@ -81,9 +82,10 @@ def change_over(
 
 
 def finding(
-    sweep: Sweep, over: str, lines: str | None = None, panels: str | None = None, **_
+    sweep: Conditions, over: str, lines: str | None = None, panels: str | None = None, **_
 ) -> str:
     """Which lines keep the gradient at every value of ``over``, and what others lose or gain."""
+    sweep = sweep.with_axes(*filter(None, (over, lines, panels)))
     rows = _placed(sweep, over, lines, panels)
     low, high = (bare(end) for end in (rows["x"].min(), rows["x"].max()))
     whole = f"at every {over} from {low} to {high}"
@@ -131,7 +133,7 @@ def _alone(rows: pd.DataFrame, over: str, kept_within: float) -> str:
     return f"{text}; it is kept to {over} {bare(kept.iloc[-1])}" if len(kept) else text
 
 
-def _by_panel(sweep: Sweep, ends: pd.DataFrame, lines: str, panels: str) -> str:
+def _by_panel(sweep: Conditions, ends: pd.DataFrame, lines: str, panels: str) -> str:
     kept = ends[ends["kept"]].reset_index()
     parts = []
     for value in sweep.values(panels):
@@ -146,7 +148,7 @@ def _pair(row: pd.Series, keys: list[str]) -> str:
     )
 
 
-def _placed(sweep: Sweep, over: str, lines: str | None, panels: str | None) -> pd.DataFrame:
+def _placed(sweep: Conditions, over: str, lines: str | None, panels: str | None) -> pd.DataFrame:
     rows = sweep.rows.copy()
     rows["x"] = rows[over]
     rows["line"] = [said(lines, v) for v in rows[lines]] if lines else ONE

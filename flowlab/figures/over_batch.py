@@ -13,14 +13,14 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.labels import MOST, End, label_ends
 from flowlab.figures.panels import LINE, legend, share_y
-from flowlab.figures.sweeps import Sweep
+from flowlab.figures.sweeps import Conditions
 from flowlab.figures.words import bare, said
 
 HEIGHT = 2.9  # inches
 FEW = 3  # layers
 
 
-def fits(sweep: Sweep) -> bool:
+def fits(sweep: Conditions) -> bool:
     """Whether the sweep varies the batch size, at most one setting beside it, and has the law."""
     if "batch_size" not in sweep.axes or len(sweep.axes) > 2:
         return False
@@ -34,7 +34,7 @@ def fits(sweep: Sweep) -> bool:
     return True
 
 
-def norms_by_batch(sweep: Sweep) -> Figure:
+def norms_by_batch(sweep: Conditions) -> Figure:
     """‖dW‖ and ‖db‖ against the batch size: a line for each of a few layers, or each other value.
 
     Points are the runs with the 95 % interval over seeds of their distance from the law, lines the
@@ -65,7 +65,7 @@ def norms_by_batch(sweep: Sweep) -> Figure:
     return figure
 
 
-def finding(sweep: Sweep) -> str:
+def finding(sweep: Conditions) -> str:
     """The slopes of the norms in the batch size, least to greatest, and how far the law is off."""
     laws, parts = _laws(sweep), []
     for parameter in batch_law.PARAMETERS:
@@ -83,11 +83,11 @@ def finding(sweep: Sweep) -> str:
     return f"{text}; runs lie within {off:.2f} decades of the exact law".replace("-", "−")
 
 
-def _other(sweep: Sweep) -> str | None:
+def _other(sweep: Conditions) -> str | None:
     return next((axis for axis in sweep.axes if axis != "batch_size"), None)
 
 
-def _laws(sweep: Sweep) -> dict[str, pd.DataFrame]:
+def _laws(sweep: Conditions) -> dict[str, pd.DataFrame]:
     """By what a line is called: rows of parameter and batch size with the law and the runs."""
     other = _other(sweep)
     found = {}
@@ -106,7 +106,7 @@ def _laws(sweep: Sweep) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _where(laws: dict[str, pd.DataFrame], sweep: Sweep) -> str:
+def _where(laws: dict[str, pd.DataFrame], sweep: Conditions) -> str:
     layers = {int(rows["layer"].iat[0]) for rows in laws.values()}
     return f" in layer {layers.pop()}" if _other(sweep) and len(layers) == 1 else ""
 
@@ -126,7 +126,7 @@ def _line(ax: Axes, rows: pd.DataFrame, place: int, name: str) -> End:
     return End(x[-1], points[-1], name, color)
 
 
-def _frame(ax: Axes, sweep: Sweep) -> None:
+def _frame(ax: Axes, sweep: Conditions) -> None:
     sizes = sweep.values("batch_size")
     ax.set_xscale("log", base=2)
     step = -(-len(sizes) // 6)

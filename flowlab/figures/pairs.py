@@ -10,7 +10,7 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.ratios import SYMBOL, TIME_SYMBOL
 from flowlab.figures.sentences import ends_of
-from flowlab.figures.sweeps import SIZES, Sweep
+from flowlab.figures.sweeps import SIZES, Conditions
 from flowlab.figures.words import bare, listed, said
 
 CELL = 0.3  # inches, the height of a row
@@ -20,7 +20,7 @@ LINEAR = 1.0  # decades: up to here the colour grows linearly
 WIDE = 14  # columns whose numbers are legible side by side
 
 
-def heat_map(sweep: Sweep, down: str, across: str) -> Figure:
+def heat_map(sweep: Conditions, down: str, across: str) -> Figure:
     """Values of one setting down, of another to the right; each cell the mean over seeds.
 
     Purple and negative: the gradient vanishes on its way to the input; orange: it explodes. The
@@ -28,6 +28,7 @@ def heat_map(sweep: Sweep, down: str, across: str) -> Figure:
     by their mean; "?" marks a run whose seeds are all zero or nonfinite; a pair without a run stays
     empty. Raises InputError where anything else varies.
     """
+    sweep = sweep.with_axes(down, across)
     check_axes(sweep, down, across)
     means = _ordered(sweep, down, across)
     rows = sweep.rows.set_index([down, across])
@@ -60,8 +61,9 @@ def heat_map(sweep: Sweep, down: str, across: str) -> Figure:
     return figure
 
 
-def finding(sweep: Sweep, down: str, across: str) -> str:
+def finding(sweep: Conditions, down: str, across: str) -> str:
     """Which rows keep the gradient in every column, or most often, and the two ends."""
+    sweep = sweep.with_axes(down, across)
     rows = sweep.rows
     kept = (rows["trend"] == "kept").groupby(rows[down]).agg(["sum", "size"])
     always = [said(down, name) for name in kept.index[kept["sum"] == kept["size"]]]
@@ -89,7 +91,7 @@ def finding(sweep: Sweep, down: str, across: str) -> str:
     return f"{text}; {most}" if most else text
 
 
-def check_axes(sweep: Sweep, *axes: str) -> None:
+def check_axes(sweep: Conditions, *axes: str) -> None:
     """Raise InputError unless the sweep varies these settings alone."""
     others = [axis for axis in sweep.axes if axis not in axes]
     if others:
@@ -98,15 +100,12 @@ def check_axes(sweep: Sweep, *axes: str) -> None:
         )
 
 
-def _ordered(sweep: Sweep, down: str, across: str) -> pd.DataFrame:
+def _ordered(sweep: Conditions, down: str, across: str) -> pd.DataFrame:
     """Means by pair: exploding rows on top; numbers in their order."""
     rows = sweep.rows
-    for axis in (down, across):
-        if axis not in rows:  # the same in all runs
-            rows = rows.assign(**{axis: sweep.table[axis].iat[0]})
     means = rows.pivot(index=down, columns=across, values="mean")
     for axis, along in ((down, 0), (across, 1)):
-        if axis in sweep.axes and sweep.numeric(axis):
+        if sweep.numeric(axis):
             means = means.sort_index(axis=along, ascending=bool(along))
         else:
             order = means.mean(axis=1 - along).sort_values(ascending=bool(along), kind="stable")

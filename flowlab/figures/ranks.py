@@ -11,7 +11,7 @@ from flowlab.figures.one_axis import silent
 from flowlab.figures.over import KEPT
 from flowlab.figures.panels import LINE, legend
 from flowlab.figures.sentences import crossed, kept_and_most
-from flowlab.figures.sweeps import Sweep
+from flowlab.figures.sweeps import Conditions
 
 MOST = 24  # runs; of more the two ends are shown
 ROW = 0.2  # inches
@@ -20,7 +20,7 @@ MARK = {"marker": "d", "linestyle": "none", "markersize": 7, "markerfacecolor": 
 MARK |= {"markeredgecolor": "black", "markeredgewidth": 1.0}
 
 
-def ranking(sweep: Sweep) -> Figure:
+def ranking(sweep: Conditions) -> Figure:
     """Every run's change from output to input with its 95 % interval, the most exploding on top.
 
     Diamonds are theory, the band is where the gradient counts as kept. Of more than 24 runs the
@@ -67,12 +67,12 @@ def ranking(sweep: Sweep) -> Figure:
     return figure
 
 
-def finding(sweep: Sweep) -> str:
+def finding(sweep: Conditions) -> str:
     """How many runs keep the gradient, and the two ends."""
     return kept_and_most(sweep.rows, sweep.kept_within, f"over {crossed(sweep.rows)}")
 
 
-def ranked(sweep: Sweep) -> pd.DataFrame:
+def ranked(sweep: Conditions) -> pd.DataFrame:
     """The sweep's rows, the most exploding first, those without a finite seed last."""
     return sweep.rows.sort_values(
         ["mean", "label"], ascending=[False, True], na_position="last", kind="stable"
@@ -86,6 +86,6 @@ def _bounded(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return pd.concat([rows.head(half), rows.tail(half)]), len(rows) - 2 * half
 
 
-def _kept(sweep: Sweep) -> Patch:
+def _kept(sweep: Conditions) -> Patch:
     label = f"kept: within ±{sweep.kept_within:g}"
     return Patch(**KEPT | {"edgecolor": "0.7", "linewidth": 0.5}, label=label)

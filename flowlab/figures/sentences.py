@@ -27,6 +27,8 @@ def crossed(rows: pd.DataFrame) -> str:
 
 def kept_and_most(rows: pd.DataFrame, kept_within: float, where: str) -> str:
     """The sentence of a few or many runs: who keeps the gradient, who loses and gains most."""
+    # In a list of names the commas stand between runs.
+    rows = rows.assign(label=rows["label"].str.replace(", ", "/"))
     kept = rows[rows["trend"] == "kept"]["label"]
     within = f"within ±{kept_within:g} decade{'s' * (kept_within != 1)}"
     count = len(rows)

@@ -1,6 +1,6 @@
 """What a table of runs varies, and by how much each run's gradient changes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,7 @@ SIZES = ("depth", "steps")  # along which a change grows
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Conditions:
     """Runs by the settings in which they differ.
 
     ``table`` and ``prediction`` hold one run for each point; ``points`` one row for each run,
@@ -35,6 +35,20 @@ class Sweep:
     @property
     def axes(self) -> list[str]:
         return [*self.points]
+
+    def with_axes(self, *names: str) -> "Conditions":
+        """The same with these settings among the axes, even where all runs agree in them.
+
+        Raises InputError for a setting that the table does not have.
+        """
+        points = self.points
+        for name in names:
+            if name not in points:
+                if name not in self.table:
+                    raise unknown("column", name, self.table.columns)
+                value = self.table[name].iat[0]
+                points = points.assign(**{name: None if pd.isna(value) else value})
+        return self if points is self.points else replace(self, points=points.astype(object))
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -67,7 +81,7 @@ def sweep(
     table: pd.DataFrame,
     prediction: pd.DataFrame | None = None,
     kept_within: float = KEPT_WITHIN,
-) -> Sweep:
+) -> Conditions:
     """The sweep that a tidy table (one row per run, seed, layer) holds.
 
     Runs that agree in all settings, as those of other seeds do, are one run. Raises InputError for
@@ -108,7 +122,7 @@ def sweep(
         points.index,
         key=lambda run: ([ranks[axis][points.at[run, axis]] for axis in points], str(run)),
     )
-    return Sweep(table, prediction, kept_within, points.loc[index])
+    return Conditions(table, prediction, kept_within, points.loc[index])
 
 
 def _ranks(values: pd.Series) -> dict:

@@ -13,7 +13,7 @@ from flowlab.figures import style
 from flowlab.figures.labels import MOST, End, label_ends
 from flowlab.figures.panels import LINE, THEORY, legend
 from flowlab.figures.runs import whole_layers
-from flowlab.figures.sweeps import Sweep
+from flowlab.figures.sweeps import Conditions
 from flowlab.schema import DELTA
 
 # log2 of half the smallest subnormal: what lies below is rounded to 0.
@@ -25,7 +25,7 @@ MARKERS = {"norm reads 0": "v", "δ is 0": "s"}
 FILLED = {"float32": "white", "float64": "black"}
 
 
-def depths_of_underflow(sweep: Sweep, side: int | None = None) -> Figure:
+def depths_of_underflow(sweep: Conditions, side: int | None = None) -> Figure:
     """log10‖δ‖ of up to 8 runs against layer, all of the layers and those near the output.
 
     Marked: the layer, going backward, from which float32 and float64 would read ‖δ‖ as 0: first a
@@ -86,7 +86,7 @@ def depths_of_underflow(sweep: Sweep, side: int | None = None) -> Figure:
     return figure
 
 
-def finding(sweep: Sweep, side: int | None = None) -> str:
+def finding(sweep: Conditions, side: int | None = None) -> str:
     """How small the smallest gradient gets, and from which layer floating point reads 0."""
     lines = [_line(sweep.table[sweep.table["run"] == run], side) for run in sweep.rows["run"]]
     mean, marks = min(lines, key=lambda line: line[0].iloc[0])
@@ -101,7 +101,7 @@ def finding(sweep: Sweep, side: int | None = None) -> str:
     return f"{text}; a plain norm reads 0 {' and '.join(zeros)}" if zeros else text
 
 
-def caption(sweep: Sweep, side: int | None = None) -> str:
+def caption(sweep: Conditions, side: int | None = None) -> str:
     """How small each run's gradient gets, and the layers from which floating point reads 0."""
     parts = []
     for row in sweep.rows.itertuples():

@@ -33,7 +33,7 @@ def border_by_depth(reading: Reading) -> Figure:
 
 def border_finding(reading: Reading) -> str:
     """What each padding costs the deepest nets of one initializer, and what theory says of it."""
-    rows = reading.sweep.rows
+    rows = reading.sweep.with_axes(*AXES.values()).rows
     deepest = rows[rows["depth"] == rows["depth"].max()]
     # The initializer on which padding has most to say.
     spread = deepest.groupby("init")["mean"].agg(lambda means: means.max() - means.min())

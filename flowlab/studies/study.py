@@ -14,7 +14,7 @@ from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
 from flowlab.figures.choice import choose, described
 from flowlab.figures.head import fixed, head
-from flowlab.figures.sweeps import Sweep, sweep
+from flowlab.figures.sweeps import Conditions, sweep
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Reading:
         return replace(self, table=table, prediction=prediction)
 
     @cached_property
-    def sweep(self) -> Sweep:
+    def sweep(self) -> Conditions:
         """The table's runs by the settings in which they differ."""
         return sweep(self.table, self.prediction, self.kept_within)
 

@@ -163,7 +163,8 @@ def test_limits_hold_the_data_and_ticks_are_few_powers_of_ten(steep):
         assert high - low >= 1
         ticks = ax.get_yticks()
         assert 2 <= len(ticks) <= 8
-        for tick, label in zip(ticks, ax.get_yticklabels(), strict=True):
+        assert (low, high) == figure.axes[0].get_ylim()
+        for tick, label in zip(ticks, figure.axes[0].get_yticklabels(), strict=True):
             text = label.get_text().strip("$").replace(r"\!\times\!", "x")
             factor, power = text.rsplit("10^", 1)
             value = np.log10(float(factor.rstrip("x") or 1)) + int(power.strip("{}"))

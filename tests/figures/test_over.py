@@ -62,7 +62,7 @@ def test_the_finding_says_what_is_kept_how_far(padded):
     table = padded[0]
     zeros = table[table["padding"] == "zeros"]
     text = over.finding(sweep(zeros), "depth", "init")
-    assert text == "delta keeps the gradient to depth 101; he with depth=101 loses 20 decades"
+    assert text == "delta keeps the gradient to depth 101; he loses 20 decades"
     one = zeros[zeros["init"] == "he"]
     text = over.finding(sweep(one), "depth")
     assert text == "The gradient loses 20 decades by depth 101; it is kept to depth 5"
@@ -91,4 +91,4 @@ def test_silence_of_theory_is_said(padded):
     prediction.loc[prediction["run"] == "hezeros5", DELTA] = np.nan
     figure = change_over(sweep(table, prediction), **AXES)
     title = figure.legends[0].get_title().get_text()
-    assert title == "No prediction of the whole change for he, zeros, depth=5"
+    assert title == "No prediction of the whole change for he, depth=5, zeros"

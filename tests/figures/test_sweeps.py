@@ -66,7 +66,7 @@ def test_bad_tables_are_one_line():
     table, _ = net("a", 0.1)
     with pytest.raises(InputError, match="at least one row; got none"):
         sweep(table.iloc[:0])
-    with pytest.raises(InputError, match="column must be one of .*; got seed"):
+    with pytest.raises(InputError, match=r"column must be one of .*; got seed"):
         sweep(table.drop(columns="seed"))
 
 

@@ -27,9 +27,7 @@ def test_a_recurrent_run_shows_its_states():
 
 
 def test_recurrent_runs_share_one_axis_of_steps():
-    figure = draw(
-        *together(recurrent("a", -0.1, radius=0.8), recurrent("b", -0.2, radius=0.7))
-    )
+    figure = draw(*together(recurrent("a", -0.1, radius=0.8), recurrent("b", -0.2, radius=0.7)))
     assert_readable(figure)
     (ax,) = figure.axes
     assert ax.get_xlabel().startswith("step")
