@@ -142,7 +142,8 @@ def test_order_of_rows_does_not_matter():
     table, prediction = grid(lambda run: -0.1 * len(run["init"]), init=INITS)
     one, other = draw(table, prediction), draw(table.sample(frac=1, random_state=2), prediction)
     lines = [
-        [(line.get_label(), line.get_color()) for line in f.axes[0].lines] for f in (one, other)
+        [(line.get_label(), str(line.get_color())) for line in figure.axes[0].lines]
+        for figure in (one, other)
     ]
     assert lines[0] == lines[1] and head_of(one) == head_of(other)
 
