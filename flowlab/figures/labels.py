@@ -92,7 +92,7 @@ def _label(ax: Axes, ends: list[End], side: str, letters: int) -> None:
             heights[place] = 0.02 if end.y < 0 else 0.98
     heights = np.clip(heights, 0, 1)
     sizes = [ROW * (text.count("\n") + 1) for text in texts]
-    middles = spread(heights * height, sizes, -ROW / 2, height + ROW / 2) / height
+    middles = spread(heights * height, sizes, -ROW / 2, height) / height
     for end, text, own, y in zip(ends, texts, heights, middles, strict=True):
         x_end = ax.transAxes.inverted().transform(ax.transData.transform((end.x, 0)))[0]
         x = x_end + middle if side == "left" else max(middle, x_end + GAP / width)
