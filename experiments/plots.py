@@ -124,7 +124,6 @@ def draw(drawing: Drawing, reading: Reading, folder: Path) -> tuple[Path, ...]:
     """Write one figure and its description under ``folder``; the paths written."""
     shown = drawing.shown(reading)
     runs = sorted(shown.table["run"].unique())
-    left_out = reading.table["run"].nunique() - len(runs)
     stem = folder / "figures" / drawing.name
     paths = save(drawing.figure(shown), stem)
     description = {
@@ -135,11 +134,6 @@ def draw(drawing: Drawing, reading: Reading, folder: Path) -> tuple[Path, ...]:
         "runs": [f"runs/{run}.parquet" for run in runs],
     }
     described = describe(stem, description)
-    if left_out and drawing.name == "profiles":
-        note(
-            f"{folder.name}/profiles shows {len(runs)} of {len(runs) + left_out} runs; for others "
-            "filter the table: flowlab.figures.profiles(table.query('depth == 50'))"
-        )
     return (*paths, described)
 
 

@@ -12,7 +12,7 @@ from flowlab.analysis.comparison import differing, settings_words
 from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends
+from flowlab.figures.labels import End, label_ends
 from flowlab.figures.runs import whole_layers
 
 SYMBOLS = {"W": "‖dW‖", "b": "‖db‖"}
@@ -61,15 +61,17 @@ def batch_law(table: pd.DataFrame) -> Figure:
             ax.set_xticks(sizes[:: 1 + len(sizes) // 7], minor=False)
             ax.xaxis.set_major_formatter("{x:.0f}")
         low, high = np.array([ax.dataLim.intervaly for ax in axes[0]]).T
+        ends = {}
         for ax, parameter in zip(axes[0], parameters, strict=True):
             style.decades(ax, low.min() - 0.1, high.max() + 0.1)
-            _name(ax, points, layers, parameter, sizes[-1])
+            ends[ax] = _ends(points, layers, parameter, sizes[-1])
         axes[0, 0].set_ylabel("norm of the gradient")
         if lawful:
-            _slope_panels(axes[1], parameters, table, layers)
+            ends[axes[1, -1]] = _slope_panels(axes[1], parameters, table, layers)
         for ax in axes[-1]:
             ax.set_xlabel("batch size $B$")
         _legend(figure, lawful, _chosen(families))
+        label_ends(figure, ends)
     return figure
 
 
@@ -197,16 +199,19 @@ def _run_norms(ax: Axes, rows: pd.DataFrame, place: int, lawful: bool) -> None:
     ax.plot(x, line, color=color, linewidth=1.2, label=f"layer {rows['layer'].iat[0]}")
 
 
-def _name(ax: Axes, points: pd.DataFrame, layers, parameter: str, size: int) -> None:
+def _ends(points: pd.DataFrame, layers, parameter: str, size: int) -> list[End]:
     ends = []
     for place, layer, rows in _curves(points, layers, parameter):
         end = rows[rows["batch_size"] == size]["log10"].iat[0]
-        ends.append((size, end, f"layer {layer}", style.COLORS[place]))
-    label_ends(ax, ends, HEIGHT - 0.3)
+        ends.append(End(size, end, f"layer {layer}", style.COLORS[place]))
+    return ends
 
 
-def _slope_panels(axes, parameters, table: pd.DataFrame, layers: list[int]) -> None:
-    """The law's slopes, those between neighbouring runs with intervals, and the noise scales."""
+def _slope_panels(axes, parameters, table: pd.DataFrame, layers: list[int]) -> list[End]:
+    """The law's slopes, those between neighbouring runs with intervals, and the noise scales.
+
+    Gives the names of the levels.
+    """
     mean = table["reduction"].iat[0] == "mean"
     rows, slopes = _largest(table), law.slopes_of_runs(table)
     scales = law.noise_scales(rows)
@@ -230,9 +235,8 @@ def _slope_panels(axes, parameters, table: pd.DataFrame, layers: list[int]) -> N
                 ax.vlines(scale, bottom, 0.75 - mean, color=color, lw=1, ls=(0, (1, 1.5)))
         ax.set_ylim(bottom, top)
         ax.tick_params(axis="y", labelsize=style.TEXT)
-    ends = [(last * 1.4, level, name, _GREY) for level, name in levels.items()]
-    label_ends(axes[-1], ends, HEIGHT - 0.3)
     axes[0].set_ylabel("slope of the log-norm")
+    return [End(last * 1.4, level, name, _GREY) for level, name in levels.items()]
 
 
 def _legend(figure: Figure, lawful: bool, title: str | None) -> None:

@@ -1,82 +1,119 @@
-"""Lines named at their ends instead of in a legend."""
+"""Lines labelled where they end, the labels apart from one another."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from flowlab.analysis.comparison import value_words
 from flowlab.figures import style
-from flowlab.figures.runs import NamedRun
 
-LINE = 0.155  # inches, the height of a name
-LETTER, OFFSET = 0.07, 0.22  # inches, the width of a letter, and that of all beside a name
-
-
-def named_by(
-    setting: str, rows: pd.DataFrame, runs: list[NamedRun], sign: str = ""
-) -> list[NamedRun]:
-    """The runs labelled by their value of a setting alone, where that sets them apart."""
-    if setting not in rows or rows.empty:
-        return runs
-    values = rows.groupby("run", observed=True)[setting].first()
-    if values.isna().any() or values.nunique() < len(runs):
-        return runs
-    return [replace(run, label=f"{sign}{value_words(values[run.id])}") for run in runs]
+MOST = 8  # lines of one panel
+LETTERS = 26  # of a line of a label
+ROW = 0.15  # inches, the height of a line of a label
+GAP = 0.18  # inches between the end of a line and its label
 
 
-def widen(ax: Axes, names: Iterable[str], width: float) -> None:
-    """Move the left limit of a panel ``width`` inches wide so that names fit beside its lines."""
-    longest = max((len(name) for name in names), default=0)
-    share = min((OFFSET + LETTER * longest) / width, 0.6)
-    first, last = ax.get_xlim()
-    ax.set_xlim(left=first - (last - first) * share / (1 - share))
+@dataclass(frozen=True)
+class End:
+    """Where a line ends, in data coordinates, and what is written there.
+
+    An infinite ``y`` stands for the edge of the axis.
+    """
+
+    x: float
+    y: float
+    text: str
+    color: str
 
 
 def label_ends(
-    ax: Axes,
-    ends: Iterable[tuple[float, float, str, object]],
-    height: float,
-    side: str = "right",
+    figure: Figure, ends: Mapping[Axes, Sequence[End]], side: str = "right", letters: int = LETTERS
 ) -> None:
-    """Write each (x, y, name, colour) beside its end of a line, so that no two names overlap.
+    """Write each line's text at its end, joined by a thin line where it has to give way.
 
-    ``height`` is that of the panel in inches. The axes must have their limits. Names on the left
-    stand inside the panel, whose limits must leave them room; a fine line leads to a name that had
-    to move. Ends that are not finite are left out.
+    On the ``right`` texts stand outside of the axes, on the ``left``, where the ticks are, within:
+    the x axis is made longer there. Texts are broken after ``letters`` letters. Limits of y must be
+    final, legends in their place.
     """
-    ends = [end for end in ends if np.isfinite(end[1])]
-    to_panel = ax.transData + ax.transAxes.inverted()
-    wanted = np.array([to_panel.transform((x, y))[1] for x, y, *_ in ends])
-    sign, align = (1, "left") if side == "right" else (-1, "right")
-    for (x, y, name, color), place in zip(ends, spread(wanted, LINE / height), strict=True):
-        name_at = (9 * sign, (place - to_panel.transform((x, y))[1]) * height * 72)
-        where = {"textcoords": "offset points", "annotation_clip": False}
-        text = {"ha": align, "va": "center", "fontsize": style.TEXT, "color": style.shade(color)}
-        ax.annotate(name, (x, y), name_at, **where, **text)
-        line = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 3}
-        ax.annotate("", (x, y), name_at, **where, arrowprops=line)
+    figure.draw_without_rendering()
+    named = {ax: [end for end in of if end.text and not np.isnan(end.y)] for ax, of in ends.items()}
+    named = {ax: of for ax, of in named.items() if of}
+    texts = {ax: [_broken(end.text, letters) for end in of] for ax, of in named.items()}
+    if side == "left" and named:
+        _make_room(named, max(map(_longest, texts.values())))
+    for ax, of in named.items():
+        _label(ax, of, texts[ax], side)
 
 
-def spread(places: np.ndarray, gap: float) -> np.ndarray:
-    """The nearest places to ``places`` that lie ``gap`` apart and, if they fit, within 0 and 1."""
-    if len(places) == 0:
-        return places
+def spread(places: Sequence[float], sizes: Sequence[float], low: float, high: float) -> np.ndarray:
+    """Middles of intervals of these sizes, as near to ``places`` as they can be without overlap.
+
+    All within ``low`` to ``high`` where there is room; in the order of ``places``.
+    """
     order = np.argsort(places, kind="stable")
-    steps = gap * np.arange(len(places))
-    # Least squares under order: neighbours that are too close share the mean of where they want
-    # to be (pool adjacent violators).
-    blocks: list[tuple[float, int]] = []
-    for value in places[order] - steps:
-        count = 1
-        while blocks and blocks[-1][0] >= value:
-            mean, size = blocks.pop()
-            value, count = (mean * size + value * count) / (size + count), size + count
-        blocks.append((value, count))
-    apart = np.concatenate([np.full(count, value) for value, count in blocks])
-    top = max(1 - gap / 2 - steps[-1], gap / 2)
-    found = np.empty(len(places))
-    found[order] = np.clip(apart, gap / 2, top) + steps
+    sizes = np.asarray(sizes, float)[order]
+    # Where the middles would be, stood they shoulder to shoulder.
+    offsets = np.cumsum(sizes) - sizes / 2
+    wanted = np.asarray(places, float)[order] - offsets
+    blocks: list[list[float]] = []  # mean, count: neighbours that touch move as one
+    for value in wanted:
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            mean, count = blocks.pop()
+            blocks[-1][0] = (blocks[-1][0] * blocks[-1][1] + mean * count) / (blocks[-1][1] + count)
+            blocks[-1][1] += count
+    shifts = np.repeat([b[0] for b in blocks], [int(b[1]) for b in blocks])
+    shifts = np.clip(shifts, low, max(low, high - sizes.sum()))
+    found = np.empty(len(order))
+    found[order] = shifts + offsets
     return found
+
+
+def _broken(text: str, letters: int) -> str:
+    return fill(text, letters, break_long_words=False, break_on_hyphens=False)
+
+
+def _longest(texts: list[str]) -> int:
+    return max(len(line) for text in texts for line in text.split("\n"))
+
+
+def _make_room(axes: Iterable[Axes], longest: int) -> None:
+    """Move the left limits of panels, which may share them, so that texts fit beside the lines."""
+    limits = {ax: ax.get_xlim() for ax in axes}
+    for ax, (low, high) in limits.items():
+        width = ax.get_window_extent().width / ax.figure.dpi
+        room = min(0.58 * longest * style.TEXT / 72 + GAP, 0.6 * width)
+        ax.set_xlim(low - (high - low) * room / (width - room), high)
+
+
+def _label(ax: Axes, ends: list[End], texts: list[str], side: str) -> None:
+    box = ax.get_window_extent()
+    width, height = box.width / ax.figure.dpi, box.height / ax.figure.dpi
+    middle = -GAP / width if side == "left" else 1 + GAP / width
+    at = [ax.transData.transform((end.x, end.y if np.isfinite(end.y) else 0)) for end in ends]
+    heights = ax.transAxes.inverted().transform(at)[:, 1]
+    for place, end in enumerate(ends):
+        if not np.isfinite(end.y):
+            heights[place] = 0.02 if end.y < 0 else 0.98
+    heights = np.clip(heights, 0, 1)
+    sizes = [ROW * (text.count("\n") + 1) for text in texts]
+    middles = spread(heights * height, sizes, -ROW / 2, height) / height
+    for end, text, own, y in zip(ends, texts, heights, middles, strict=True):
+        x_end = ax.transAxes.inverted().transform(ax.transData.transform((end.x, 0)))[0]
+        x = x_end + middle if side == "left" else max(middle, x_end + GAP / width)
+        color = tuple(0.8 * np.array(to_rgb(end.color)))
+        ax.annotate(
+            text,
+            **{"xy": (x_end, own), "xycoords": "axes fraction"},
+            **{"xytext": (x, y), "textcoords": "axes fraction"},
+            **{"ha": "right" if side == "left" else "left", "va": "center", "color": color},
+            **{"fontsize": style.TEXT, "linespacing": 0.95, "annotation_clip": False},
+            arrowprops={
+                **{"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1},
+                **{"shrinkB": 2, "relpos": (1 if side == "left" else 0, 0.5)},
+            },
+        )

@@ -1,5 +1,6 @@
 """The parts that figures of norms are put together from: a panel of curves, keys, legends."""
 
+from collections.abc import Collection
 from functools import partial
 from math import isfinite, sqrt
 
@@ -36,6 +37,8 @@ THEORY_BAND = {"facecolor": "none", "hatch": "//////", "linewidth": 0.5, "alpha"
 ZERO = {"marker": "v", "linestyle": "none", "markersize": 4.5}
 NONFINITE = {"marker": "x", "linestyle": "none", "markersize": 4.5}
 
+BANDS = ("spread", "interval", "theory interval")
+
 GREY = "0.35"
 
 
@@ -46,8 +49,12 @@ def panel(
     runs: list[NamedRun],
     prediction: pd.DataFrame | None,
     span: int,
+    bands: Collection[str] = BANDS,
 ) -> set[str]:
-    """Draw one norm of all runs; the names in key of what was drawn."""
+    """Draw one norm of all runs; the names in key of what was drawn.
+
+    ``bands`` are those of the curves: the mean's interval, the spread of seeds, theory's interval.
+    """
     drawn = set()
     edges = {"zero": 0, "nonfinite": 0}
     for place, run in enumerate(runs):
@@ -62,7 +69,7 @@ def panel(
         mean = rows["mean"].to_numpy()
 
         spread = rows["sd"].to_numpy()
-        bands = {
+        around = {
             "spread": (mean - spread, mean + spread, {"color": color, **SPREAD}),
             "interval": (*rows[["low", "high"]].to_numpy().T, {"color": color, **INTERVAL}),
         }
@@ -70,9 +77,9 @@ def panel(
         if theory is not None:
             level, margin = theory
             look = {"edgecolor": color, **THEORY_BAND}
-            bands["theory interval"] = level - margin, level + margin, look
-        for name, (low, high, look) in bands.items():
-            if np.isfinite(high).any():
+            around["theory interval"] = level - margin, level + margin, look
+        for name, (low, high, look) in around.items():
+            if name in bands and np.isfinite(high).any():
                 ax.fill_between(*_band(x, low, high, half), label=f"{name}: {run.label}", **look)
                 drawn.add(name)
         if np.isfinite(mean).any():
@@ -110,6 +117,21 @@ def key() -> dict[str, Artist]:
         "nonfinite": line(**NONFINITE, label="nonfinite seeds, not in the mean"),
         "zero": line(**ZERO, label="zero seeds, not in the mean"),
     }
+
+
+def share_y(axes: Collection[Axes]) -> None:
+    """Give panels of norms the limits that hold all of them, the first of them the ticks' labels.
+
+    Panels without a curve have no say.
+    """
+    drawn = [ax for ax in axes if len(ax.get_yticks())]
+    if len(drawn) < 2:
+        return
+    limits = np.array([ax.get_ylim() for ax in drawn])
+    for ax in drawn:
+        style.decades(ax, limits[:, 0].min(), limits[:, 1].max())
+        if ax is not drawn[0]:
+            ax.tick_params(labelleft=False)
 
 
 def _theory(rows, prediction, column, run) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,12 +1,16 @@
 """Which runs a table holds, and the words that distinguish them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from flowlab import schema
+from flowlab.analysis.comparison import value_words
+from flowlab.analysis.verdicts import view
 from flowlab.errors import InputError, unknown
+from flowlab.figures.head import fixed
 
 MOST = 8  # more curves than this look alike
 
@@ -34,15 +38,8 @@ def single_steps(frame: pd.DataFrame) -> pd.DataFrame:
     return steps[steps["layer"] == steps.groupby("run", observed=True)["layer"].transform("max")]
 
 
-def first_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of as many runs as one figure holds, in order of their settings."""
-    axes = [axis for axis in ("init", "activation", "skip", "width", "depth") if axis in table]
-    runs = table.drop_duplicates("run").sort_values([*axes, "run"])["run"].head(MOST)
-    return table[table["run"].isin(runs)]
-
-
 def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[NamedRun], str]:
-    """The runs of ``table`` (tidy: run, seed, axes, ...) and what they share.
+    """The runs of ``table`` (tidy: run, seed, axes, ...) and the settings that they share.
 
     Axes are all columns but those of the schema that say where a row stands and what was measured:
     a user's own are among them. Names hold the axes in ``always`` even where runs agree in them,
@@ -63,7 +60,7 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
             "filter it first, as in table.query('depth == 50')"
         )
     groups = table.groupby("run", observed=True)
-    axes = [column for column in table if _is_axis(column)]
+    axes = [column for column in table if is_axis(column)]
     varying = groups[axes].nunique().gt(1).any() if axes else {}
     axes = [axis for axis in axes if not varying[axis]]
     values = groups[axes].first() if axes else pd.DataFrame(index=groups.size().index)
@@ -79,9 +76,7 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
         _settings(values.loc[run], differing) or ", ".join(f"{axis}=null" for axis in differing)
         for run in values.index
     ]
-    shared = _settings(values.iloc[0], [axis for axis in axes if axis not in differing])
     if seeds.nunique() == 1 and seeds.iloc[0] > 1:
-        shared = ", ".join(filter(None, [shared, f"{seeds.iloc[0]} seeds"]))
         counts = dict.fromkeys(values.index, "")
     else:
         counts = {
@@ -95,7 +90,7 @@ def describe(table: pd.DataFrame, always: Sequence[str] = ()) -> tuple[list[Name
         )
         text = f"{name} ({counts[run]})" if counts[run] else name
         runs.append(NamedRun(run, name, text, int(seeds[run])))
-    return runs, shared
+    return runs, fixed(table)
 
 
 def _settings(values: pd.Series, axes: list[str]) -> str:
@@ -103,7 +98,46 @@ def _settings(values: pd.Series, axes: list[str]) -> str:
     return ", ".join(f"{a}={v:g}" if isinstance(v, float) else f"{a}={v}" for a, v in present)
 
 
-def _is_axis(column: object) -> bool:
+def is_axis(column: object) -> bool:
     """Whether a column belongs to a run's configuration; ``seeds`` is its label's."""
     measured = column in schema.columns("row", "measured", "status")
     return not measured and column not in ("run", "seeds", "step")
+
+
+def flow(
+    table: pd.DataFrame, prediction: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame | None, str, str]:
+    """What runs are judged by, ready for panels: rows, predicted rows, the column and the axis.
+
+    The axis is ``layer``, or ``time`` where there are single steps.
+    """
+    rows, column, along = view(table)
+    if along == "layer":
+        rows = whole_layers(rows)
+        curves = None if prediction is None else whole_layers(prediction)
+    else:
+        rows = single_steps(table)
+        curves = None if prediction is None else in_place_of_layers(single_steps(prediction))
+    if curves is not None:
+        for name in (column, f"{column}_sd"):
+            if name not in curves:
+                curves = curves.assign(**{name: np.nan})
+    return rows, curves, column, along
+
+
+def in_place_of_layers(steps: pd.DataFrame) -> pd.DataFrame:
+    """Rows of single steps with the steps in the place of layers, for panels."""
+    kept = steps.drop(columns="layer", errors="ignore").rename(columns={"time": "layer"})
+    return kept.astype({"layer": float})
+
+
+def named_by(
+    setting: str, rows: pd.DataFrame, runs: list[NamedRun], sign: str = ""
+) -> list[NamedRun]:
+    """The runs labelled by their value of a setting alone, where that sets them apart."""
+    if setting not in rows or rows.empty:
+        return runs
+    values = rows.groupby("run", observed=True)[setting].first()
+    if values.isna().any() or values.nunique() < len(runs):
+        return runs
+    return [replace(run, label=f"{sign}{value_words(values[run.id])}") for run in runs]

@@ -10,12 +10,14 @@ from itertools import pairwise
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 WIDTH = 7.0  # inches
 TEXT = 8.5  # points
 DPI = 200
+STRETCH = 8.0  # decades: beyond them an axis of changes is logarithmic
 
 # Okabe & Ito (2008), distinct under every common colour blindness; their yellow vanishes on
 # white paper, so grey stands in for it.
@@ -73,6 +75,32 @@ def decades(ax: Axes, low: float, high: float) -> None:
         ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=True).tick_values(low, high)
     ticks = ticks[(ticks >= low) & (ticks <= high)]
     ax.set_yticks(ticks, [power_of_ten(tick) for tick in ticks])
+
+
+def changes(axis: Axis, low: float, high: float) -> None:
+    """Make an axis of changes in decades from ``low`` to ``high`` or more, 0 among them.
+
+    Within a decade it is linear; beyond, where changes are far larger, logarithmic.
+    """
+    top = max(-low, high)
+    within = "set_xlim" if axis.axis_name == "x" else "set_ylim"
+    if top <= STRETCH:
+        pad = 0.08 * (max(high, 0) - min(low, 0))
+        low, high = min(low - pad, -1.2), max(high + pad, 1.2)
+        getattr(axis.axes, within)(low, high)
+        ticks = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(low, high)
+    else:
+        set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+        set_scale("symlog", linthresh=1, linscale=0.5)
+        low, high = (
+            np.sign(end) * 1.25 * max(abs(end), 1.2) for end in (min(low, -1e-9), max(high, 1e-9))
+        )
+        getattr(axis.axes, within)(low, high)
+        every = [1, 10, 100, 1000, 10_000] if top > 300 else [1, 3, 10, 30, 100, 300]
+        ticks = np.array([*(-t for t in reversed(every)), 0, *every])
+    ticks = ticks[(ticks >= low) & (ticks <= high)]
+    axis.set_ticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
+    axis.set_minor_locator(NullLocator())
 
 
 def power_of_ten(log10_value: float) -> str:

@@ -13,9 +13,9 @@ from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, judge, tally
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends, named_by, widen
+from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, LINE, THEORY, key, legend, panel
-from flowlab.figures.runs import NamedRun, describe, single_steps
+from flowlab.figures.runs import NamedRun, describe, named_by, single_steps
 from flowlab.schema import COTANGENT
 
 PANEL = 1.65  # inches, the height of a panel
@@ -52,7 +52,7 @@ def state_gradients(
         drawn, bound = set(), False
         grid = [[_part(steps, **{down: r, across: c}) for c in columns] for r in rows]
         grid = [[(of, _runs(of, lines)) for of in part] for part in grid]
-        names = [run.label for part in grid for _, runs in part for run in runs]
+        starts = {}
         for panels, part in zip(axes, grid, strict=True):
             parts = [(ax, of, runs) for ax, (of, runs) in zip(panels, part, strict=True)]
             summaries, limits, theories = [], [], []
@@ -67,7 +67,8 @@ def state_gradients(
                 style.decades(ax, low.min(), high.max())
                 bounded = not theory and _bounds(ax, of, summary, runs)
                 bound |= bounded
-                _name(ax, summary, runs, names, first, last, height)
+                style.layers(ax, first, last, "step $t$")
+                starts[ax] = _starts(summary, runs)
                 if runs and not bounded:
                     ax.text(
                         0.98, 0.09, _silence(curves, runs, first), **NOTE, transform=ax.transAxes
@@ -82,6 +83,7 @@ def state_gradients(
         if bound:
             handles.append(Line2D([], [], color="black", **THEORY, label=LINEAR))
         figure.set_figheight(figure.get_figheight() + LINE * legend(figure, handles, "lower"))
+        label_ends(figure, starts, "left")
     return figure
 
 
@@ -228,18 +230,15 @@ def _runs(rows: pd.DataFrame, lines: str) -> list[NamedRun]:
     return named_by(lines, rows, runs, LETTERS.get(lines, ""))
 
 
-def _name(ax: Axes, summary: pd.DataFrame, runs, names, first, last, height) -> None:
-    """Each line's label at its first step; ``names`` are those of all panels, which share x."""
-    style.layers(ax, first, last, "step $t$")
-    width = ax.figure.get_figwidth() / ax.get_gridspec().ncols - 0.4
-    widen(ax, names, width)
+def _starts(summary: pd.DataFrame, runs: list[NamedRun]) -> list[End]:
+    """Each line's label at its first step."""
     ends = []
     for place, run in enumerate(runs):
         curve = summary[summary["run"] == run.id].dropna(subset="mean")
         if len(curve):
             end = curve.iloc[0]
-            ends.append((end["layer"], end["mean"], run.label, style.COLORS[place]))
-    label_ends(ax, ends, height, "left")
+            ends.append(End(end["layer"], end["mean"], run.label, style.COLORS[place]))
+    return ends
 
 
 def as_layers(steps: pd.DataFrame) -> pd.DataFrame:

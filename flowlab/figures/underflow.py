@@ -1,7 +1,6 @@
-"""A gradient far below what floating point can hold, and the layers where others read 0."""
+"""Gradients far below what floating point can hold, and the layers where others read 0."""
 
 from math import log10
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -11,116 +10,147 @@ from matplotlib.lines import Line2D
 from flowlab.analysis.statistics import profile
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.panels import THEORY, legend
-from flowlab.figures.runs import describe, whole_layers
+from flowlab.figures.labels import MOST, End, label_ends
+from flowlab.figures.panels import LINE, THEORY, legend
+from flowlab.figures.runs import whole_layers
+from flowlab.figures.sweeps import Conditions
 from flowlab.schema import DELTA
 
 # log2 of half the smallest subnormal: what lies below is rounded to 0.
 UNDERFLOW = {"float32": -150, "float64": -1075}
-HEIGHT = 4.5  # inches
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+HEIGHT = 3.4  # inches
+LOOK = {"linestyle": "none", "zorder": 4, "markeredgecolor": "black"}
+MARKERS = {"norm reads 0": "v", "δ is 0": "s"}
+FILLED = {"float32": "white", "float64": "black"}
 
 
-def depths_of_underflow(
-    table: pd.DataFrame, prediction: pd.DataFrame | None = None, positions: int = 1
-) -> Figure:
-    """One run's log10‖δ‖ against layer, all of them and those near the output.
+def depths_of_underflow(sweep: Conditions, side: int | None = None) -> Figure:
+    """log10‖δ‖ of up to 8 runs against layer, all of the layers and those near the output.
 
     Marked: the layer, going backward, from which float32 and float64 would read ‖δ‖ as 0: first a
     plain norm, whose squares underflow, then the entries themselves, both judged by the root mean
-    square of δ's entries: width × ``positions`` of each example. Dashes are theory.
-    Raises InputError unless ``table`` holds one run.
+    square of δ's entries. Of images, whose ``side`` the table says or the caller, these are
+    width × side² of each example. Dashes are theory. Raises InputError for more runs.
     """
-    mean, marks = _line(table), _marks(table, positions)
-    first, last = int(mean.index.min()), int(mean.index.max())
-    lowest = min((layer for _, layer in marks.values() if layer), default=first)
-    near = max(first, last - int(1.15 * (last - lowest)) - 1)
-    _, shared = describe(table)
-    shared = fill(shared, int(13 * style.WIDTH))
+    if len(sweep.rows) > MOST:
+        raise InputError(f"table must hold at most {MOST} runs; got {len(sweep.rows)}")
+    lines = {
+        row.run: (row.label, *_line(sweep.table[sweep.table["run"] == row.run], side))
+        for row in sweep.rows.itertuples()
+    }
+    first = min(int(mean.index.min()) for _, mean, _ in lines.values())
+    last = max(int(mean.index.max()) for _, mean, _ in lines.values())
+    # Where float32 gives out soonest.
+    zeros = [marks["float32", "δ is 0"] for *_, marks in lines.values()]
+    lowest = max((layer for layer in zeros if layer), default=first)
+    near = max(first, last - int(1.3 * (last - lowest)) - 1)
     with style.context():
         figure = Figure(figsize=(style.WIDTH, HEIGHT))
-        for ax, start in zip(figure.subplots(1, 2), (first, near), strict=True):
+        axes = figure.subplots(1, 2)
+        ends = {}
+        for ax, start in zip(axes, (first, near), strict=True):
+            ends[ax] = []
             style.layers(ax, start, last)
-            shown = mean[mean.index >= start]
-            ax.plot(shown.index, shown, color=style.COLORS[0], label="mean")
-            if prediction is not None:
-                curve = whole_layers(prediction).dropna(subset=DELTA)
-                curve = curve.drop_duplicates("layer", keep="last")
-                curve = curve[curve["layer"] >= start]
-                shade = style.shade(style.COLORS[0])
-                ax.plot(curve["layer"], curve[DELTA], color=shade, **THEORY, label="theory")
-            for (name, (_, layer)), look in zip(marks.items(), _looks(), strict=True):
-                if layer:
-                    ax.plot([layer], [mean[layer]], label=name, **look)
-            if start == first:
-                ax.set_title("‖δ‖ in all layers")
-            else:
-                ax.set_title(f"‖δ‖ in layers {start} to {last}")
-            style.decades(ax, *_limits(shown))
-        handles = [Line2D([], [], color=style.COLORS[0], label="mean over seeds")]
-        if prediction is not None and prediction[DELTA].notna().any():
-            handles.append(
-                Line2D([], [], color=style.shade(style.COLORS[0]), **THEORY, label="theory")
+            low, high = np.inf, -np.inf
+            for (run, (name, mean, marks)), color in zip(lines.items(), style.COLORS, strict=False):
+                shown = mean[mean.index >= start]
+                ax.plot(shown.index, shown, color=color, label=f"mean: {name}")
+                _theory(ax, sweep.prediction, run, start, color, name)
+                for (dtype, what), layer in marks.items():
+                    if layer and layer >= start:
+                        look = {"marker": MARKERS[what], "markerfacecolor": FILLED[dtype]}
+                        ax.plot([layer], [mean[layer]], label=f"{dtype}: {what}", **look, **LOOK)
+                low, high = min(low, shown.min()), max(high, shown.max())
+                ends[ax].append(End(shown.index[0], shown.iloc[0], name, color))
+            ax.set_title("‖δ‖ in all layers" if start == first else f"‖δ‖ from layer {start}")
+            pad = 0.05 * max(high - low, 1)
+            style.decades(ax, low - pad, high + pad)
+        found = {key for *_, marks in lines.values() for key, layer in marks.items() if layer}
+        handles = [
+            Line2D(
+                *([], []),
+                **{"marker": MARKERS[what], "markerfacecolor": FILLED[dtype], **LOOK},
+                label=f"{dtype}: {what}",
             )
-        for (name, (_, layer)), look in zip(marks.items(), _looks(), strict=True):
-            if layer:
-                handles.append(Line2D([], [], label=f"{name} from layer {layer} down", **look))
-        legend(figure, handles, "lower", title=shared)
+            for dtype in UNDERFLOW
+            for what in MARKERS
+            if (dtype, what) in found
+        ]
+        if sweep.rows["predicted"].notna().any():
+            handles.append(Line2D([], [], color="black", **THEORY, label="theory"))
+        if handles:
+            figure.set_figheight(HEIGHT + LINE * legend(figure, handles, "lower"))
+        if len(lines) > 1:
+            label_ends(figure, ends, "left")
     return figure
 
 
-def underflow_caption(
-    table: pd.DataFrame, prediction: pd.DataFrame | None = None, positions: int = 1
-) -> str:
-    """How small the gradient gets, and the layers from which floating point reads 0."""
-    mean, marks = _line(table), _marks(table, positions)
-    first, last = mean.index.min(), mean.index.max()
-    text = (
-        f"log10‖δ‖ goes from {mean[last]:.1f} in layer {last} to {mean[first]:.1f} in layer {first}"
-    )
-    if prediction is not None:
-        curve = whole_layers(prediction)
-        curve = curve[curve["layer"] == first][DELTA].dropna()
-        if len(curve):
-            text += f" (theory {curve.iloc[-1]:.1f})"
-    found = [f"{name} from layer {layer} down" for name, (_, layer) in marks.items() if layer]
-    if not found:
-        return f"{text}; neither float32 nor float64 would read 0 anywhere."
-    return f"{text}; {', '.join(found)}."
+def finding(sweep: Conditions, side: int | None = None) -> str:
+    """How small the smallest gradient gets, and from which layer floating point reads 0."""
+    lines = [_line(sweep.table[sweep.table["run"] == run], side) for run in sweep.rows["run"]]
+    mean, marks = min(lines, key=lambda line: line[0].iloc[0])
+    first = mean.index.min()
+    power = f"{mean[first]:.0f}".translate(SUPERSCRIPT)
+    text = f"Measured down to ‖δ‖ = 10{power} in layer {first}"
+    zeros = [
+        f"from layer {layer} down in {dtype}"
+        for dtype in UNDERFLOW
+        if (layer := marks[dtype, "norm reads 0"])
+    ]
+    return f"{text}; a plain norm reads 0 {' and '.join(zeros)}" if zeros else text
 
 
-def _line(table: pd.DataFrame) -> pd.Series:
-    """The mean over seeds of log10‖δ‖ by layer."""
-    if table["run"].nunique() != 1:
-        raise InputError(f"table must hold one run; got {table['run'].nunique()}")
-    return profile(table, DELTA).set_index("layer")["mean"].dropna()
+def caption(sweep: Conditions, side: int | None = None) -> str:
+    """How small each run's gradient gets, and the layers from which floating point reads 0."""
+    parts = []
+    for row in sweep.rows.itertuples():
+        mean, marks = _line(sweep.table[sweep.table["run"] == row.run], side)
+        first, last = mean.index.min(), mean.index.max()
+        text = "" if len(sweep.rows) == 1 else f"{row.label}: "
+        text += f"log10‖δ‖ goes from {mean[last]:.1f} in layer {last} to {mean[first]:.1f} in "
+        text += f"layer {first}"
+        if np.isfinite(row.predicted):
+            text += f" (a change of {row.mean:z.1f}, theory {row.predicted:z.1f})"
+        found = [
+            f"{dtype}: {what} from layer {layer} down"
+            for (dtype, what), layer in marks.items()
+            if layer
+        ]
+        zeros = ", ".join(found) or "neither float32 nor float64 would read 0 anywhere"
+        parts.append(f"{text}; {zeros}.")
+    return " ".join(parts)
 
 
-def _marks(table: pd.DataFrame, positions: int) -> dict[str, tuple[float, int | None]]:
-    """By what reads 0: the log10 of the least root mean square, the first layer below it or None.
+def _theory(ax, prediction, run, start: int, color: str, name: str) -> None:
+    if prediction is None:
+        return
+    curve = whole_layers(prediction[prediction["run"] == run]).dropna(subset=DELTA)
+    curve = curve.drop_duplicates("layer", keep="last")
+    curve = curve[curve["layer"] >= start]
+    look = {"color": style.shade(color), **THEORY}
+    ax.plot(curve["layer"], curve[DELTA], label=f"theory: {name}", **look)
+
+
+def _line(
+    table: pd.DataFrame, side: int | None
+) -> tuple[pd.Series, dict[tuple[str, str], int | None]]:
+    """The mean over seeds of log10‖δ‖ by layer; by what reads 0 the first layer where it does.
 
     Frobenius norms are over batch × fan_out entries, of images batch × width × positions.
     """
-    mean = _line(table)
-    rows = whole_layers(table)
-    last_op = rows[rows[DELTA].notna()].drop_duplicates("layer", keep="last").set_index("layer")
-    units = last_op["fan_out"] if positions == 1 else last_op["width"] * positions
-    entries = last_op["batch_size"] * units
+    table = whole_layers(table)
+    mean = profile(table, DELTA).set_index("layer")["mean"].dropna()
+    ops = table[table[DELTA].notna()].drop_duplicates("layer", keep="last").set_index("layer")
+    if "image" in ops and ops["image"].notna().all():
+        side = int(ops["image"].iat[0])
+    imaged = side is not None and "network" in ops and ops["network"].iat[0] in ("cnn", "resnet")
+    units = ops["width"] * side**2 if imaged else ops["fan_out"]
+    entries = (ops["batch_size"] * units).astype(float)
     rms = mean - 0.5 * np.log10(entries.reindex(mean.index))
     marks = {}
     for dtype, power in UNDERFLOW.items():
-        for name, bound in ((f"{dtype}: norm reads 0", power / 2), (f"{dtype}: δ is 0", power)):
+        for what, bound in (("norm reads 0", power / 2), ("δ is 0", power)):
             below = rms.index[rms < bound * log10(2)]
-            marks[name] = bound * log10(2), int(below.max()) if len(below) else None
-    return marks
-
-
-def _limits(values: pd.Series) -> tuple[float, float]:
-    low, high = values.min(), values.max()
-    pad = 0.05 * max(high - low, 1)
-    return low - pad, high + pad
-
-
-def _looks() -> list[dict]:
-    pairs = ((1, "v"), (1, "s"), (2, "v"), (2, "s"))
-    base = {"linestyle": "none", "markersize": 7, "zorder": 3}
-    return [{"color": style.COLORS[c], "marker": marker, **base} for c, marker in pairs]
+            marks[dtype, what] = int(below.max()) if len(below) else None
+    return mean, marks

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import over_seeds, slope_of
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends
+from flowlab.figures.labels import End, label_ends
 
 HEIGHT = 3.1  # inches
 ALIKE = 0.03  # in slope and in decades: lines that no page sets apart
@@ -45,7 +45,7 @@ def weights_and_biases(law: pd.DataFrame) -> Figure:
             )
             if len(rows):
                 end = rows["layer"].iat[-1] + shift, shown.iat[-1]
-                ends[left].append((*end, NAMES[parameter], style.COLORS[place]))
+                ends[left].append(End(*end, NAMES[parameter], style.COLORS[place]))
             rows = slopes[slopes["parameter"] == parameter]
             error = np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
             right.errorbar(
@@ -53,14 +53,14 @@ def weights_and_biases(law: pd.DataFrame) -> Figure:
             )
             if len(rows):
                 end = rows["layer"].iat[-1] + shift, rows["mean"].iat[-1]
-                ends[right].append((*end, NAMES[parameter], style.COLORS[place]))
+                ends[right].append(End(*end, NAMES[parameter], style.COLORS[place]))
         left.set_yscale("log")
         left.set_ylabel("noise scale $B_s$, examples")
         right.set_ylabel(f"slope of the log-norm at $B$ = {int(law['examples'].max())}")
         for ax in (left, right):
             style.layers(ax, int(law["layer"].min()), int(law["layer"].max()))
             ax.tick_params(axis="y", labelsize=style.TEXT)
-            label_ends(ax, ends[ax], HEIGHT - 0.5)
+        label_ends(figure, ends)
     return figure
 
 
@@ -90,14 +90,15 @@ def demonstrations(constant: pd.DataFrame, softmax: pd.DataFrame) -> Figure:
     with style.context():
         figure = Figure(figsize=(style.WIDTH, HEIGHT))
         left, right = figure.subplots(1, 2)
-        _lines(left, constant, "inputs", "constant upstream gradient")
+        ends = {left: _lines(left, constant, "inputs", "constant upstream gradient")}
         kept = softmax[(softmax["labels"] == "independent") | (softmax["parameter"] == "W")]
-        _lines(right, kept, "labels", "uniform softmax, labels")
+        ends[right] = _lines(right, kept, "labels", "uniform softmax, labels")
         right.text(
             *(0.04, 0.97, "b, balanced: cancels\n(below rounding)"),
             **{"transform": right.transAxes, "va": "top", "color": _GREY},
         )
         left.set_ylabel("norm of the gradient")
+        label_ends(figure, ends)
     return figure
 
 
@@ -134,8 +135,7 @@ def _lines(ax: Axes, rows: pd.DataFrame, axis: str, title: str) -> None:
     ax.set_xlabel("batch size $B$")
     low, high = ax.dataLim.intervaly
     style.decades(ax, low - 0.1 * (high - low), high + 0.1 * (high - low))
-    named = [
-        (x, y, f"{parameter}, {' or '.join(values)}: $B^{{{slope:.2f}}}$", color)
+    return [
+        End(x, y, f"{parameter}, {' or '.join(values)}: $B^{{{slope:.2f}}}$", color)
         for x, y, parameter, values, slope, color, _ in ends
     ]
-    label_ends(ax, named, HEIGHT - 0.8)

@@ -7,25 +7,18 @@ study, add these two files: every module here is found by itself, and its findin
 from importlib import import_module
 from pkgutil import iter_modules
 
-from flowlab.figures.layer_profiles import caption, profiles
-from flowlab.figures.runs import first_runs
-from flowlab.studies.study import Drawing, Reading, Study, TableClaim
+from flowlab.studies.study import Drawing, Reading, Study, TableClaim, chosen
 
-__all__ = ["ANY", "Drawing", "Reading", "Study", "TableClaim", "load", "of"]
+__all__ = ["ANY", "SINGLE", "Drawing", "Reading", "Study", "TableClaim", "load", "of"]
 
-# Of an experiment that no study is about.
-ANY = Study(
-    "How does the gradient's norm change from layer to layer?",
-    "the results folder",
-    (
-        Drawing(
-            "profiles",
-            lambda reading: "Norms against layer",
-            lambda reading: profiles(reading.table, reading.prediction),
-            lambda reading: caption(reading.table, reading.prediction, reading.kept_within),
-            first_runs,
-        ),
-    ),
+# Of an experiment that no study is about, and of single runs.
+ANY, SINGLE = (
+    Study(
+        "How far does the gradient's norm change on its way back?",
+        "the results folder",
+        (chosen(name),),
+    )
+    for name in ("sweep", "profiles")
 )
 
 
@@ -36,6 +29,6 @@ def load() -> dict[str, Study]:
 
 
 def of(experiment: str) -> list[Study]:
-    """The studies whose runs lie under an experiment's name, :data:`ANY` where there is none."""
+    """The studies whose runs lie under an experiment's name; where there is none, :data:`ANY`."""
     own = [study for name, study in load().items() if (study.experiment or name) == experiment]
-    return own or [ANY]
+    return own or [SINGLE if experiment == "single" else ANY]

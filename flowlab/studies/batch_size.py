@@ -16,7 +16,7 @@ from flowlab.figures.batch_law import batch_law as norm_by_batch
 from flowlab.figures.batch_law import caption as norm_by_batch_caption
 from flowlab.figures.batch_law import family
 from flowlab.figures.batch_law import finding as finding_of_batches
-from flowlab.figures.labels import label_ends
+from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
 
@@ -47,12 +47,13 @@ def noise_by_layer(reading: Reading) -> Figure:
     with style.context():
         figure = Figure(figsize=(style.WIDTH, HEIGHT))
         axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
+        ends = {}
         for ax, name in zip(axes, data, strict=True):
             ax.set_title(name)
             ax.set_yscale("log")
             groups = scales[scales["data"] == name].groupby(["init", "parameter"])
             inits = sorted(scales["init"].unique())
-            ends = []
+            ends[ax] = []
             for (init, parameter), rows in groups:
                 place = inits.index(init)
                 color, filled = style.COLORS[place % len(style.COLORS)], parameter == "W"
@@ -64,9 +65,8 @@ def noise_by_layer(reading: Reading) -> Figure:
                     x, rows["low"], rows["high"].clip(upper=top), color=color, alpha=0.15, lw=0
                 )
                 ax.plot(x, y, label=f"{init}, {parameter}", **look)
-                ends.append((x.iat[-1], y.iat[-1], f"{init}, {parameter}", color))
+                ends[ax].append(End(x.iat[-1], y.iat[-1], f"{init}, {parameter}", color))
             ax.set_ylim(finite.min() / 1.5, top)
-            label_ends(ax, ends, HEIGHT - 0.8)
             style.layers(ax, int(scales["layer"].min()), int(scales["layer"].max()))
         axes[0].set_ylabel("noise scale $B_s$")
         weights = {"color": GREY, "marker": "o"}
@@ -77,6 +77,7 @@ def noise_by_layer(reading: Reading) -> Figure:
             Patch(facecolor=GREY, alpha=0.15, label="95 % interval"),
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=3)
+        label_ends(figure, ends)
     return figure
 
 

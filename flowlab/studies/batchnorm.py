@@ -14,7 +14,7 @@ from flowlab.claims import compare
 from flowlab.claims.claim import Finding
 from flowlab.claims.trial import log_growth
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends
+from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import THEORY
 from flowlab.figures.runs import whole_layers
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
@@ -46,14 +46,13 @@ def rate_by_batch(reading: Reading) -> Figure:
             ax.errorbar(*points, margins, **look, label=label)
             curve = theory[theory["activation"] == activation].sort_values("batch_size")
             _theory(ax, curve["batch_size"].to_numpy(), curve["rate"].to_numpy(), place, activation)
-            ends.append((*rows[["batch_size", "mean"]].iloc[-1], activation, color))
+            ends.append(End(*rows[["batch_size", "mean"]].iloc[-1], activation, color))
         sizes = np.sort(rates["batch_size"].unique())
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, [f"{size}" for size in sizes])
         ax.minorticks_off()
         ax.axhline(0, color="0.35", linewidth=0.8, zorder=0)
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
-        label_ends(ax, ends, HEIGHT - 0.8)
         ax.set_xlabel("batch size $B$")
         ax.set_ylabel("decades of ‖δ‖ per layer")
         ax.tick_params(labelsize=style.TEXT)
@@ -64,6 +63,7 @@ def rate_by_batch(reading: Reading) -> Figure:
             Line2D([], [], **law, label="theory, infinite width (a dot for each whole $B$)"),
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=2)
+        label_ends(figure, {ax: ends})
     return figure
 
 

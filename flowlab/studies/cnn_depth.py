@@ -11,28 +11,39 @@ from matplotlib.figure import Figure
 from flowlab.claims import compare
 from flowlab.claims.claim import Finding
 from flowlab.claims.trial import log_growth
-from flowlab.figures.over_depth import change_by_depth, change_by_depth_caption
+from flowlab.figures import over
+from flowlab.figures.choice import described
+from flowlab.figures.words import moved
 from flowlab.studies.study import Drawing, Reading, Study, finding, first_run, runs_with
 from flowlab.theory import convolution
 from flowlab.theory.convolution import border_rates
 from flowlab.theory.finite_channels import circular_steps
 
-AXES = {"panels": "padding", "lines": "init"}
 ENDS = 6  # layers at each end in which the border's profile settles
+AXES = {"over": "depth", "lines": "init", "panels": "padding"}
+LAW = "border's cost in wide nets"
 
 
 def border_by_depth(reading: Reading) -> Figure:
     """The change from output to input against depth, beside what the border costs a wide net."""
-    return change_by_depth(reading.table, reading.prediction, _border(reading), **AXES)
+    kernel = int(reading.table["kernel_size"].iat[0])
+    rates = border_rates(reading.side, kernel).set_index("padding")["rate"].to_dict()
+    return over.change_over(reading.sweep, **AXES, law=rates, law_name=LAW)
 
 
-def border_by_depth_caption(reading: Reading) -> str:
-    """Every initializer's change at the greatest depth, beside theory's and the border's."""
-    return change_by_depth_caption(reading.table, reading.prediction, _border(reading), **AXES)
-
-
-def _border(reading: Reading):
-    return border_rates(reading.side, int(reading.table["kernel_size"].iat[0]))
+def border_finding(reading: Reading) -> str:
+    """What each padding costs the deepest nets of one initializer, and what theory says of it."""
+    rows = reading.sweep.with_axes(*AXES.values()).rows
+    deepest = rows[rows["depth"] == rows["depth"].max()]
+    # The initializer on which padding has most to say.
+    spread = deepest.groupby("init")["mean"].agg(lambda means: means.max() - means.min())
+    of = deepest[deepest["init"] == spread.idxmax()].sort_values("mean")
+    parts = []
+    for _, row in of.iterrows():
+        theory = f" ({row['predicted']:+z.1f} in theory)" if np.isfinite(row["predicted"]) else ""
+        parts.append(f"{moved(row['mean'])} with padding={row['padding']}{theory}")
+    text = f"At depth {of['depth'].iat[0]} {of['init'].iat[0]} {' and '.join(parts)}"
+    return text.replace("-", "−")
 
 
 @finding(
@@ -87,9 +98,9 @@ STUDY = Study(
     (
         Drawing(
             "border_by_depth",
-            lambda reading: "What padding costs a convolutional net's gradient",
+            border_finding,
             border_by_depth,
-            border_by_depth_caption,
+            lambda reading: described(reading.sweep),
         ),
     ),
     (loss_in_depth,),

@@ -1,6 +1,6 @@
 """Gradients far below the smallest number of float64, and still measured."""
 
-from flowlab.figures.underflow import depths_of_underflow, underflow_caption
+from flowlab.figures import underflow
 from flowlab.studies.study import Drawing, Study
 
 STUDY = Study(
@@ -9,9 +9,9 @@ STUDY = Study(
     (
         Drawing(
             "depths_of_underflow",
-            lambda reading: "A gradient that floating point cannot hold",
-            lambda r: depths_of_underflow(r.table, r.prediction),
-            lambda r: underflow_caption(r.table, r.prediction),
+            lambda reading: underflow.finding(reading.sweep, reading.image),
+            lambda reading: underflow.depths_of_underflow(reading.sweep, reading.image),
+            lambda reading: underflow.caption(reading.sweep, reading.image),
         ),
     ),
     rank=68,

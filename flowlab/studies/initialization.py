@@ -1,7 +1,10 @@
 """Which initialization suits which activation: the change of the gradient's norm for every pair."""
 
-from flowlab.figures.heat_map import heat_map, heat_map_caption
+from flowlab.figures import pairs
+from flowlab.figures.choice import described
 from flowlab.studies.study import Drawing, Study
+
+AXES = {"down": "init", "across": "activation"}
 
 STUDY = Study(
     "Which initializer keeps the gradient under which activation?",
@@ -9,9 +12,9 @@ STUDY = Study(
     (
         Drawing(
             "activation_by_init",
-            lambda reading: "Which initializer suits which activation",
-            lambda r: heat_map(r.table, across="activation"),
-            lambda r: heat_map_caption(r.table, r.prediction, "activation", r.kept_within),
+            lambda reading: pairs.finding(reading.sweep, **AXES),
+            lambda reading: pairs.heat_map(reading.sweep, **AXES),
+            lambda reading: described(reading.sweep),
         ),
     ),
     rank=2,

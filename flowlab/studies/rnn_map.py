@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from flowlab.analysis.statistics import profile
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends, widen
+from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, INTERVAL
 from flowlab.figures.runs import NamedRun, describe
 from flowlab.figures.through_time import SYMBOL, states
@@ -43,21 +43,20 @@ def layer_by_time(reading: Reading) -> Figure:
                 known = of.dropna(subset="mean")
                 if len(known):
                     start = known["time"].iat[0], known["mean"].iat[0]
-                    ends[ax].append((*start, f"{layer}", color))
+                    ends[ax].append(End(*start, f"{layer}", color))
             style.layers(ax, first, last, "step $t$")
-            widen(ax, [f"{layer}" for layer in layers], style.WIDTH / len(runs) - 0.4)
             ax.set_title(_name(run, runs))
         low, high = np.array([ax.dataLim.intervaly for ax in axes]).T
         margin = 0.04 * (high.max() - low.min())
         for ax in axes:
             style.decades(ax, low.min() - margin, high.max() + margin)
-            label_ends(ax, ends[ax], HEIGHT, "left")
         axes[0].set_ylabel(SYMBOL)
         handles = [
             Line2D([], [], color=GREY, label="mean over seeds; numbers are layers"),
             Patch(facecolor=GREY, **INTERVAL, label="95 % interval; no prediction"),
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=2)
+        label_ends(figure, ends, "left")
     return figure
 
 

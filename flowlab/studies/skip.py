@@ -3,24 +3,19 @@
 from functools import partial
 from math import log, sqrt
 
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-
 from flowlab.claims import compare
 from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN, Finding
 from flowlab.claims.trial import log_growth
-from flowlab.figures import style
-from flowlab.figures.panels import THEORY, legend
-from flowlab.figures.ratios import SYMBOL, WORDS, ratios
-from flowlab.studies.study import Drawing, Reading, Study, TableClaim, finding, first_run, runs_with
+from flowlab.studies.study import (
+    Reading,
+    Study,
+    TableClaim,
+    chosen,
+    finding,
+    first_run,
+    runs_with,
+)
 
-CLOSE = 1.0  # decades: half the height of the second panel
-SCALES = {"inverse_sqrt_depth": "a = 1/√L", "inverse_depth": "a = 1/L"}
-HEIGHT = 3.6  # inches
 # Settings of each sum, in a table's terms.
 SUMS = {
     "identity": {"skip": "identity"},
@@ -29,80 +24,6 @@ SUMS = {
     "inverse_depth": {"skip": "scaled", "branch_scale": "inverse_depth"},
 }
 BLOCKS = 32  # of the small sweep
-
-
-def skip_depth(reading: Reading) -> Figure:
-    """log10 ‖δ_1‖/‖δ_L‖ against depth, a line for each kind of skip; near zero once more.
-
-    Points are means over seeds with their 95 % interval; dashes are theory. The second panel is the
-    first one between −1 and 1 decade. Raises InputError as ``ratios`` does.
-    """
-    table, prediction = reading.table, reading.prediction
-    kinds = _kinds(table, prediction)
-    with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
-        whole, near = figure.subplots(1, 2)
-        for ax in (whole, near):
-            for (_, rows), color, marker in zip(kinds, style.COLORS, style.MARKERS, strict=False):
-                _line(ax, rows, color, marker)
-            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            ax.set_xlabel("depth, layers")
-            ax.tick_params(labelsize=style.TEXT)
-        whole.set_ylabel(f"{SYMBOL}, decades")
-        whole.set_title("all kinds")
-        near.set_title(f"within ±{CLOSE:g} decade")
-        near.set_ylim(-CLOSE, CLOSE)
-        handles = [
-            Line2D([], [], color=color, marker=marker, label=kind)
-            for (kind, _), color, marker in zip(kinds, style.COLORS, style.MARKERS, strict=False)
-        ]
-        legend(figure, [*handles, Line2D([], [], color="black", **THEORY, label="theory")], "lower")
-    return figure
-
-
-def skip_caption(reading: Reading) -> str:
-    """The ratio of every kind at the greatest depth, beside theory's."""
-    table, prediction = reading.table, reading.prediction
-    findings = []
-    for kind, rows in _kinds(table, prediction):
-        last = rows.iloc[-1]
-        text = f"{kind} {last['mean']:z.2f} [{last['low']:z.2f}, {last['high']:z.2f}]"
-        if np.isnan(last["mean"]):
-            text = f"{kind} no seed with finite norms"
-        law = last["predicted"]
-        findings.append(f"{text}, theory " + ("silent" if np.isnan(law) else f"{law:z.2f}"))
-    depth = table["depth"].max()
-    start = f"{WORDS} at depth {depth}, mean over seeds [95 % interval] in decades: "
-    return start + "; ".join(findings) + "."
-
-
-def _kinds(table, prediction) -> list[tuple[str, pd.DataFrame]]:
-    """(kind, its rows by depth), the kind most favourable to exploding first."""
-    if "branch_scale" not in table:
-        table = table.assign(branch_scale=None)
-    rows = ratios(table, prediction, ["skip", "branch_scale", "depth"]).sort_values("depth")
-    scales = rows["branch_scale"].map(SCALES).fillna("")
-    rows["kind"] = (rows["skip"] + " " + scales.astype(str)).str.strip()
-    kinds = [(str(kind), group) for kind, group in rows.groupby("kind")]
-    return sorted(kinds, key=lambda pair: -pair[1]["mean"].fillna(-np.inf).iloc[-1])
-
-
-def _line(ax: Axes, rows: pd.DataFrame, color: str, marker: str) -> None:
-    mean = rows["mean"].to_numpy()
-    margins = np.nan_to_num([mean - rows["low"], rows["high"] - mean])
-    kind = rows["kind"].iat[0]
-    look = {
-        "color": color,
-        "marker": marker,
-        "capsize": 2,
-        "elinewidth": 1,
-        "label": f"mean: {kind}",
-    }
-    ax.errorbar(rows["depth"], mean, margins, **look)
-    predicted = rows["predicted"].astype(float)
-    if predicted.notna().any():
-        shade = style.shade(color)
-        ax.plot(rows["depth"], predicted, color=shade, **THEORY, label=f"theory: {kind}", zorder=3)
 
 
 def quick(scaling: str) -> dict:
@@ -186,14 +107,7 @@ def block_claim(scaling: str, formula: str, total: str, value) -> TableClaim:
 STUDY = Study(
     "Which skip connections keep the gradient as nets get deeper?",
     "He et al. 2016; Hanin & Rolnick 2018; Zhang et al. 2019; Bachlechner et al. 2020",
-    (
-        Drawing(
-            "skip_by_depth",
-            lambda reading: "Skip connections against depth",
-            skip_depth,
-            skip_caption,
-        ),
-    ),
+    (chosen("skip_by_depth"),),
     (
         skips_preserve,
         block_claim("identity", "x + f(x)", f"2^{BLOCKS}", lambda L: f"2^{L} = {2.0**L:.1e}"),

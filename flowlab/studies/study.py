@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.claims.claim import HOLDS, Claim, Finding, register
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
+from flowlab.figures.choice import choose, described
 from flowlab.figures.head import fixed, head
+from flowlab.figures.sweeps import Conditions, sweep
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Reading:
             prediction = prediction[prediction["run"].isin(table["run"].unique())]
             prediction = None if prediction.empty else prediction
         return replace(self, table=table, prediction=prediction)
+
+    @cached_property
+    def sweep(self) -> Conditions:
+        """The table's runs by the settings in which they differ."""
+        return sweep(self.table, self.prediction, self.kept_within)
 
     @property
     def side(self) -> int:
@@ -69,6 +77,19 @@ class Drawing:
     def figure(self, reading: Reading) -> Figure:
         """The figure of what is ``shown``, under its finding and the settings that it fixes."""
         return head(self.draw(reading), self.finding(reading), fixed(reading.table))
+
+
+def chosen(
+    name: str, select: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+) -> Drawing:
+    """The drawing whose form follows the settings that vary (:mod:`flowlab.figures.choice`)."""
+    return Drawing(
+        name,
+        lambda reading: choose(reading.sweep).finding(),
+        lambda reading: choose(reading.sweep).figure(),
+        lambda reading: described(reading.sweep),
+        select,
+    )
 
 
 Find = Callable[[Reading], Finding]

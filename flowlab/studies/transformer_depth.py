@@ -15,9 +15,9 @@ from flowlab.analysis.statistics import profile
 from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
 from flowlab.figures import style
-from flowlab.figures.labels import label_ends, named_by, widen
+from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, INTERVAL, LINE, ROW, key, legend, panel
-from flowlab.figures.runs import NamedRun, describe, whole_layers
+from flowlab.figures.runs import NamedRun, describe, named_by, whole_layers
 from flowlab.schema import DELTA
 from flowlab.studies.study import Drawing, Reading, Study
 
@@ -51,20 +51,20 @@ def blocks_delta(reading: Reading) -> Figure:
             drawn |= panel(ax, DELTA, summary, runs, prediction, last - first)
             limits.append(ax.get_ylim())
             summaries.append((ax, runs, summary))
-            widen(ax, [run.label for run in runs], style.WIDTH / len(parts) - 0.4)
-        low, high = np.array(limits).T
+        (low, high), starts = np.array(limits).T, {}
         for ax, runs, summary in summaries:
             style.decades(ax, low.min(), high.max())
-            label_ends(ax, _starts(ax, runs, summary), HEIGHT, "left")
+            starts[ax] = _starts(ax, runs, summary)
             if "theory" not in drawn:
                 ax.text(0.98, 0.04, "no prediction", **NOTE, transform=ax.transAxes)
         axes[0][0].set_ylabel("‖δ‖")
         handles = [handle for name, handle in key().items() if name in drawn]
         figure.set_figheight(figure.get_figheight() + LINE * legend(figure, handles, "lower"))
+        label_ends(figure, starts, "left")
     return figure
 
 
-def _starts(ax: Axes, runs: list[NamedRun], summary: pd.DataFrame) -> list[tuple]:
+def _starts(ax: Axes, runs: list[NamedRun], summary: pd.DataFrame) -> list[End]:
     """Where each run's line begins: at its first layer, or among the marks at the upper edge."""
     starts, low, high, marked = [], *ax.get_ylim(), 0
     for place, run in enumerate(runs):
@@ -76,7 +76,7 @@ def _starts(ax: Axes, runs: list[NamedRun], summary: pd.DataFrame) -> list[tuple
             marked += 1
             if not np.isfinite(level):
                 level = high - ROW * (marked - 0.6) * (high - low)
-        starts.append((layer, level, run.label, style.COLORS[place]))
+        starts.append(End(layer, level, run.label, style.COLORS[place]))
     return starts
 
 
@@ -143,7 +143,7 @@ def rank_collapse(reading: Reading) -> Figure:
                     known = of.dropna(subset="mean")
                     if len(known):
                         end = known["layer"].iat[-1], known["mean"].iat[-1]
-                        ends[ax].append((*end, run.label, style.COLORS[place]))
+                        ends[ax].append(End(*end, run.label, style.COLORS[place]))
                 style.layers(ax, first, last)
                 ax.tick_params(axis="y", labelsize=style.TEXT)
             axes[0, column].set_title(f"{placement}-norm")
@@ -152,11 +152,11 @@ def rank_collapse(reading: Reading) -> Figure:
             low = min(0.0, *(ax.dataLim.intervaly[0] for ax in panels))
             for ax in panels:
                 ax.set_ylim(low - 0.03 * (low < 0), 1.03)
-                label_ends(ax, ends[ax], PANEL)
         axes[0, 0].set_ylabel("token cosine")
         axes[1, 0].set_ylabel("entropy / log tokens")
         band = Patch(facecolor="0.35", **INTERVAL, label="95 % interval of the mean; no prediction")
         figure.set_figheight(figure.get_figheight() + LINE * legend(figure, [band], "lower"))
+        label_ends(figure, ends)
     return figure
 
 

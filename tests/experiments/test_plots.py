@@ -43,8 +43,8 @@ def command(results, capsys, *arguments):
 def test_every_figure_is_drawn_and_described(results, capsys):
     code, output, errors = command(results, capsys)
     assert (code, errors) == (0, [])
-    names = ["depth/figures/profiles_by_init", "depth/figures/depth_by_init"]
-    names.append("mine/figures/profiles")
+    names = ["depth/figures/depth_by_init", "depth/figures/profiles_by_init"]
+    names.append("mine/figures/sweep")
     assert output == [str(results / f"{name}.png") for name in names]
     for name in names:
         assert (results / f"{name}.svg").is_file()
@@ -85,7 +85,7 @@ def test_a_bad_table_is_one_line_and_the_rest_is_drawn(results, undrawn, capsys,
     code, output, errors = command(results, capsys)
     assert code == 0 and len(output) == 3
     assert len(errors) == 1 and str(bad) in errors[0] and complaint in errors[0]
-    described = json.loads((results / "mine/figures/profiles.json").read_text())
+    described = json.loads((results / "mine/figures/sweep.json").read_text())
     assert described["runs"] == ["runs/run0.parquet"]
 
 
@@ -97,7 +97,7 @@ def test_a_bad_prediction_is_named_and_the_run_is_drawn(results, undrawn, capsys
     assert code == 0 and len(output) == 1 and len(errors) == 2
     assert str(bad) in errors[0] and complaint in errors[0]
     assert errors[1] == f"note: {results / 'mine/theory'} lacks 1 of 2 runs"
-    caption = json.loads((results / "mine/figures/profiles.json").read_text())["caption"]
+    caption = json.loads((results / "mine/figures/sweep.json").read_text())["caption"]
     assert "no prediction" in caption
 
 
@@ -106,7 +106,7 @@ def test_without_theory_figures_do_not_speak_of_it(results, undrawn, capsys):
         path.unlink()
     code, _, errors = command(results, capsys, "experiment=mine")
     assert (code, len(errors)) == (0, 1) and "lacks 2 of 2 runs" in errors[0]
-    caption = json.loads((results / "mine/figures/profiles.json").read_text())["caption"]
+    caption = json.loads((results / "mine/figures/sweep.json").read_text())["caption"]
     assert "theory" not in caption
 
 
@@ -124,20 +124,22 @@ def test_nothing_to_draw_is_an_error_of_one_line(tmp_path, results, capsys):
 
 
 def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(results, undrawn, capsys):
-    table, _ = net("twin", 0.0, init="he", experiment="depth")
-    tables.write(table, results / "depth/runs/twin.parquet", {})
+    table, _ = net("wide", 0.0, init="he", width=11, experiment="depth")
+    tables.write(table, results / "depth/runs/wide.parquet", {})
     code, output, errors = command(results, capsys)
     assert code == 0 and len(output) == 2
-    assert any("depth/depth_by_init is not drawn: table must hold one run" in e for e in errors)
+    assert any("depth/depth_by_init is not drawn: table must vary init and" in e for e in errors)
 
 
-def test_more_runs_than_a_figure_holds_are_counted(results, undrawn, capsys):
+def test_a_sweep_of_ones_own_is_drawn_whole(results, undrawn, capsys):
     for k in range(2, 11):
         table, _ = net(f"run{k}", 0.1, width=10 + k, experiment="mine")
         tables.write(table, results / f"mine/runs/run{k}.parquet", {})
-    code, output, errors = command(results, capsys, "experiment=mine")
-    assert code == 0 and len(output) == 1
-    assert "mine/profiles shows 8 of 11 runs" in errors[-1] and "query" in errors[-1]
+    code, output, _ = command(results, capsys, "experiment=mine")
+    assert code == 0 and output == [str(results / "mine/figures/sweep.png")]
+    described = json.loads((results / "mine/figures/sweep.json").read_text())
+    assert len(described["runs"]) == 11
+    assert described["finding"].startswith("10 of 11 keep") or "xavier" in described["finding"]
 
 
 @pytest.mark.parametrize(

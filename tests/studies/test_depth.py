@@ -1,26 +1,42 @@
-"""Initializers side by side, each with its own curve."""
+"""Initializers over depth: a map of all, the lines of one depth."""
 
-import numpy as np
 import pytest
 
 from flowlab.studies import Reading
-from flowlab.studies.depth import one_depth, small_multiples, small_multiples_caption
+from flowlab.studies.depth import STUDY, one_depth
 from tests.support.drawing import assert_readable
 from tests.support.tables import sweep
 
 
-def test_each_initializer_has_a_panel_with_its_own_curve():
-    table, prediction = sweep((0.0, {}), (-0.5, {"init": "xavier"}), (0.2, {"gain": 2.0}))
-    figure = small_multiples(Reading(table, prediction))
+@pytest.fixture
+def reading():
+    runs = ((0.0, {}), (-0.5, {"init": "xavier"}), (0.2, {"init": "orthogonal", "gain": 2**0.5}))
+    return Reading(
+        *sweep(*((slope, {**axes, "depth": depth}) for slope, axes in runs for depth in (5, 9, 21)))
+    )
+
+
+def test_the_answer_is_that_of_all_depths(reading):
+    assert STUDY.answer(reading) == (
+        "he keeps the gradient to depth 21; xavier at depth 21 loses 10 decades and "
+        "orthogonal × √2 at depth 21 gains 4.0"
+    )
+    figure = STUDY.figures[0].figure(reading)
     assert_readable(figure)
-    panels = {ax.get_title("left"): ax for ax in figure.axes if ax.get_visible()}
-    assert set(panels) == {"he", "he × 2", "xavier"}
-    for title, slope in (("he", 0.0), ("he × 2", 0.2), ("xavier", -0.5)):
-        mean, theory = panels[title].lines
-        assert mean.get_ydata() == pytest.approx(slope * np.arange(5, -1, -1), abs=1e-9)
-        assert theory.get_ydata() == pytest.approx(mean.get_ydata(), abs=1e-9)
-    text = small_multiples_caption(Reading(table, prediction))
-    assert "init=xavier -2.50 [" in text and "init=he × 2 1.00 [" in text
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["orthogonal × √2", "he", "xavier"]
+
+
+def test_lines_of_one_depth_share_an_axis(reading):
+    drawing = STUDY.figures[1]
+    shown = drawing.shown(reading)
+    assert set(shown.table["depth"]) == {9}
+    figure = drawing.figure(shown)
+    assert_readable(figure)
+    (ax,) = figure.axes
+    means = [line for line in ax.lines if line.get_label().startswith("mean: ")]
+    assert len(means) == 3 == len(ax.texts)
+    assert drawing.finding(shown).startswith("he keeps the gradient over 8 layers; xavier loses")
 
 
 def test_of_several_depths_the_middle_one_is_shown():

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from flowlab.studies import Reading, skip_inverse_depth
-from flowlab.studies.skip import STUDY, skip_caption, skip_depth
+from flowlab.studies.skip import STUDY
 from tests.support.drawing import assert_readable, labelled
 from tests.support.planted import Findings, assert_expected, assert_turned, tilted
-from tests.support.tables import shift, sweep
+from tests.support.tables import sweep
 
 
 @pytest.fixture
@@ -24,21 +24,21 @@ def kinds():
 
 
 def test_skips_are_lines_over_depth_with_theory(kinds):
-    table, prediction = kinds
-    figure = skip_depth(Reading(*kinds))
+    table, _ = kinds
+    (drawing,) = STUDY.figures
+    figure = drawing.figure(Reading(*kinds))
     assert_readable(figure)
-    for kind, slope in (("identity", 0.3), ("none", -0.1), ("scaled a = 1/L", 0.01)):
-        for container in labelled(figure, f"mean: {kind}"):
-            line = container.lines[0]
-            assert line.get_xdata().tolist() == [5, 11]
-            assert line.get_ydata() == pytest.approx([4 * slope, 10 * slope])
-        (theory, _) = labelled(figure, f"theory: {kind}")
+    for kind, slope in (("identity", 0.3), ("skip=none", -0.1), ("scaled 1/L", 0.01)):
+        (container,) = labelled(figure, f"mean: {kind}")
+        line = container.lines[0]
+        assert line.get_xdata().tolist() == [5, 11]
+        assert line.get_ydata() == pytest.approx([4 * slope, 10 * slope])
+        (theory,) = labelled(figure, f"theory: {kind}")
         assert theory.get_ydata() == pytest.approx([4 * slope, 10 * slope])
-    assert figure.axes[1].get_ylim() == (-1, 1)
-    assert not labelled(skip_depth(Reading(table)), "theory: none")
-    text = skip_caption(Reading(shift(table, "run1", 0.1), prediction))
-    assert "at depth 11" in text and "identity 3.00 [" in text
-    assert "none 0.00 [" in text and "theory -1.00" in text
+    ends = "identity gains 3.0 decades"
+    assert drawing.finding(Reading(*kinds)).endswith(f"keep the gradient to depth 11; {ends}")
+    silent = drawing.figure(Reading(table))
+    assert not labelled(silent, "theory: skip=none")
 
 
 def unskipped(table):

@@ -33,7 +33,7 @@ def test_a_study_asks_one_question_and_names_its_source(name):
 
 def test_figures_and_claims_have_names_of_their_own():
     figures = [drawing.name for study in STUDIES.values() for drawing in study.figures]
-    assert len(figures) == len(set(figures)) == 22
+    assert len(figures) == len(set(figures)) == 21
     ids = [claim.id for study in STUDIES.values() for claim in study.findings]
     assert len(ids) == len(set(ids)) and set(ids) < set(claims.load())
 
@@ -46,8 +46,13 @@ def test_findings_are_tested_on_wrong_tables(name):
     )
 
 
-def test_an_experiment_without_a_study_has_its_profiles():
+def test_an_experiment_without_a_study_is_drawn_by_what_varies():
     assert studies.of("mine") == [studies.ANY]
+    assert studies.of("single") == [studies.SINGLE]
+    assert [study.figures[0].name for study in (studies.ANY, studies.SINGLE)] == [
+        "sweep",
+        "profiles",
+    ]
 
 
 def test_what_a_table_lacks_is_said():

@@ -30,7 +30,7 @@ def assert_readable(figure):
         if not (text.get_visible() and text.get_text()):
             continue
         assert text.get_fontsize() >= 8
-        box = text.get_window_extent(renderer)
+        box = Text.get_window_extent(text, renderer)  # of an annotation without its arrow
         boxes.append((text.get_text(), box))
         assert box.x0 >= 0 and box.y0 >= 0, text
         assert box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
