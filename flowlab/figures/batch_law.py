@@ -14,6 +14,7 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.runs import whole_layers
+from flowlab.figures.shown import Shown
 
 SYMBOLS = {"W": "‖dW‖", "b": "‖db‖"}
 LEVELS = {0.5: "½: noise", 0.75: "¾: at $B_s$", 1.0: "1: signal"}  # slopes under sum
@@ -49,7 +50,7 @@ def batch_law(table: pd.DataFrame) -> Figure:
     layers = _few(points["layer"].unique())
     parameters = [p for p in law.PARAMETERS if (points["parameter"] == p).any()]
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, 0.7 + HEIGHT * (1 + lawful)))
+        figure = Shown(figsize=(style.WIDTH, 0.7 + HEIGHT * (1 + lawful)))
         shape = 1 + lawful, len(parameters)
         axes = figure.subplots(*shape, sharex=True, sharey="row", squeeze=False)
         sizes = np.sort(points["batch_size"].unique())

@@ -42,7 +42,7 @@ def fixed(table: pd.DataFrame) -> str:
     rows["seeds"] = table.groupby("run", observed=True)["seed"].nunique()
     defaults = frame().set_index("column")["default"]
     varying = set(differing(rows))
-    known = rows.iloc[0].dropna()
+    known = rows.loc[:, rows.notna().all()].iloc[0]
     shared = [
         name
         for name in dict.fromkeys((*LEADING, *names("setting")))

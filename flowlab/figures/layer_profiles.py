@@ -12,6 +12,7 @@ from flowlab.errors import InputError, unknown
 from flowlab.figures import style
 from flowlab.figures.panels import LINE, PANEL, SYMBOLS, key, legend, panel, share_y
 from flowlab.figures.runs import describe, flow, in_place_of_layers
+from flowlab.figures.shown import Shown
 from flowlab.schema import COTANGENT, DELTA
 
 LAYERS = (DELTA, "dW_log10_norm", "db_log10_norm")
@@ -49,7 +50,7 @@ def profiles(
     width = max(style.WIDTH, style.WIDTH / 3 * len(columns))
 
     with style.context():
-        figure = Figure(figsize=(width, PANEL))
+        figure = Shown(figsize=(width, PANEL))
         axes = figure.subplots(1, len(columns), squeeze=False)[0]
         drawn = set()
         for ax, column, summary in zip(axes, columns, summaries, strict=True):

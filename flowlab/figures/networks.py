@@ -11,6 +11,7 @@ from flowlab.figures.one_axis import lines, named, silent
 from flowlab.figures.panels import LINE, key, legend, share_y
 from flowlab.figures.runs import NamedRun
 from flowlab.figures.sentences import crossed, kept_and_most
+from flowlab.figures.shown import Shown
 from flowlab.figures.sweeps import Conditions
 from flowlab.figures.words import bare, said
 
@@ -35,7 +36,7 @@ def network_panels(sweep: Conditions) -> Figure:
     ]
     columns = max(map(len, rows))
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, 1))
+        figure = Shown(figsize=(style.WIDTH, 1))
         axes = figure.subplots(len(rows), columns, squeeze=False)
         drawn, ends = set(), {}
         looks = _lines(sweep)

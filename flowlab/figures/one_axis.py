@@ -12,6 +12,7 @@ from flowlab.figures.labels import MOST, End, label_ends
 from flowlab.figures.panels import LINE, SYMBOLS, key, legend, panel
 from flowlab.figures.runs import NamedRun, flow, in_place_of_layers
 from flowlab.figures.sentences import crossed, kept_and_most
+from flowlab.figures.shown import Shown
 from flowlab.figures.sweeps import Conditions
 from flowlab.figures.words import listed
 
@@ -28,7 +29,7 @@ def curves(sweep: Conditions) -> Figure:
     if len(sweep.rows) > MOST:
         raise InputError(f"table must hold at most {MOST} runs; got {len(sweep.rows)}")
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         ax = figure.subplots()
         drawn, ends = lines(ax, sweep.table, sweep.prediction, named(sweep.rows))
         handles = [handle for name, handle in key().items() if name in drawn]

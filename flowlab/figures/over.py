@@ -14,6 +14,7 @@ from flowlab.figures.one_axis import silent
 from flowlab.figures.panels import LINE, THEORY, legend
 from flowlab.figures.ratios import SYMBOL, TIME_SYMBOL
 from flowlab.figures.sentences import crossed, ends_of, kept_and_most, majority
+from flowlab.figures.shown import Shown
 from flowlab.figures.sweeps import SIZES, Conditions
 from flowlab.figures.words import MOST, bare, decades, listed, moved, said
 
@@ -46,7 +47,7 @@ def change_over(
     names = _names(rows)
     low, high = _reach(rows)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         axes = figure.subplots(1, len(values), sharey=True, squeeze=False)[0]
         ends = {}
         for ax, value in zip(axes, values, strict=True):

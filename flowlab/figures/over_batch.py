@@ -13,6 +13,7 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.labels import MOST, End, label_ends
 from flowlab.figures.panels import LINE, legend, share_y
+from flowlab.figures.shown import Shown
 from flowlab.figures.sweeps import Conditions
 from flowlab.figures.words import bare, said
 
@@ -43,7 +44,7 @@ def norms_by_batch(sweep: Conditions) -> Figure:
     """
     laws = _laws(sweep)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         axes = figure.subplots(1, 2)
         ends = {}
         for ax, parameter in zip(axes, batch_law.PARAMETERS, strict=True):

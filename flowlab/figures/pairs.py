@@ -1,5 +1,7 @@
 """A number in a cell for each pair of two settings: the change of the gradient's norm."""
 
+import re
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,6 +12,7 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.ratios import SYMBOL, TIME_SYMBOL
 from flowlab.figures.sentences import ends_of
+from flowlab.figures.shown import Shown
 from flowlab.figures.sweeps import SIZES, Conditions
 from flowlab.figures.words import bare, listed, said
 
@@ -35,7 +38,7 @@ def heat_map(sweep: Conditions, down: str, across: str) -> Figure:
     values = means.to_numpy(float)
     top = max(np.nanmax(np.abs(values), initial=0), LINEAR)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, 1.0 + CELL * len(means)))
+        figure = Shown(figsize=(style.WIDTH, 1.0 + CELL * len(means)))
         ax = figure.subplots()
         norm = SymLogNorm(LINEAR, vmin=-top, vmax=top)
         image = ax.imshow(values, cmap=COLORS, norm=norm, aspect="auto")
@@ -69,8 +72,13 @@ def finding(sweep: Conditions, down: str, across: str) -> str:
     always = [said(down, name) for name in kept.index[kept["sum"] == kept["size"]]]
     at = f" at {across} " if sweep.numeric(across) else " with "
     pair = [f"{bare(a)}{at}{bare(b)}" for a, b in zip(rows[down], rows[across], strict=True)]
-    most = " and ".join(ends_of(rows.assign(label=pair)))
     values = sweep.values(across)
+    most = " and ".join(ends_of(rows.assign(label=pair)))
+    for value in values:
+        # Where both ends have it, it is said once.
+        where = re.compile(rf"{re.escape(at + bare(value))}(?= )")
+        if len(where.findall(most)) > 1:
+            most = f"{at.strip()} {bare(value)} {where.sub('', most)}"
     every = f"{'at' if sweep.numeric(across) else 'under'} every {across}"
     if across in SIZES:
         every = f"to {across} {bare(values[-1])}"

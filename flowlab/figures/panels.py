@@ -114,7 +114,7 @@ def key() -> dict[str, Artist]:
         "spread": patch(facecolor=GREY, **SPREAD, label="±1 sd of single seeds"),
         "theory": Line2D([], [], color="black", **THEORY, label="theory"),
         "theory interval": patch(**THEORY_BAND, label="theory: 95 % band of the mean"),
-        "nonfinite": line(**NONFINITE, label="nonfinite seeds, not in the mean"),
+        "nonfinite": line(**NONFINITE, label="nonfinite or lost seeds, not in the mean"),
         "zero": line(**ZERO, label="zero seeds, not in the mean"),
     }
 

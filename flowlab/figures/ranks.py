@@ -11,6 +11,7 @@ from flowlab.figures.one_axis import silent
 from flowlab.figures.over import KEPT
 from flowlab.figures.panels import LINE, legend
 from flowlab.figures.sentences import crossed, kept_and_most
+from flowlab.figures.shown import Shown
 from flowlab.figures.sweeps import Conditions
 
 MOST = 24  # runs; of more the two ends are shown
@@ -33,7 +34,7 @@ def ranking(sweep: Conditions) -> Figure:
     at = np.delete(y, gap) if hidden else y
     with style.context():
         height = 0.7 + ROW * len(y)
-        figure = Figure(figsize=(style.WIDTH, height))
+        figure = Shown(figsize=(style.WIDTH, height))
         ax = figure.subplots()
         ax.axvspan(-sweep.kept_within, sweep.kept_within, **KEPT)
         mean, low, high = (shown[name].to_numpy(float) for name in ("mean", "low", "high"))

@@ -50,11 +50,11 @@ def kept_and_most(rows: pd.DataFrame, kept_within: float, where: str) -> str:
 
 
 def majority(names: Iterable[str], kept: Iterable[str]) -> str:
-    """Many names of still more: "All 7 but identity", or how many where the rest is long."""
+    """Many names of still more: "All of 7 but identity", or how many where the rest is long."""
     names, kept = list(names), set(kept)
     rest = [name for name in names if name not in kept]
     few = len(rest) <= 2 and len(", ".join(rest)) <= 40
-    return f"All {len(names)} but {listed(rest)}" if few else f"{len(kept)} of {len(names)}"
+    return f"All of {len(names)} but {listed(rest)}" if few else f"{len(kept)} of {len(names)}"
 
 
 def alone(row: pd.Series) -> str:

@@ -16,6 +16,7 @@ from flowlab.figures import style
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, LINE, THEORY, key, legend, panel
 from flowlab.figures.runs import NamedRun, describe, named_by, single_steps
+from flowlab.figures.shown import Shown
 from flowlab.schema import COTANGENT
 
 PANEL = 1.65  # inches, the height of a panel
@@ -47,7 +48,7 @@ def state_gradients(
     first, last = int(steps["time"].min()), int(steps["time"].max())
     height = PANEL if len(rows) > 1 else 2 * PANEL - 0.5
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, len(rows) * (height + 0.25) + 0.9))
+        figure = Shown(figsize=(style.WIDTH, len(rows) * (height + 0.25) + 0.9))
         axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey="row")
         drawn, bound = set(), False
         grid = [[_part(steps, **{down: r, across: c}) for c in columns] for r in rows]

@@ -13,6 +13,7 @@ from flowlab.figures import style
 from flowlab.figures.labels import MOST, End, label_ends
 from flowlab.figures.panels import LINE, THEORY, legend
 from flowlab.figures.runs import whole_layers
+from flowlab.figures.shown import Shown
 from flowlab.figures.sweeps import Conditions
 from flowlab.schema import DELTA
 
@@ -46,7 +47,7 @@ def depths_of_underflow(sweep: Conditions, side: int | None = None) -> Figure:
     lowest = max((layer for layer in zeros if layer), default=first)
     near = max(first, last - int(1.3 * (last - lowest)) - 1)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         axes = figure.subplots(1, 2)
         ends = {}
         for ax, start in zip(axes, (first, near), strict=True):

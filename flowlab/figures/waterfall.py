@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from flowlab.analysis.statistics import over_seeds
 from flowlab.errors import InputError, unknown
 from flowlab.figures import style
+from flowlab.figures.shown import Shown
 
 MOST_LAYERS = 30  # more are drawn in bins
 BINS = 20
@@ -36,7 +37,7 @@ def waterfall(ledger: pd.DataFrame) -> Figure:
     kinds = list(dict.fromkeys(rows["kind"]))
     looks = _looks(kinds)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         grid = figure.add_gridspec(2, 2, height_ratios=(1.25, 1))
         _steps(figure.add_subplot(grid[0, :]), rows, kinds, looks)
         _kinds(figure.add_subplot(grid[1, 0]), rows, looks)

@@ -9,6 +9,7 @@ from flowlab.analysis import batch_law
 from flowlab.analysis.statistics import over_seeds, slope_of
 from flowlab.figures import style
 from flowlab.figures.labels import End, label_ends
+from flowlab.figures.shown import Shown
 
 HEIGHT = 3.1  # inches
 ALIKE = 0.03  # in slope and in decades: lines that no page sets apart
@@ -26,7 +27,7 @@ def weights_and_biases(law: pd.DataFrame) -> Figure:
     scales = _last(batch_law.noise_scales(law))
     slopes = _last(over_seeds(law.set_index([*batch_law.KEYS, "seed"])["slope"]))
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         left, right = figure.subplots(1, 2)
         ends = {left: [], right: []}
         for place, parameter in enumerate(batch_law.PARAMETERS):
@@ -88,7 +89,7 @@ def demonstrations(constant: pd.DataFrame, softmax: pd.DataFrame) -> Figure:
     have one name.
     """
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         left, right = figure.subplots(1, 2)
         ends = {left: _lines(left, constant, "inputs", "constant upstream gradient")}
         kept = softmax[(softmax["labels"] == "independent") | (softmax["parameter"] == "W")]

@@ -10,6 +10,7 @@ from flowlab.analysis.verdicts import AGREEMENTS, judge_all, tally
 from flowlab.figures import style
 from flowlab.figures.networks import order
 from flowlab.figures.panels import LINE, legend
+from flowlab.figures.shown import Shown
 from flowlab.figures.words import listed
 from flowlab.studies.study import Drawing, Reading, Study, chosen
 
@@ -32,7 +33,7 @@ def architecture_rates(reading: Reading) -> Figure:
     counts = [int((rates["unit"] == unit).sum()) for unit in units]
     with style.context():
         height = sum(counts) * ROW + 0.75 * len(units)
-        figure = Figure(figsize=(style.WIDTH, height))
+        figure = Shown(figsize=(style.WIDTH, height))
         axes = figure.subplots(len(units), 1, squeeze=False, height_ratios=counts)[:, 0]
         for ax, unit in zip(axes, units, strict=True):
             _panel(ax, rates[rates["unit"] == unit], unit)

@@ -18,6 +18,7 @@ from flowlab.figures.batch_law import family
 from flowlab.figures.batch_law import finding as finding_of_batches
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY
+from flowlab.figures.shown import Shown
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
 
 HEIGHT = 3.3  # inches
@@ -45,7 +46,7 @@ def noise_by_layer(reading: Reading) -> Figure:
         raise InputError("table must hold a finite noise scale; got none")
     top = 10 ** (np.ceil(2 * np.log10(finite.max())) / 2 + 0.25)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
         ends = {}
         for ax, name in zip(axes, data, strict=True):

@@ -17,6 +17,7 @@ from flowlab.figures import style
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import THEORY
 from flowlab.figures.runs import whole_layers
+from flowlab.figures.shown import Shown
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
 from flowlab.theory import normalization
 from flowlab.theory.normalization import batch_norm_rates
@@ -35,7 +36,7 @@ def rate_by_batch(reading: Reading) -> Figure:
     """
     rates, theory = _rates(reading.table), theoretical(reading.table)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         ax = figure.subplots()
         ends = []
         for place, (activation, rows) in enumerate(rates.groupby("activation")):

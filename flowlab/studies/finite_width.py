@@ -15,6 +15,7 @@ from flowlab.claims.trial import log_growth
 from flowlab.figures import style
 from flowlab.figures.panels import THEORY, legend
 from flowlab.figures.ratios import ratios
+from flowlab.figures.shown import Shown
 from flowlab.studies.study import Drawing, Reading, Study, finding, first_run, runs_with
 from flowlab.theory.finite_width import chi_square_step, he_relu_step
 
@@ -32,7 +33,7 @@ def variance_collapse(reading: Reading) -> Figure:
     table, prediction = reading.table, reading.prediction
     rows = _variances(table, prediction)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         ax = figure.subplots()
         handles = []
         widths = rows.groupby("width")

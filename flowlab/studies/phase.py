@@ -18,6 +18,7 @@ from flowlab.claims.trial import log_growth
 from flowlab.figures import style
 from flowlab.figures.panels import THEORY, legend
 from flowlab.figures.ratios import ratios
+from flowlab.figures.shown import Shown
 from flowlab.studies.study import Drawing, Reading, Study, finding, first_run, runs_with
 from flowlab.theory.mean_field import phase_plane
 
@@ -51,7 +52,7 @@ def phase_diagram(reading: Reading) -> Figure:
     """
     points = _points(reading, judged=False)
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT))
         ax = figure.subplots()
         _contours(ax, plane(reading.table))
         handles = [

@@ -11,6 +11,7 @@ from flowlab.figures import style
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, INTERVAL
 from flowlab.figures.runs import NamedRun, describe
+from flowlab.figures.shown import Shown
 from flowlab.figures.through_time import SYMBOL, states
 from flowlab.schema import COTANGENT
 from flowlab.studies.study import Drawing, Reading, Study
@@ -30,7 +31,7 @@ def layer_by_time(reading: Reading) -> Figure:
     layers = _few(rows["layer"].unique())
     first, last = int(rows["time"].min()), int(rows["time"].max())
     with style.context():
-        figure = Figure(figsize=(style.WIDTH, HEIGHT + 0.9))
+        figure = Shown(figsize=(style.WIDTH, HEIGHT + 0.9))
         axes = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
         ends = {ax: [] for ax in axes}
         for ax, run in zip(axes, runs, strict=True):

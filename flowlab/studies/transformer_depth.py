@@ -18,6 +18,7 @@ from flowlab.figures import style
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, INTERVAL, LINE, ROW, key, legend, panel
 from flowlab.figures.runs import NamedRun, describe, named_by, whole_layers
+from flowlab.figures.shown import Shown
 from flowlab.schema import DELTA
 from flowlab.studies.study import Drawing, Reading, Study
 
@@ -203,7 +204,7 @@ def attention_shares(reading: Reading) -> Figure:
     skips = sorted(table["skip"].unique())
     with style.context():
         size = (style.WIDTH, (PANEL - 0.3) * len(placements) + 0.6)
-        figure = Figure(figsize=size)
+        figure = Shown(figsize=size)
         axes = figure.subplots(len(placements), len(skips), squeeze=False, sharey=True)
         for (i, j), ax in np.ndenumerate(axes):
             chosen = (shares["placement"] == placements[i]) & (shares["skip"] == skips[j])
@@ -281,7 +282,7 @@ def _by_placement(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _placements(table: pd.DataFrame, rows: int, height: float):
     """A figure with a column for each placement, its axes and the parts of the table."""
     parts = _by_placement(table)
-    figure = Figure(figsize=(style.WIDTH, rows * height + 0.8))
+    figure = Shown(figsize=(style.WIDTH, rows * height + 0.8))
     axes = figure.subplots(rows, len(parts), squeeze=False, sharey="row")
     return figure, axes, parts
 
