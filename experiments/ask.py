@@ -133,7 +133,7 @@ def _kinds(schema=Settings, prefix: str = "") -> dict[str, tuple[type, ...]]:
         if is_dataclass(field.default_factory):
             found[field.name] = (str,)
             found |= _kinds(field.default_factory, f"{field.name}.")
-        elif not prefix or field.name != "name":
+        elif field.init and (not prefix or field.name != "name"):
             found[prefix + field.name] = get_args(field.type) or (field.type,)
     return found
 

@@ -106,7 +106,10 @@ def summary(text: str) -> str:
 def sections() -> dict[str, dict[str, Option]]:
     """The settings of a run by section and key."""
     choices, found = command.groups(), {}
+    known = {*command.keys(), *choices}  # others are made, not given
     for row in settings.frame().itertuples():
+        if row.key not in known:
+            continue
         group, _, name = row.key.rpartition(".")
         meaning = f"{row.meaning} ({row.unit})" if row.unit else row.meaning
         if group == "network":

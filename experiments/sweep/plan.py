@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -22,7 +23,7 @@ from experiments.sweep.work import described, write_part
 from flowlab.analysis.comparison import answer, differing, ordered, row
 from flowlab.analysis.verdicts import AGREEMENTS, judge, tally
 from flowlab.errors import InputError
-from flowlab.progress import Progress
+from flowlab.progress import QUIET, Progress
 from flowlab.settings import Settings
 from flowlab.storage import tables
 from flowlab.storage.experiment import Experiment, Run, condition_of, missing_seeds
@@ -148,7 +149,9 @@ class Plan:
             self.took = progress.took()
 
     def _print(self, outcome: dict) -> None:
-        if outcome["event"] == "done" and len(self.waiting) <= _SHOWN:
+        if os.environ.get(QUIET) or len(self.waiting) > _SHOWN:
+            return
+        if outcome["event"] == "done":
             number = outcome["condition"]
             overrides = self.waiting[number][0].overrides
             print(

@@ -117,8 +117,8 @@ def test_compacted_experiments_are_drawn_and_reported_the_same(tmp_path, capsys)
     drawn = []
     for _ in range(2):
         assert plots.main([f"results_dir={tmp_path}"]) == 0
-        text = (tmp_path / "mine/figures/profiles.json").read_text()
-        image = (tmp_path / "mine/figures/profiles.png").read_bytes()
+        text = (tmp_path / "mine/figures/sweep.json").read_text()
+        image = (tmp_path / "mine/figures/sweep.png").read_bytes()
         drawn.append((text, image, repr(gather(tmp_path))))
         kept.compact()
     assert capsys.readouterr().err == ""
