@@ -89,7 +89,9 @@ def row(verdict: Verdict) -> dict:
     return {
         "trend": verdict.trend,
         **{"decades": change.mean, "low": change.low, "high": change.high},
-        "over": f"{verdict.crossed} {verdict.along}s" if change.n else "",
+        "over": f"{verdict.crossed} {verdict.along}{'s' * (verdict.crossed != 1)}"
+        if change.n
+        else "",
         "rate": verdict.pace_words(),
         "theory": verdict.predicted if whole else nan,
         "difference": nan if difference is None else difference.mean,

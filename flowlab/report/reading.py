@@ -67,7 +67,9 @@ class Chapter:
     @property
     def comparison(self) -> pd.DataFrame:
         """The frame of ``compare`` for its runs."""
-        rows = self.settings[differing(self.settings.drop(columns="seeds"))].join(self.judged)
+        rows = self.settings[differing(self.settings.drop(columns="seeds", errors="ignore"))].join(
+            self.judged
+        )
         return ordered(rows.rename_axis("run").reset_index())
 
 

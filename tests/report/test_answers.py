@@ -15,7 +15,7 @@ def test_the_top_says_what_was_measured_and_answers(results):
     (link,) = opening.answers
     assert link.section == FOLDER
     assert link.text == answer(compare(load(results / FOLDER)))
-    assert opening.picture.title == "Norms against layer"
+    assert opening.picture.title.startswith("All 2 keep the gradient to depth 4; it changes by ")
 
 
 def test_answers_stand_in_the_order_of_their_studies(results, runs):
@@ -37,7 +37,7 @@ def test_no_more_than_seven_answers_stand_on_top(results, runs):
 
 def test_another_threshold_gives_other_answers(results):
     (narrow,) = gather(results, kept_within=1e-9).opening.answers
-    assert narrow.text.startswith("None of 3 runs keep")
+    assert narrow.text.startswith("None of the 3 runs keeps")
 
 
 def test_time_is_explained_where_there_are_recurrent_nets(results):

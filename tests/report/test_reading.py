@@ -62,8 +62,8 @@ def test_what_is_missing_is_named_and_the_rest_written(results, runs, capsys):
     (folder / "theory" / "c.parquet").write_bytes(b"")
     (folder / "figures" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "figures" / "gone.json").write_text("{}")
-    (folder / "figures" / "profiles.json").write_text("[")
-    (folder / "figures" / "profiles.svg").write_text("<svg")
+    (folder / "figures" / "sweep.json").write_text("[")
+    (folder / "figures" / "sweep.svg").write_text("<svg")
     shutil.rmtree(results / "claims")
     shutil.rmtree(results / "benchmark")
     assert report.main([f"results_dir={results}"]) == 0
@@ -84,8 +84,8 @@ def test_what_is_missing_is_named_and_the_rest_written(results, runs, capsys):
         f"{FOLDER}/theory/c.parquet is damaged",
         f"{FOLDER}/figures/cut.png is damaged",
         f"{FOLDER}/figures/gone.png is missing",
-        f"{FOLDER}/figures/profiles.json is missing or damaged",
-        f"{FOLDER}/figures/profiles.svg is damaged",
+        f"{FOLDER}/figures/sweep.json is missing or damaged",
+        f"{FOLDER}/figures/sweep.svg is damaged",
     ):
         assert len(re.findall(f"^note: {re.escape(line)}.*$", notes, re.MULTILINE)) == 1
         assert line in unescape(page)
@@ -109,7 +109,7 @@ def test_a_stale_figure_is_named(results):
 
 def test_a_figure_that_says_something_else_than_the_tables_is_named(results):
     assert gather(results).missing == ()
-    described = results / FOLDER / "figures" / "profiles.json"
+    described = results / FOLDER / "figures" / "sweep.json"
     read = json.loads(described.read_text())
     described.write_text(json.dumps(read | {"finding": "All is well"}))
     (line,) = gather(results).missing
@@ -118,7 +118,7 @@ def test_a_figure_that_says_something_else_than_the_tables_is_named(results):
 
 def test_the_smaller_of_a_figures_files_is_embedded(results):
     figures = results / FOLDER / "figures"
-    small, large = sorted((figures / f"profiles.{k}" for k in ("svg", "png")), key=size)
+    small, large = sorted((figures / f"sweep.{k}" for k in ("svg", "png")), key=size)
     (picture,) = blocks(gather(results), Picture)
     assert picture.content == small.read_bytes()
     if small.suffix == ".svg":
@@ -139,7 +139,7 @@ def test_figures_of_other_tables_are_checked_against_these(results, named):
     (folder / named).parent.mkdir()
     (folder / named).write_bytes(b"x")
     for kind in ("png", "json"):
-        shutil.copy(folder / f"figures/profiles.{kind}", folder / f"figures/other.{kind}")
+        shutil.copy(folder / f"figures/sweep.{kind}", folder / f"figures/other.{kind}")
     described = folder / "figures/other.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | {"runs": [named]}))
     assert not [line for line in gather(results).missing if "figures" in line]
