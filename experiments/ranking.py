@@ -10,7 +10,7 @@ from flowlab.analysis.comparison import ORDERS, axes_of, value_words
 
 ROWS = 20  # where nothing says how many fit
 LEAST_ROWS = 8
-COLUMNS = 110  # where there is no terminal
+COLUMNS = 140  # where there is no terminal
 GAP = "  "
 FIRST = {
     "kept": "Closest to kept first:",
@@ -25,8 +25,10 @@ def ranking(comparison: pd.DataFrame, by: str, rest: str, more: dict[str, list] 
 
     ``more`` are further columns of text, a cell for each run.
     """
-    columns, lines = shutil.get_terminal_size((COLUMNS, ROWS + 12))
-    most = max(LEAST_ROWS, lines - 12) if sys.stdout.isatty() else ROWS
+    columns, most = COLUMNS, ROWS
+    if sys.stdout.isatty():
+        columns, lines = shutil.get_terminal_size()
+        most = max(LEAST_ROWS, lines - 12)
     shown = comparison.head(most)
     axes = axes_of(comparison)
     cells = {axis: [_setting(value) for value in shown[axis]] for axis in axes}

@@ -153,7 +153,9 @@ def _outlet():
 class _Log:
     """Lines, one after the other."""
 
-    pause = PERIOD
+    @property
+    def pause(self) -> float:
+        return PERIOD
 
     def say(self, text: str, count: tuple[int, int] | None) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """What tests share: the command in this process, options, and what is said at the end."""
 
 import os
+import signal
 import sys
 from collections import Counter
 
@@ -11,6 +12,10 @@ from experiments.run import COMMAND, run
 
 os.environ["FLOWLAB_QUIET"] = "1"  # a machine that is busy makes no command say what takes so long
 os.environ.pop("FLOWLAB_MAKE", None)  # of make test
+# Where Ctrl-C is ignored, as under nohup, processes that tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
 

@@ -67,11 +67,6 @@ def test_a_command_is_heard_of_within_two_seconds_of_its_start(monkeypatch, caps
     assert capsys.readouterr().err.startswith("reading (")
 
 
-def test_long_logs_are_not_flooded():
-    log = progress._Log()
-    assert [log.pause(elapsed) for elapsed in (0, 10, 50, 10_000)] == [2, 2, 5, 10]
-
-
 def test_no_estimate_is_made_of_compiling(clock):
     compiling = Planned()
     work = Progress("measuring", compiling)

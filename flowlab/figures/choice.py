@@ -52,7 +52,7 @@ def choose(of: Conditions) -> Form:
         return Form(
             lambda: profiles(of.table, of.prediction), lambda: sentences.alone(of.rows.iloc[0])
         )
-    if of.axes == ["batch_size"]:
+    if of.axes == ["batch_size"] and "reduction" in of.table:
         return Form(lambda: batch_law.batch_law(of.table), lambda: batch_law.finding(of.table))
     if over_batch.fits(of):
         return _form(over_batch.norms_by_batch, over_batch.finding, of)

@@ -95,8 +95,8 @@ def demonstrations(constant: pd.DataFrame, softmax: pd.DataFrame) -> Figure:
         kept = softmax[(softmax["labels"] == "independent") | (softmax["parameter"] == "W")]
         ends[right] = _lines(right, kept, "labels", "uniform softmax, labels")
         right.text(
-            *(0.04, 0.97, "b, balanced: cancels\n(below rounding)"),
-            **{"transform": right.transAxes, "va": "top", "color": _GREY},
+            *(0.97, 0.04, "b, balanced: cancels\n(below rounding)"),
+            **{"transform": right.transAxes, "ha": "right", "color": _GREY},
         )
         left.set_ylabel("norm of the gradient")
         label_ends(figure, ends)

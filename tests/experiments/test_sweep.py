@@ -155,7 +155,7 @@ def test_widening_seeds_measures_only_new_ones(call, tmp_path, monkeypatch, netw
     monkeypatch.setattr(
         ensemble,
         "measure",
-        lambda s, *more: measured.append((s.seed, s.seeds)) or original(s, *more),
+        lambda s, *more, **named: measured.append((s.seed, s.seeds)) or original(s, *more, **named),
     )
     code, _, _ = call(*common, "seed=1", "seeds=6")
     assert code == 0 and measured == [(1, 1), (4, 3)]
@@ -168,6 +168,7 @@ def test_runs_of_other_seeds_are_left_alone(call, tmp_path, monkeypatch):
     call("-m", *SMALL, "depth=2", "seed=0,2")
     read = []
     monkeypatch.setattr(work.Experiment, "read", lambda self, run: read.append(run))
+    monkeypatch.setattr("experiments.sweep.plan._READ", 0)  # for the ranking
     code, output, _ = call("-m", *SMALL, "depth=2", "seed=2,4")
     assert code == 0 and "1 measured" in output and "1 kept" in output
     assert not read and len(names(tmp_path)) == 3
@@ -180,7 +181,9 @@ def test_seeds_of_other_code_are_not_mixed(call, tmp_path, monkeypatch):
     measured = []
     original = ensemble.measure
     monkeypatch.setattr(
-        ensemble, "measure", lambda s, *more: measured.append(s.seeds) or original(s, *more)
+        ensemble,
+        "measure",
+        lambda s, *more, **named: measured.append(s.seeds) or original(s, *more, **named),
     )
     assert call("-m", *SMALL, "depth=2", "seeds=3")[0] == 0
     assert measured == [3] and len(names(tmp_path)) == 2
@@ -191,10 +194,10 @@ def test_failures_are_named_with_their_overrides_and_the_rest_completes(
 ):
     original = ensemble.measure
 
-    def failing(settings, *more):
+    def failing(settings, *more, **named):
         if settings.depth == 3:
             raise ValueError("a defect")
-        return original(settings, *more)
+        return original(settings, *more, **named)
 
     monkeypatch.setattr(ensemble, "measure", failing)
     code, output, errors = call("-m", *SMALL, "depth=0,2,3,4")

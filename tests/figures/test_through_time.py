@@ -29,7 +29,7 @@ def test_states_of_the_last_layer_lie_on_the_slope_of_their_radius():
         theory = lines[f"radius: ρ = {radius:g}"]
         assert theory.is_dashed()
         assert theory.get_ydata() == pytest.approx(np.log10(radius) * back, abs=1e-9)
-    assert {text.get_text() for text in panel.texts} == {"ρ = 0.9", "ρ = 1.1", ""}
+    assert {text.get_text() for text in panel.texts} == {"ρ = 0.9", "ρ = 1.1"}
     assert [text.get_text() for text in figure.axes[0].texts] == ["none in these runs"]
     assert figure.axes[2].get_ylim() == figure.axes[3].get_ylim() != panel.get_ylim()
     rows = through_time.changes(table)

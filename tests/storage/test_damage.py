@@ -100,11 +100,12 @@ def commands(tmp_path, monkeypatch, whole):
     kept = Experiment(whole)
     (name,) = kept.index()
     table, prediction = kept.read(name), kept.prediction(name)
-    drawing = Drawing("profiles", "Norms", lambda *_: None, lambda *_: "Drawn.")
+    drawing = Drawing("profiles", lambda *_: "Norms", lambda *_: None, lambda *_: "Drawn.")
     monkeypatch.setattr(studies, "of", lambda _: [Study("What?", "nowhere", (drawing,))])
     monkeypatch.setattr(plots, "save", touch)
+    monkeypatch.setattr(Drawing, "figure", lambda *_: None)
     monkeypatch.setattr(results, "MOST", 100)
-    monkeypatch.setattr(flowlab_runs.ensemble, "measure", lambda *_: table)
+    monkeypatch.setattr(flowlab_runs.ensemble, "measure", lambda *_, **named: table)
     monkeypatch.setattr(flowlab_runs, "predicted", lambda *_: prediction)
     option = [f"results_dir={tmp_path}"]
 

@@ -32,7 +32,7 @@ def test_noise_scales_have_a_panel_for_each_data_set(runs):
     assert len(noise_by_layer(Reading(runs[-1])).axes) == 1
     figure = noise_by_layer(Reading(runs[-1]))
     assert_readable(figure)
-    assert {text.get_text() for text in figure.axes[0].texts} == {"he, W", "he, b", ""}
+    assert {text.get_text() for text in figure.axes[0].texts} == {"he, W", "he, b"}
     assert "layers (of all runs)" in noise_by_layer_caption(Reading(runs[-1]))
     scales = batch_law.noise_scales(batch_law.law(runs[-1]))
     wide = scales.pivot(index="layer", columns="parameter", values="noise_scale")

@@ -18,8 +18,8 @@ def reading():
 
 def test_the_answer_is_that_of_all_depths(reading):
     assert STUDY.answer(reading) == (
-        "he keeps the gradient to depth 21; xavier at depth 21 loses 10 decades and "
-        "orthogonal × √2 at depth 21 gains 4.0"
+        "he keeps the gradient to depth 21; at depth 21 xavier loses 10 decades and "
+        "orthogonal × √2 gains 4.0"
     )
     figure = STUDY.figures[0].figure(reading)
     assert_readable(figure)

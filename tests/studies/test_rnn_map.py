@@ -22,7 +22,7 @@ def test_lines_hold_each_layer_and_step():
     gru, rnn = figure.axes
     assert (gru.get_title("left"), rnn.get_title("left")) == ("gru", "rnn")
     assert gru.get_ylim() == rnn.get_ylim()
-    assert {text.get_text() for text in gru.texts} == {"1", "2", "3", ""}
+    assert {text.get_text() for text in gru.texts} == {"1", "2", "3"}
     for layer in (1, 2, 3):
         (line,) = [line for line in gru.lines if line.get_label() == f"layer {layer}"]
         expected = -0.1 * np.arange(19, -1, -1) + 0.5 * (3 - layer)

@@ -51,7 +51,7 @@ def test_blocks_are_panels_by_placement(blocks):
     assert_readable(figure)
     assert [ax.get_title("left") for ax in figure.axes] == ["pre-norm", "post-norm"]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
-    assert {text.get_text() for text in figure.axes[0].texts} == {"no skip", "identity", ""}
+    assert {text.get_text() for text in figure.axes[0].texts} == {"no skip", "identity"}
     assert blocks_delta_finding(Reading(*blocks)) == (
         "Over 4 layers back ‖δ‖ changes by −0.8 decades (identity) and 0.4 (no skip) with "
         "pre-norm, by 0.0 (no skip) with post-norm"

@@ -23,16 +23,11 @@ def before_measuring(statement: str) -> str:
 import os, time
 from flowlab.measurement import ensemble as module
 original = module.measure
-def measure(settings, *more):
+def measure(settings, *more, **named):
     {statement}
-    return original(settings, *more)
+    return original(settings, *more, **named)
 module.measure = measure
 """
-
-
-def interruptible() -> None:
-    """Let Ctrl-C reach a process although whoever started the tests had it ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Sweep:
@@ -53,7 +48,6 @@ class Sweep:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=interruptible,
         )
         self.pid = self.process.pid
 
