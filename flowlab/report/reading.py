@@ -171,7 +171,8 @@ class Reader:
             return None
         for problem in dict.fromkeys([*problems, *kept.problems]):
             self.lack(problem)
-        prediction = self._prediction(kept, set(stored))
+        found = self._prediction(kept, set(stored))
+        prediction = pd.DataFrame() if found is None else found
         rows = _by_run(table, READ)
         curves = _by_run(prediction, [n for n in prediction if n not in schema.names("setting")])
         images = []
@@ -188,7 +189,7 @@ class Reader:
             return set(stored)
         table = table[table["run"].isin(chapter.verdicts)]
         silent = len(chapter.verdicts) - len(curves.keys() & chapter.verdicts.keys())
-        if silent:
+        if silent and found is not None:
             self.lack(f"{kept.folder / 'theory'} lacks {silent} of {len(chapter.verdicts)} runs")
         chapter.settings = _settings(table)
         chapter.judged = pd.DataFrame.from_dict(
@@ -200,8 +201,8 @@ class Reader:
         chapter.reading = Reading(table, prediction, self.kept_within, images[0])
         return set(stored)
 
-    def _prediction(self, kept: Experiment, runs: set[str]) -> pd.DataFrame:
-        """The predictions of these runs; a note for each that cannot be used."""
+    def _prediction(self, kept: Experiment, runs: set[str]) -> pd.DataFrame | None:
+        """The predictions of these runs; a note for each that cannot be used, None for all."""
         with self.lacking():
             frame = kept.load(part="theory")
             for problem in kept.problems:
@@ -210,7 +211,7 @@ class Reader:
             if lacking and len(frame):
                 raise InputError(f"{kept.folder / 'theory'} holds no predictions: no {lacking[0]}")
             return frame[frame["run"].isin(runs)] if len(frame) else frame
-        return pd.DataFrame()
+        return None
 
     def _verdict(self, path: Path, rows: pd.DataFrame | None, curve) -> Verdict:
         """The verdict on a run; raises InputError where its table cannot be judged."""
