@@ -18,11 +18,11 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from experiments.choices import groups
 from experiments.command import guarded, invocation, note
 from experiments.help import Command
-from experiments.overrides import groups
 from experiments.ranking import check, ranking
-from experiments.sweep.pool import cores
+from experiments.sweep import machine
 from flowlab.analysis.comparison import LEADING, answer, axes_of, compare, named, ordered, row
 from flowlab.analysis.verdicts import foresee
 from flowlab.errors import InputError, unknown
@@ -353,7 +353,7 @@ def _pace() -> float:
         begun = time.process_time()
         a @ a
         best = min(best, time.process_time() - begun)
-    return cores() * 2 * 512**3 / best
+    return machine.cores() * 2 * 512**3 / best
 
 
 def _memory(settings: Settings) -> float:

@@ -9,22 +9,14 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from hydra import version
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 import experiments
-from experiments.hydra_private import get_args_parser, run_hydra
-from experiments.overrides import CONF, check_overrides, groups, keys
+from experiments.choices import CONF, groups, keys
 from flowlab import progress
 from flowlab.errors import InputError, unknown
 from flowlab.settings import Settings
 
 __all__ = [
     "CONF",
-    "check_overrides",
     "copied",
     "groups",
     "guarded",
@@ -44,8 +36,13 @@ TARGETS |= {"results": "list", "benchmark": "bench"}
 _READERS = {"hydra", "omegaconf", "yaml", "antlr4", "argparse"}
 
 
-def settings_of(config: DictConfig) -> Settings:
-    """The validated settings of a composed configuration."""
+# Hydra is loaded where a configuration is composed: commands without one start sooner.
+
+
+def settings_of(config) -> Settings:
+    """The validated settings of a composed configuration, an omegaconf.DictConfig."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_object(config).validate()
 
 
@@ -54,6 +51,8 @@ def main(task: Callable[[Settings], None], swept: bool = False) -> int:
 
     Under ``-m`` the sweeper measures every condition instead, if ``swept``.
     """
+    from hydra.core.config_store import ConfigStore
+
     from experiments.sweep import plugins
 
     ConfigStore.instance().store(name="schema", node=Settings)
@@ -76,23 +75,12 @@ def guarded(action: Callable[[], None], loaded: bool = True) -> int:
     except InputError as error:
         print(f"error: {_printable(error)}", file=sys.stderr)
         return 2
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_explain(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {str(interrupt) or 'nothing unfinished was kept'}", file=sys.stderr)
         return 130
-    except MemoryError as error:
-        reason = " ".join(str(error).split()) or "no more could be had"
-        print(f"error: memory ran out ({reason}); smaller settings need less", file=sys.stderr)
-        return 2
-    except OSError as error:  # of files and folders: what surrounds us, not a defect
-        reason = error.strerror or " ".join(str(error).split())
-        print(f"error: {error.filename or 'the system'}: {reason}", file=sys.stderr)
-        return 2
     except Exception as error:
-        if _reader(error) in _READERS:
-            print(f"error: {_explain(error)}", file=sys.stderr)
+        if (line := _foreseen(error)) is not None:
+            print(f"error: {line}", file=sys.stderr)
             return 2
         if os.environ.get("FLOWLAB_DEBUG"):
             traceback.print_exc()
@@ -112,7 +100,20 @@ def ready() -> None:
         experiments.loading = None
 
 
-def _reader(error: BaseException) -> str:
+def _foreseen(error: Exception) -> str | None:
+    """The line of an error that is no defect; None of one that nobody foresaw."""
+    packages = {type(error).__module__.partition(".")[0], _raised_in(error)}
+    if packages & {"hydra", "omegaconf"} or _raised_in(error) in _READERS:
+        return _explain(error)
+    reason = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({reason or 'no more could be had'}); smaller settings need less"
+    if isinstance(error, OSError):  # of files and folders: what surrounds us
+        return f"{error.filename or 'the system'}: {error.strerror or reason}"
+    return None
+
+
+def _raised_in(error: BaseException) -> str:
     """The package in which an error was raised."""
     frame = error.__traceback__
     while frame.tb_next is not None:
@@ -121,9 +122,14 @@ def _reader(error: BaseException) -> str:
 
 
 def _hydra(task, swept: bool) -> None:
+    from hydra import version
+
+    from experiments.hydra_private import get_args_parser, run_hydra
+    from experiments.overrides import check_overrides
+
     refused = []
 
-    def job(config: DictConfig) -> None:
+    def job(config) -> None:
         ready()
         try:
             task(settings_of(config))

@@ -6,47 +6,24 @@ for that text is put in quotes before Hydra sees it.
 """
 
 import argparse
-import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
+from experiments.choices import groups, keys
 from experiments.hydra_private import get_args_parser, raw
 from flowlab.errors import InputError, Notice, unknown
-from flowlab.settings import Settings, make
+from flowlab.settings import make
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 _PARSER = OverridesParser.create()
-
-
-def groups(*more: Path) -> dict[str, list[str]]:
-    """The choices of each configuration group, those in other folders of configuration included."""
-    found: dict[str, set[str]] = {}
-    for folder in sorted(folder for root in (CONF, *more) for folder in root.iterdir()):
-        if folder.is_dir():
-            found.setdefault(folder.name, set()).update(f.stem for f in folder.glob("*.yaml"))
-    return {group: sorted(choices) for group, choices in found.items()}
-
-
-def keys(schema=Settings, kind: type | None = None, prefix: str = "") -> list[str]:
-    """Every dotted key of the settings, or of those of one ``kind``."""
-    names = []
-    for field in dataclasses.fields(schema):
-        inner = field.default_factory
-        if dataclasses.is_dataclass(inner):
-            names += keys(inner, kind, f"{prefix}{field.name}.")
-        elif field.init and kind in (None, field.type, *get_args(field.type)):
-            names.append(prefix + field.name)
-    return names
 
 
 def check_overrides(arguments: list[str]) -> argparse.Namespace:

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.hydra_private import OWN
-from experiments.sweep import pool
+from experiments.sweep import machine, pool
 from experiments.sweep.work import ATTEMPTS, Work
 from flowlab.errors import InputError
 
@@ -38,7 +38,7 @@ class Means(NamedTuple):
 
 def means(launcher: DictConfig, count: int) -> Means:
     """The means by which a launcher does ``count`` conditions; sets how many processes it has."""
-    cores = pool.cores()
+    cores = machine.cores()
     if launcher._target_ == LOCAL:
         workers = min(launcher.workers or (cores if count >= _FEW else 1), count)
         launcher.workers = workers

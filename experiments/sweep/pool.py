@@ -17,11 +17,6 @@ from flowlab.cache import ready
 _START = "forkserver"
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def warm() -> None:
     """Begin to import, in a process beside this one, what workers need: they start as its copies.
 

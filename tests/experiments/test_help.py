@@ -13,6 +13,7 @@ from experiments import ask, command
 from experiments.__main__ import commands, main
 from experiments.completion import script
 from experiments.help import WIDTH, Option, _section, written
+from experiments.overrides import check_overrides
 from flowlab import settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,7 +89,7 @@ def test_examples_and_options_of_commands_are_accepted():
                 assert ask.conditions(ask.read(given))
             elif own.composed:
                 plain = [text for text in given if text.partition("=")[0] not in own.options]
-                command.check_overrides(plain)
+                check_overrides(plain)
             else:
                 own.given(given)
 

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from experiments import overrides
+from experiments import choices
 from experiments.sweep import plugins, work
 from experiments.sweep.conditions import conditions
 from experiments.sweep.progress import Journal
@@ -53,7 +53,7 @@ def tables(folder):
 def planned():
     ConfigStore.instance().store(name="schema", node=Settings)
     plugins.register()
-    with initialize_config_dir(str(overrides.CONF), version_base="1.3"):
+    with initialize_config_dir(str(choices.CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
 
         def plan(overrides):
@@ -251,7 +251,7 @@ def test_a_bad_sweep_is_refused_in_one_line_before_it_begins(call, tmp_path, bad
 
 @pytest.mark.parametrize("launcher", ["ray", "submitit_slurm"])
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(call, launcher, monkeypatch):
-    monkeypatch.setattr(overrides, "find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.overrides.find_spec", lambda name: None)
     code, _, errors = call("-m", *SMALL, "depth=2", f"hydra/launcher={launcher}")
     extra = {"ray": "ray", "submitit_slurm": "slurm"}[launcher]
     assert code == 2 and f"hydra/launcher={launcher} needs the extra {extra}" in errors

@@ -52,7 +52,9 @@ def test_the_finding_names_what_is_kept_and_the_ends(grid):
     assert text == "he keeps the gradient to depth 21; xavier at depth 21 loses 10 decades"
     planted = shift(table, "run2", 0.1)  # he at depth 21 explodes by 2 decades more
     text = pairs.finding(sweep(planted, prediction), **AXES)
-    assert text.startswith("No init keeps the gradient to depth 21: he keeps 2 of 3; at depth 21 xavier")
+    assert text.startswith(
+        "No init keeps the gradient to depth 21: he keeps 2 of 3; at depth 21 xavier"
+    )
     assert text.endswith("and he gains 2.2")
 
 

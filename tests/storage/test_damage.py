@@ -172,7 +172,9 @@ def done(command, root, output):
     return {
         "run": len(Experiment(root / "well").index()) == 2,
         "plots": f"{root}/well/figures/profiles.png" in output,
-        "report": "\n### well\n" in (root / "report.md").read_text() if command == "report" else None,
+        "report": "\n### well\n" in (root / "report.md").read_text()
+        if command == "report"
+        else None,
         "results": any(row.startswith("well ") for row in output.splitlines()),
         "compact": "well: 2 files" in output,
     }[command]

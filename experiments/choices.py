@@ -1,0 +1,30 @@
+"""What settings may be named and chosen on the command line; known without loading Hydra."""
+
+import dataclasses
+from pathlib import Path
+from typing import get_args
+
+from flowlab.settings import Settings
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def groups(*more: Path) -> dict[str, list[str]]:
+    """The choices of each configuration group, those in other folders of configuration included."""
+    found: dict[str, set[str]] = {}
+    for folder in sorted(folder for root in (CONF, *more) for folder in root.iterdir()):
+        if folder.is_dir():
+            found.setdefault(folder.name, set()).update(f.stem for f in folder.glob("*.yaml"))
+    return {group: sorted(choices) for group, choices in found.items()}
+
+
+def keys(schema=Settings, kind: type | None = None, prefix: str = "") -> list[str]:
+    """Every dotted key of the settings, or of those of one ``kind``."""
+    names = []
+    for field in dataclasses.fields(schema):
+        inner = field.default_factory
+        if dataclasses.is_dataclass(inner):
+            names += keys(inner, kind, f"{prefix}{field.name}.")
+        elif field.init and kind in (None, field.type, *get_args(field.type)):
+            names.append(prefix + field.name)
+    return names
