@@ -173,9 +173,9 @@ def test_a_run_that_another_sweep_replaced_is_measured_anew(call, tmp_path, monk
     assert call(*SMALL, "depth=2,3", "seeds=1")[0] == 0
     original = work.Work._condition
 
-    def late(self, condition, part):
+    def late(self, condition, *more):
         Experiment("results/single").remove(condition["extend"])
-        return original(self, condition, part)
+        return original(self, condition, *more)
 
     monkeypatch.setattr(work.Work, "_condition", late)
     code, _, errors = call(*SMALL, "depth=2,3", "seeds=2")
