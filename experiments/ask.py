@@ -272,10 +272,13 @@ def _table(able: list[Asked], foreseen: list[dict], measured: list, varying: lis
 
 def _measured(run: Kept) -> str:
     """The change of a kept run, whether theory agrees, and the experiment that holds it."""
-    (found,) = _compared([run], "kept", run.settings.kept_within).to_dict("records")
-    interval = f"[{found['low']:z.2f}, {found['high']:z.2f}]"
     where = run.experiment.folder.name
-    return f"{found['decades']:z.2f} {interval} {found['agreement']}, in {where}"
+    compared = _compared([run], "kept", run.settings.kept_within)
+    if compared.empty or np.isnan(compared["decades"].iat[0]):
+        return f"not known, in {where}"
+    found = compared.iloc[0]
+    interval = f"[{found['low']:z.2f}, {found['high']:z.2f}] " if np.isfinite(found["low"]) else ""
+    return f"{found['decades']:z.2f} {interval}{found['agreement']}, in {where}"
 
 
 def _compared(kept: list[Kept], by: str, kept_within: float) -> pd.DataFrame:
