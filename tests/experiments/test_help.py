@@ -147,6 +147,8 @@ def test_a_hint_goes_by_make_where_make_started_it(environment, monkeypatch):
 
 def test_make_gives_arguments_on_as_they_were_printed(environment, monkeypatch):
     monkeypatch.setenv("FLOWLAB_MAKE", "make")
+    for name in ("MAKELEVEL", "MAKEFLAGS"):  # of make test
+        monkeypatch.delenv(name, raising=False)
     arguments = ["results_dir=it's $5 & more", "depth=1,2"]
     (environment / "Makefile").write_text("plots:\n\t@printf '%s\\n' $(ARGS)\n")
     monkeypatch.setenv("PATH", os.defpath)
