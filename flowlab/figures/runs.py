@@ -119,10 +119,14 @@ def flow(
         rows = single_steps(table)
         curves = None if prediction is None else in_place_of_layers(single_steps(prediction))
     if curves is not None:
-        for name in (column, f"{column}_sd"):
-            if name not in curves:
-                curves = curves.assign(**{name: np.nan})
+        curves = with_prediction(curves, column)
     return rows, curves, column, along
+
+
+def with_prediction(curves: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Predicted rows with a column and its spread, NaN where there is none."""
+    absent = [name for name in (column, f"{column}_sd") if name not in curves]
+    return curves.assign(**dict.fromkeys(absent, np.nan))
 
 
 def in_place_of_layers(steps: pd.DataFrame) -> pd.DataFrame:

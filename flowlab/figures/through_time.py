@@ -15,7 +15,14 @@ from flowlab.errors import InputError
 from flowlab.figures import style
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, LINE, THEORY, key, legend, panel
-from flowlab.figures.runs import NamedRun, describe, named_by, single_steps
+from flowlab.figures.runs import (
+    NamedRun,
+    describe,
+    in_place_of_layers,
+    named_by,
+    single_steps,
+    with_prediction,
+)
 from flowlab.figures.shown import Shown
 from flowlab.schema import COTANGENT
 
@@ -43,7 +50,9 @@ def state_gradients(
     such rows and for more than 8 runs in a panel.
     """
     steps = _steps(table)
-    curves = None if prediction is None else as_layers(single_steps(prediction))
+    curves = None
+    if prediction is not None:
+        curves = with_prediction(in_place_of_layers(single_steps(prediction)), COTANGENT)
     rows, columns = (_values(steps, axis) for axis in (down, across))
     first, last = int(steps["time"].min()), int(steps["time"].max())
     height = PANEL if len(rows) > 1 else 2 * PANEL - 0.5
@@ -58,7 +67,7 @@ def state_gradients(
             parts = [(ax, of, runs) for ax, (of, runs) in zip(panels, part, strict=True)]
             summaries, limits, theories = [], [], []
             for ax, of, runs in parts:
-                summaries.append(as_layers(profile(of, COTANGENT, along="time")))
+                summaries.append(in_place_of_layers(profile(of, COTANGENT, along="time")))
                 found = panel(ax, COTANGENT, summaries[-1], runs, curves, last - first)
                 limits.append(ax.get_ylim())
                 theories.append("theory" in found)
@@ -136,10 +145,15 @@ def radius_finding(rows: pd.DataFrame) -> str:
     for row, of in known.groupby("down", sort=False):
         runs = "" if parts else " runs"
         parts.append(f"{int(of['held'].sum())} of {len(of)}{runs} with {row}")
-    text = f"Over {rows['crossed'].max()} steps back the gradient changes by "
     if not parts:
-        return text + by_line(rows)
-    return f"{text}log₁₀ρ a step, as in a linear net, in {_and(parts)}"
+        return steps_finding(rows)
+    changed = f"log₁₀ρ a step, as in a linear net, in {_and(parts)}"
+    return f"Over {rows['crossed'].max()} steps back the gradient changes by {changed}"
+
+
+def steps_finding(rows: pd.DataFrame) -> str:
+    """By how much the gradient of each line changes over all steps; rows of :func:`changes`."""
+    return f"Over {rows['crossed'].max()} steps back the gradient changes by {by_line(rows)}"
 
 
 def by_line(rows: pd.DataFrame) -> str:
@@ -240,16 +254,6 @@ def _starts(summary: pd.DataFrame, runs: list[NamedRun]) -> list[End]:
             end = curve.iloc[0]
             ends.append(End(end["layer"], end["mean"], run.label, style.COLORS[place]))
     return ends
-
-
-def as_layers(steps: pd.DataFrame) -> pd.DataFrame:
-    """Steps in the place of layers, for panels that draw along layers."""
-    if COTANGENT not in steps:
-        steps = steps.assign(**{COTANGENT: np.nan})
-    if f"{COTANGENT}_sd" not in steps:
-        steps = steps.assign(**{f"{COTANGENT}_sd": np.nan})
-    kept = steps.drop(columns="layer", errors="ignore").rename(columns={"time": "layer"})
-    return kept.astype({"layer": float})
 
 
 def _bounds(ax: Axes, rows: pd.DataFrame, summary: pd.DataFrame, runs: list[NamedRun]) -> bool:

@@ -3,9 +3,7 @@
 import pandas as pd
 
 from flowlab.figures import through_time
-from flowlab.studies.study import Drawing, Reading, Study
-
-PANELS = {"down": "activation", "across": "recurrent", "lines": "forget_bias"}
+from flowlab.studies.study import Study, through_steps
 
 
 def lstms(table: pd.DataFrame) -> pd.DataFrame:
@@ -13,31 +11,9 @@ def lstms(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["network"] == "lstm"]
 
 
-def _changes(reading: Reading) -> pd.DataFrame:
-    kept_within = reading.kept_within
-    return through_time.changes(
-        reading.table, reading.prediction, **PANELS, kept_within=kept_within
-    )
-
-
-def finding(reading: Reading) -> str:
-    """By how much the gradient changes over all steps at each forget bias."""
-    rows = _changes(reading)
-    steps, words = rows["crossed"].max(), through_time.by_line(rows)
-    return f"Over {steps} steps back the gradient changes by {words}"
-
-
 STUDY = Study(
     "What does the bias of its forget gates do to an LSTM's memory?",
     "Gers et al. 2000; Jozefowicz et al. 2015",
-    (
-        Drawing(
-            "forget_bias",
-            finding,
-            lambda r: through_time.state_gradients(r.table, r.prediction, **PANELS),
-            lambda r: through_time.state_gradients_caption(_changes(r), r.table["seed"].nunique()),
-            lstms,
-        ),
-    ),
+    (through_steps("forget_bias", "forget_bias", through_time.steps_finding, lstms),),
     experiment="rnn_time",
 )

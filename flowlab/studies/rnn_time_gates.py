@@ -3,9 +3,7 @@
 import pandas as pd
 
 from flowlab.figures import through_time
-from flowlab.studies.study import Drawing, Reading, Study
-
-PANELS = {"down": "activation", "across": "recurrent", "lines": "network"}
+from flowlab.studies.study import Study, through_steps
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -22,32 +20,10 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([gated, plain])
 
 
-def _changes(reading: Reading) -> pd.DataFrame:
-    kept_within = reading.kept_within
-    return through_time.changes(
-        reading.table, reading.prediction, **PANELS, kept_within=kept_within
-    )
-
-
-def finding(reading: Reading) -> str:
-    """By how much the gradient of each cell changes over all steps."""
-    rows = _changes(reading)
-    steps, words = rows["crossed"].max(), through_time.by_line(rows)
-    return f"Over {steps} steps back the gradient changes by {words}"
-
-
 STUDY = Study(
     "Do gates keep the gradient through time, where simple recurrent nets lose it?",
     "Hochreiter & Schmidhuber 1997; Cho et al. 2014",
-    (
-        Drawing(
-            "states_of_gated_cells",
-            finding,
-            lambda r: through_time.state_gradients(r.table, r.prediction, **PANELS),
-            lambda r: through_time.state_gradients_caption(_changes(r), r.table["seed"].nunique()),
-            cells,
-        ),
-    ),
+    (through_steps("states_of_gated_cells", "network", through_time.steps_finding, cells),),
     experiment="rnn_time",
     rank=61,
 )

@@ -12,6 +12,7 @@ from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.claims.claim import HOLDS, Claim, Finding, register
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
+from flowlab.figures import through_time
 from flowlab.figures.choice import choose, described
 from flowlab.figures.head import fixed, head
 from flowlab.figures.sweeps import Conditions, sweep
@@ -88,6 +89,32 @@ def chosen(
         lambda reading: choose(reading.sweep).finding(),
         lambda reading: choose(reading.sweep).figure(),
         lambda reading: described(reading.sweep),
+        select,
+    )
+
+
+def through_steps(
+    name: str,
+    lines: str,
+    finding: Callable[[pd.DataFrame], str],
+    select: Callable[[pd.DataFrame], pd.DataFrame],
+) -> Drawing:
+    """The drawing of gradients through time, a line for each value of ``lines``.
+
+    A panel stands for each activation and recurrent map; ``finding`` takes the frame of
+    :func:`flowlab.figures.through_time.changes`.
+    """
+    axes = {"down": "activation", "across": "recurrent", "lines": lines}
+
+    def changes(reading: Reading) -> pd.DataFrame:
+        within = {"kept_within": reading.kept_within}
+        return through_time.changes(reading.table, reading.prediction, **axes, **within)
+
+    return Drawing(
+        name,
+        lambda reading: finding(changes(reading)),
+        lambda r: through_time.state_gradients(r.table, r.prediction, **axes),
+        lambda r: through_time.state_gradients_caption(changes(r), r.table["seed"].nunique()),
         select,
     )
 
