@@ -85,7 +85,6 @@ def differing(rows: pd.DataFrame) -> list[str]:
 def row(verdict: Verdict) -> dict:
     """What a comparison says of one verdict."""
     change, difference = verdict.change, verdict.difference
-    whole = verdict.covered == (verdict.first, verdict.last)
     return {
         "trend": verdict.trend,
         **{"decades": change.mean, "low": change.low, "high": change.high},
@@ -93,7 +92,7 @@ def row(verdict: Verdict) -> dict:
         if change.n
         else "",
         "rate": verdict.pace_words(),
-        "theory": verdict.predicted if whole else nan,
+        "theory": verdict.predicted if verdict.whole else nan,
         "difference": nan if difference is None else difference.mean,
         "agreement": verdict.agreement,
     }

@@ -86,6 +86,11 @@ class Verdict:
         return self.last - self.first
 
     @property
+    def whole(self) -> bool:
+        """Whether theory covers the whole body."""
+        return self.covered == (self.first, self.last)
+
+    @property
     def sentence(self) -> str:
         """Trend, size, rate and agreement in plain words."""
         parts = [self.trend_words(), self.theory_words()]
@@ -147,7 +152,7 @@ class Verdict:
             return "no prediction" + (f": {self.because}" if self.because else "")
         difference = self.difference
         text = f"theory predicts {self.predicted:z.2f}"
-        if self.covered != (self.first, self.last):
+        if not self.whole:
             text += f" from {self.along} {self.covered[1]} to {self.covered[0]}"
         if self.theory_error >= 0.005:
             text += f" (its own error ±{self.theory_error:.2f})"
@@ -248,7 +253,7 @@ def foresee(
     """
     rows = prediction.assign(seed=0, status="ok", upstream=upstream)
     found = judge(rows, prediction, kept_within)
-    if found.covered != (found.first, found.last):
+    if not found.whole:
         because = next(iter(prediction["silent_because"].dropna()), "theory covers a part of it")
         return replace(found, trend="undecided", agreement="no theory", because=because)
     spread = found.predicted_sd / sqrt(seeds)

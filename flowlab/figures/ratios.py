@@ -65,15 +65,14 @@ def changes(
 
 
 def _row(verdict: Verdict) -> dict:
-    whole = verdict.covered == (verdict.first, verdict.last)
     change, difference = verdict.change, verdict.difference
     return {
         **{"along": verdict.along, "crossed": verdict.crossed, "last": verdict.last},
         **{name: getattr(change, name) for name in ("mean", "low", "high", "excluded")},
         **{"trend": verdict.trend, "agreement": verdict.agreement},
         "difference": nan if difference is None else difference.mean,
-        "predicted": verdict.predicted if whole else nan,
-        "predicted_sd": verdict.predicted_sd if whole else nan,
+        "predicted": verdict.predicted if verdict.whole else nan,
+        "predicted_sd": verdict.predicted_sd if verdict.whole else nan,
     }
 
 
