@@ -125,9 +125,10 @@ def draw(drawing: Drawing, reading: Reading, folder: Path) -> tuple[Path, ...]:
     shown = drawing.shown(reading)
     runs = sorted(shown.table["run"].unique())
     stem = folder / "figures" / drawing.name
-    paths = save(drawing.figure(shown), stem)
+    finding = drawing.finding(shown)
+    paths = save(drawing.figure(shown, finding), stem)
     description = {
-        "finding": drawing.finding(shown),
+        "finding": finding,
         "fixed": fixed(shown.table),
         "caption": drawing.caption(shown),
         "experiment": folder.name,

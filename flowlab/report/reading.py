@@ -230,6 +230,7 @@ class Reader:
         if files == []:
             self.lack(f"{folder.name} has no figures yet: make plots")
         drawings = {d.name: d for study in chapter.studies for d in study.figures}
+        known = {study.figures[0].name: answer for study, answer in chapter.answers}
         stems = {path.stem: path.with_suffix("") for path in files or ()}
         of_studies = [name for name in drawings if name in stems]
         for name in dict.fromkeys([*of_studies, *stems]):
@@ -237,10 +238,10 @@ class Reader:
                 picture, finding, shown = self._picture(stems[name], folder)
                 chapter.pictures[name] = picture
                 gone = sum(not _there(run, folder, runs) for run in shown)
-                current = chapter.reading is None or not finding or name not in drawings
+                checked = chapter.reading is not None and finding and name in drawings
                 if gone:
                     self.lack(f"{picture.path} shows {count(gone, 'table')} not kept: make plots")
-                elif not (current or _current(drawings[name], chapter.reading, finding)):
+                elif checked and finding != (known.get(name) or _finding(drawings[name], chapter)):
                     self.lack(f"{picture.path} is older than the tables: make plots")
 
     def _picture(self, stem: Path, folder: Path) -> tuple[Picture, str, list[str]]:
@@ -303,12 +304,12 @@ def _there(run: str, folder: Path, runs: set[str] | None) -> bool:
     return os.path.lexists(folder / path)
 
 
-def _current(drawing, reading: "Reading", finding: str) -> bool:
-    """Whether the tables still say what a figure says."""
+def _finding(drawing, chapter: Chapter) -> str | None:
+    """What the tables say now where a figure was drawn from them; None if they cannot."""
     try:
-        return drawing.finding(drawing.shown(reading)) == finding
+        return drawing.finding(drawing.shown(chapter.reading))
     except InputError:  # they no longer hold what it shows
-        return False
+        return None
 
 
 def _whole(path: Path) -> bytes:

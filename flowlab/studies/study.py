@@ -75,9 +75,13 @@ class Drawing:
         """What of a reading the figure shows."""
         return reading.narrowed(self.select)
 
-    def figure(self, reading: Reading) -> Figure:
-        """The figure of what is ``shown``, under its finding and the settings that it fixes."""
-        return head(self.draw(reading), self.finding(reading), fixed(reading.table))
+    def figure(self, reading: Reading, finding: str | None = None) -> Figure:
+        """The figure of what is ``shown``, under its finding and the settings that it fixes.
+
+        Whoever knows the ``finding`` already gives it.
+        """
+        finding = self.finding(reading) if finding is None else finding
+        return head(self.draw(reading), finding, fixed(reading.table))
 
 
 def chosen(
