@@ -8,17 +8,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import product
 from math import inf, nan, prod
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.choices import groups
+from experiments.choices import groups, kinds
 from experiments.command import guarded, invocation, note
 from experiments.help import Command
 from experiments.ranking import check, ranking
@@ -27,7 +27,7 @@ from flowlab.analysis.comparison import LEADING, answer, axes_of, compare, named
 from flowlab.analysis.verdicts import foresee
 from flowlab.errors import InputError, unknown
 from flowlab.initializers import PRESETS, Initializer
-from flowlab.measurement.setup import Batches, needed, prepare
+from flowlab.measurement.setup import Setup, needed, prepare
 from flowlab.prediction import predict
 from flowlab.progress import Progress
 from flowlab.settings import NETWORKS, Settings, flat, from_plain, make, settings_of
@@ -48,6 +48,11 @@ class Asked:
     typed: dict[str, Any]
     settings: Settings | None
     refusal: str = ""
+
+    @cached_property
+    def setup(self) -> Setup:
+        """What a run of it is made of."""
+        return prepare(self.settings)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def ask(arguments: list[str]) -> None:
         progress.at("looking at kept runs")
         kept = list(_kept(first.results_dir, values))
         progress.at("predicting")
-        foreseen = _foreseen([one.settings for one in able], progress)
+        foreseen = _foreseen(able, progress)
         progress.at("judging kept runs")
         own = {run.condition: run for run in kept}
         measured = [own.get(condition_of(one.settings.resolved())) for one in able]
@@ -103,7 +108,7 @@ def ask(arguments: list[str]) -> None:
     print(f"{_shared(able, varying)}\n")
     _print_theory(table, first)
     for one in asked:
-        if one.refusal and len(asked) <= MOST:
+        if one.refusal:
             note(f"{_words(one.typed, varying)}: {one.refusal}")
     if len(beside):
         _print_others(beside, others, values, first)
@@ -114,27 +119,16 @@ def ask(arguments: list[str]) -> None:
 
 def read(arguments: list[str]) -> dict[str, list[Any]]:
     """The values of every key that is named, in the types of the settings."""
-    kinds = _kinds()
+    # A group's name is that of its choice.
+    known = {key.removesuffix(".name"): found for key, found in kinds().items()}
     found: dict[str, list[Any]] = {}
     for text in arguments:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"settings are written key=value; got {text}")
-        if key not in kinds:
-            raise unknown("setting", key, kinds)
-        found[key] = [_typed(part, kinds[key]) for part in value.split(",")]
-    return found
-
-
-def _kinds(schema=Settings, prefix: str = "") -> dict[str, tuple[type, ...]]:
-    """The types that every key may have; a group's name is that of its choice."""
-    found: dict[str, tuple[type, ...]] = {}
-    for field in fields(schema):
-        if is_dataclass(field.default_factory):
-            found[field.name] = (str,)
-            found |= _kinds(field.default_factory, f"{field.name}.")
-        elif field.init and (not prefix or field.name != "name"):
-            found[prefix + field.name] = get_args(field.type) or (field.type,)
+        if key not in known:
+            raise unknown("setting", key, known)
+        found[key] = [_typed(part, known[key]) for part in value.split(",")]
     return found
 
 
@@ -225,13 +219,13 @@ def _matches(settings: Settings, wanted: dict[str, list[Any]]) -> bool:
     return True
 
 
-def _foreseen(asked: list[Settings], progress: Progress) -> list[dict]:
+def _foreseen(asked: list[Asked], progress: Progress) -> list[dict]:
     """Theory's row of a comparison for each, with its silence; equals are predicted once."""
     known: dict[str, dict] = {}
     rows = []
-    for done, settings in enumerate(asked):
+    for done, one in enumerate(asked):
         progress(done, len(asked))
-        key = _seen_by_theory(settings)
+        settings, key = one.settings, _seen_by_theory(one.setup)
         if key not in known:
             verdict = foresee(
                 predict(settings), settings.upstream, settings.seeds, settings.kept_within
@@ -243,14 +237,15 @@ def _foreseen(asked: list[Settings], progress: Progress) -> list[dict]:
     return rows
 
 
-def _seen_by_theory(settings: Settings) -> str:
+def _seen_by_theory(setup: Setup) -> str:
     """The settings, with what theory sees of an initialization in its place.
 
     That is the variances of the weights and biases and whether a map is orthogonal: uniform weights
     are as Gaussian ones of the same variance.
     """
+    settings = setup.settings
     init, plain = Initializer(settings.init), settings.resolved() | {"init": None}
-    operations = {(row.fan_in, row.fan_out) for rows in prepare(settings).rows for row in rows}
+    operations = {(row.fan_in, row.fan_out) for rows in setup.rows for row in rows}
     variances = [
         (init.weight_variance(*fans), init.bias_variance(fans[0])) for fans in sorted(operations)
     ]
@@ -322,8 +317,8 @@ def _print_others(beside: pd.DataFrame, others: list[Kept], values: dict, first:
 
 def _print_cost(missing: list[Asked], values: dict, arguments: list[str]) -> None:
     """The command that measures what is not measured yet, and what it takes."""
-    seconds = sum(_seconds(one.settings) for one in missing)
-    gib = max(_memory(one.settings) for one in missing)
+    seconds = sum(_seconds(one.setup) for one in missing)
+    gib = max(_memory(one.setup) for one in missing)
     given = list(arguments)
     if not any(text.startswith("init=") for text in arguments) and "init" in values:
         given.append("init=" + ",".join(dict.fromkeys(str(one.typed["init"]) for one in missing)))
@@ -333,9 +328,8 @@ def _print_cost(missing: list[Asked], values: dict, arguments: list[str]) -> Non
     print(f"To measure {runs} ({_about(seconds)}, {gib * 1024:,.0f} MiB):\n  {command}")
 
 
-def _seconds(settings: Settings) -> float:
+def _seconds(setup: Setup) -> float:
     """Roughly how long a measurement takes: its matrix products at this machine's pace."""
-    setup = prepare(settings)
     operations = 0
     for place in setup.network.walk(setup.shape):
         weights = sum(
@@ -344,7 +338,7 @@ def _seconds(settings: Settings) -> float:
             for parameter in parameters.values()
         )
         operations += 6 * weights * prod(place.shape[:-1])
-    return operations * settings.seeds / (_EFFICIENCY * _pace())
+    return operations * setup.settings.seeds / (_EFFICIENCY * _pace())
 
 
 @cache
@@ -359,9 +353,10 @@ def _pace() -> float:
     return machine.cores() * 2 * 512**3 / best
 
 
-def _memory(settings: Settings) -> float:
+def _memory(setup: Setup) -> float:
     """GiB of the seeds that are measured at a time."""
-    network, row = needed(settings, Batches(settings))
+    settings = setup.settings
+    network, row = needed(settings, setup.batches)
     return min((network + row) * settings.seeds, settings.memory_gib)
 
 

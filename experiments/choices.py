@@ -18,13 +18,18 @@ def groups(*more: Path) -> dict[str, list[str]]:
     return {group: sorted(choices) for group, choices in found.items()}
 
 
-def keys(schema=Settings, kind: type | None = None, prefix: str = "") -> list[str]:
-    """Every dotted key of the settings, or of those of one ``kind``."""
-    names = []
+def kinds(schema=Settings, prefix: str = "") -> dict[str, tuple[type, ...]]:
+    """The types that the value of every dotted key of the settings may have."""
+    found: dict[str, tuple[type, ...]] = {}
     for field in dataclasses.fields(schema):
         inner = field.default_factory
         if dataclasses.is_dataclass(inner):
-            names += keys(inner, kind, f"{prefix}{field.name}.")
-        elif field.init and kind in (None, field.type, *get_args(field.type)):
-            names.append(prefix + field.name)
-    return names
+            found |= kinds(inner, f"{prefix}{field.name}.")
+        elif field.init:
+            found[prefix + field.name] = get_args(field.type) or (field.type,)
+    return found
+
+
+def keys(kind: type | None = None) -> list[str]:
+    """Every dotted key of the settings, or of those of one ``kind``."""
+    return [key for key, found in kinds().items() if kind in (None, *found)]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from flowlab.analysis.comparison import ORDERS, axes_of, value_words
+from flowlab.errors import unknown
 
 ROWS = 20  # where nothing says how many fit
 LEAST_ROWS = 8
@@ -120,6 +121,4 @@ def _is_number(text: str) -> bool:
 def check(by: str, axes: list[str]) -> None:
     """Raise InputError unless runs that differ in ``axes`` can be ranked ``by``."""
     if by not in ORDERS and by not in axes:
-        from flowlab.errors import unknown
-
         raise unknown("rank", by, [*ORDERS, *axes])

@@ -7,6 +7,7 @@ import pytest
 import flowlab
 from experiments import ask
 from flowlab.analysis.verdicts import foresee
+from flowlab.measurement.setup import prepare
 
 SMALL = {"depth": 6, "width": 16, "seeds": 3, "batch_size": 8, "activation": "tanh"}
 TYPED = [f"{key}={value}" for key, value in SMALL.items()]
@@ -103,5 +104,5 @@ def test_bad_questions_end_in_one_line(asking, arguments, message):
 
 
 def test_the_cost_scales_with_the_seeds():
-    few, many = (ask._seconds(flowlab.make(depth=5, width=64, seeds=n)) for n in (4, 16))
+    few, many = (ask._seconds(prepare(flowlab.make(depth=5, width=64, seeds=n))) for n in (4, 16))
     assert many == pytest.approx(4 * few, rel=1e-9)
