@@ -13,8 +13,10 @@ import pandas as pd
 
 from flowlab.errors import InputError, unknown
 
-# The parts of a table, in the order of their columns; then what predictions have beside these.
-PARTS = ("run", "setting", "row", "measured", "status", "predicted")
+# The parts of a table, in the order of their columns; then what predictions and curves of training
+# have beside these.
+PARTS = ("run", "setting", "row", "measured", "status", "predicted", "curve")
+_OF_TABLES = PARTS[:5]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def register(*columns: Column) -> None:
 
 def columns(*parts: str) -> dict[str, Column]:
     """The columns of ``parts`` (by default of a table) by name, in the order of the table."""
-    chosen = parts or PARTS[:-1]
+    chosen = parts or _OF_TABLES
     ordered = sorted(_COLUMNS.values(), key=lambda column: PARTS.index(column.part))
     return {column.name: column for column in ordered if column.part in chosen}
 
@@ -93,6 +95,7 @@ register(
     Column("fan_in", "", "inputs of one unit of the operation", "int64", "row"),
     Column("fan_out", "", "units that one input of the operation reaches", "int64", "row"),
     Column("time", "", "the step of a sequence; null in rows of whole layers", "Int64", "row"),
+    Column("step", "", "the step of training, from 1; null at initialization", "Int64", "row"),
     Column(NORMS[0], "log10", f"{_NORM} of the output h", part="measured"),
     Column(DELTA, "log10", f"{_NORM} of δ = ∂L/∂z, z the preactivation or a residual sum"),
     Column("dX_log10_norm", "log10", f"{_NORM} of ∂L/∂x, x the operation's input"),
@@ -111,6 +114,9 @@ register(
     Column("token_cosine", "", "mean cosine between two tokens of an example, in the output"),
     Column("attention_entropy", "nat", "mean entropy of the attention's weights"),
     Column(COTANGENT, "log10", f"{_NORM} of ∂L/∂h_t, in rows of single steps"),
+    Column("W_log10_norm", "log10", f"{_NORM} of W that a step of training starts from"),
+    Column("update_log10_norm", "log10", f"{_NORM} of the step that training takes in W"),
+    Column("W_turn", "radians", "angle between W before and after a step of training"),
     Column(
         *("status", ""),
         "ok; zero: a norm is exactly 0; lost: below rounding; nonfinite: out of the float range",

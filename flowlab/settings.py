@@ -18,6 +18,8 @@ from flowlab.initializers import PRESETS, REGISTERED_SCHEMES, InitSettings
 from flowlab.layers.activation import ACTIVATIONS, REGISTERED_ACTIVATIONS
 from flowlab.layers.convolution import PADDING_MODES
 from flowlab.layers.loss import LOSSES, REDUCTIONS
+from flowlab.optimizers import PRESETS as OPTIMIZER_PRESETS
+from flowlab.optimizers import TrainingSettings
 from flowlab.schema import Column, Setting, check_each, dtype_of, setting, settings_of
 
 SKIPS = ("none", "identity", "scaled", "mix", "rezero", "fixup")
@@ -163,6 +165,7 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     init: InitSettings = field(default_factory=InitSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
     depth: int = setting(50, "counted layers, the last one linear", check=check_count)
     width: int = setting(
         128, "units, or channels, of a layer", check=check_count, architecture=True
@@ -262,6 +265,11 @@ class Settings:
         self.network.validate()
         self.init.validate()
         self.data.validate()
+        self.training.validate()
+        if self.trained:
+            if self.upstream != "loss":
+                raise InputError(f"upstream must be loss for training; got {self.upstream}")
+            self.training.adam_numbers(self.batch_size)
         check_scale("init.gain times network.radius", self.init.gain * self.network.radius)
         offered = _ACTIVATIONS.get(self.network.name, ACTIVATIONS)
         if self.activation not in offered:
@@ -280,6 +288,11 @@ class Settings:
         return self
 
     @property
+    def trained(self) -> bool:
+        """Are the networks trained, not only measured at initialization?"""
+        return self.training.name != "none"
+
+    @property
     def branch_maps(self) -> int:
         """Maps in a residual branch."""
         two = self.skip == "fixup" or self.network.name == "resnet"
@@ -288,7 +301,8 @@ class Settings:
     def resolved(self) -> dict:
         """Everything that determines the numbers, as plain data: no folders, no thresholds."""
         groups = {name: schema.resolved(getattr(self, name)) for name in _GROUPS}
-        return groups | schema.resolved(self)
+        # A group of later settings alone leaves no trace where all are at their defaults.
+        return {name: own for name, own in groups.items() if own} | schema.resolved(self)
 
     def run(self) -> str:
         """The run's name: a digest of the resolved settings."""
@@ -341,7 +355,8 @@ def stored_axes(resolved: Any) -> dict[str, Any]:
 
 
 def make(**axes) -> Settings:
-    """Validated settings from keywords; ``init``, ``network`` and ``data`` may be plain names.
+    """Validated settings from keywords; ``init``, ``network``, ``data`` and ``training`` may be
+    plain names.
 
     ``make(init="he", depth=50)``; a network brings its own defaults. ``data`` may also be arrays
     (X, y) or a DataFrame, for which :func:`flowlab.data.arrays` has options. Raises InputError for
@@ -354,7 +369,7 @@ def make(**axes) -> Settings:
             value = axes[name] = _in_memory(value)
         given = {"name": value} if isinstance(value, str) else value
         if isinstance(given, dict):
-            preset = PRESETS.get(str(given.get("name")), {}) if name == "init" else {}
+            preset = _PRESETS.get(name, {}).get(str(given.get("name")), {})
             given = preset | given | {k: v for k, v in preset.items() if k == "name"}
             axes[name] = _GROUPS[name](**_typed(_GROUPS[name], given, f"{name}."))
         elif not isinstance(given, _GROUPS[name]):
@@ -414,8 +429,14 @@ def _typed(schema, values: dict, prefix: str = "") -> dict:
     return typed
 
 
-_GROUPS = {"network": NetworkSettings, "init": InitSettings, "data": DataSettings}
-_PREFIXES = {"network": "", "init": "", "data": "data_"}  # of their settings' columns
+_GROUPS = {
+    "network": NetworkSettings,
+    "init": InitSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+}
+_PREFIXES = {"network": "", "init": "", "data": "data_", "training": "training_"}  # of columns
+_PRESETS = {"init": PRESETS, "training": OPTIMIZER_PRESETS}
 _KINDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
 

@@ -14,9 +14,29 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
 ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebook", "analysis"]
-ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "settings"]
-ORDER += ["storage", "networks", "measurement", "laws", "instruments", "lessons", "theory"]
-ORDER += ["registration", "prediction", "runs", "figures", "claims", "studies", "report"]
+ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "optimizers"]
+ORDER += [
+    "settings",
+    "storage",
+    "networks",
+    "measurement",
+    "training",
+    "laws",
+    "instruments",
+    "lessons",
+    "theory",
+]
+ORDER += [
+    "lessons",
+    "theory",
+    "registration",
+    "prediction",
+    "runs",
+    "figures",
+    "claims",
+    "studies",
+    "report",
+]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},

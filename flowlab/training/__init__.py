@@ -1,0 +1,1 @@
+"""Training: many passes, with an update of the held parameters after each."""
