@@ -15,28 +15,9 @@ PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
 ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebook", "analysis"]
 ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "optimizers"]
-ORDER += [
-    "settings",
-    "storage",
-    "networks",
-    "measurement",
-    "training",
-    "laws",
-    "instruments",
-    "lessons",
-    "theory",
-]
-ORDER += [
-    "lessons",
-    "theory",
-    "registration",
-    "prediction",
-    "runs",
-    "figures",
-    "claims",
-    "studies",
-    "report",
-]
+ORDER += ["settings", "storage", "networks", "measurement", "training", "laws", "instruments"]
+ORDER += ["lessons", "theory", "registration", "prediction", "runs", "figures", "claims"]
+ORDER += ["studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},
