@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+
 
 from flowlab.training.sharpness import (
     adam_preconditioner,
@@ -13,7 +13,7 @@ from flowlab.training.sharpness import (
     stability_limit,
 )
 
-jax.config.update("jax_enable_x64", True)
+
 SEEDS = np.arange(3, 7)
 
 
@@ -146,6 +146,7 @@ def test_a_flat_loss_has_no_sharpness():
 
 def test_adams_preconditioner_undoes_its_step():
     """A step of PyTorch's Adam is -η P^(-1) m, m being the running mean of gradients."""
+    torch = pytest.importorskip("torch")
     lr, beta1, beta2, eps = 0.1, 0.8, 0.95, 1e-3
     gradients = np.random.default_rng(4).standard_normal((5, 6))
     theta = torch.zeros(6, dtype=torch.float64, requires_grad=True)
