@@ -5,14 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-
 from flowlab.training.sharpness import (
     adam_preconditioner,
     hessian_product,
     sharpness,
     stability_limit,
 )
-
 
 SEEDS = np.arange(3, 7)
 
