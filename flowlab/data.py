@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -32,7 +32,9 @@ from flowlab.schema import setting
 
 SOURCES = ("digits", "gaussian", "file", "arrays")
 # One stream of random numbers for each use of a seed.
-INPUTS, LABELS, ORDER = range(3)
+INPUTS, LABELS, ORDER, SPLIT, EPOCH = range(5)
+# Examples that a seed draws of gaussian data to train on, those held out included, at least.
+GAUSSIAN_EXAMPLES = 2048
 MOST_CLASSES, ROWS_OF_A_CLASS = 20, 5  # where numbers name classes: see _measures
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -246,6 +248,27 @@ class Dataset:
         rows = order[:batch_size]
         return self.x[rows], self.labels[rows]
 
+    def split(self, share: float) -> tuple["Dataset", "Dataset"]:
+        """(what is trained on, the ``share`` that is held out): the same under every seed.
+
+        Raises InputError where a side would have no example.
+        """
+        n = len(self.x)
+        held = round(share * n)
+        if not 0 < held < n:
+            raise InputError(
+                f"training.held_out must leave an example on either side of the {n} rows of "
+                f"{self.name}; got {share:g}"
+            )
+        order = _generator(0, SPLIT).permutation(n)
+        parts = np.sort(order[held:]), np.sort(order[:held])
+        training, held_out = (replace(self, x=self.x[p], labels=self.labels[p]) for p in parts)
+        return training, held_out
+
+    def shuffled(self, epoch: int, seed: int) -> np.ndarray:
+        """The order (n,) in which an epoch, from 0, goes through all rows under a seed."""
+        return _generator(seed, EPOCH, epoch).permutation(len(self.x))
+
 
 def load(
     settings: DataSettings, features: int, batch_size: int, seed: int, regression: bool = False
@@ -286,9 +309,9 @@ def _at_least(what: str, value: int, least: int) -> None:
         raise InputError(f"{what} must be at least {least}; got {value}")
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
+def _generator(seed: int, *stream: int) -> np.random.Generator:
     _at_least("seed", seed, 0)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream,)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
 def _gaussian(features: int, classes: int, batch_size: int, seed: int) -> Dataset:

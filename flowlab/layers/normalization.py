@@ -119,6 +119,18 @@ def batch_norm_pullback(gain, normalized, inverse, dy, dx, dgain, dbias, eps, p)
                 dx[i, k, j] = scale * (dy[i, k, j] - mean - normalized[i, k, j] * mean_along)
 
 
+@kernel("(...),(...),(c)->(c),(c)")
+def batch_statistics(x, normalized, inverse, mean, variance, eps, p):
+    """μ and σ² without bias, read off one value of each channel, its x̂ and 1/σ."""
+    c = inverse.size
+    n = x.size // (c * p)
+    x, normalized = x.reshape(n, c, p), normalized.reshape(n, c, p)
+    for k in range(c):
+        sigma = 1.0 / np.float64(inverse[k])
+        mean[k] = x[0, k, 0] - normalized[0, k, 0] * sigma
+        variance[k] = max(sigma * sigma - eps, 0.0) * (n * p / (n * p - 1))
+
+
 @kernel("(...),(c),(c),(c),(c)->(...),(...),(c)")
 def fixed_norm_forward(x, gain, bias, mean, variance, y, normalized, inverse, eps, p):
     c = gain.size
@@ -457,6 +469,14 @@ class BatchNorm(Normalization):
         targets = {} if self.training else {"mean": (c,), "variance": (c,)}
         declared = self.declaration(shape, c, c, **targets)
         return replace(declared, constants=(self.eps, self.positions(shape)))
+
+    def statistics(self, tape) -> tuple[np.ndarray, np.ndarray]:
+        """A training batch's means and variances without bias, each (seeds, c) float64."""
+        x, inverse = tape["x"], tape["inverse"]
+        found = np.empty(inverse.shape), np.empty(inverse.shape)
+        constants = self.eps, self.positions(x.shape[1:])
+        batch_statistics.run(x, tape["normalized"], inverse, *found, *constants)
+        return found
 
 
 class LayerNorm(Normalization):

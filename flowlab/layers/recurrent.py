@@ -656,10 +656,10 @@ class Recurrence(Layer):
         dx, along, gradients = self.pullback_along_time(
             dy, _each_step(scaled), tape, workspace, watch
         )
-        if watch is None:  # gradients are kept: in the units of the block's exponents
-            for number, (name, gradient) in enumerate(gradients.items()):
-                own = tape["gradient_exponents"][:, number] - exponent
-                scale.shift(gradient, own - tape["x_exponent"] if name[0] == "W" else own)
+        for number, (name, gradient) in enumerate(gradients.items()):
+            # In the units of the block's exponents, for whoever keeps them.
+            own = tape["gradient_exponents"][:, number] - exponent
+            scale.shift(gradient, own - tape["x_exponent"] if name[0] == "W" else own)
         norms = together(step_norms(dx) + along) - exponent
         return (dx, along.max(axis=1), along), gradients, norms
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, local
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from flowlab.initializers import Initializer
 from flowlab.layer import Scaled, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.norms import Norms, Observer, Watcher, range_of
-from flowlab.measurement.passes import Drawn, Passes
+from flowlab.measurement.passes import Backward, Drawn, Forward, Passes, Sink, Source
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST, NONFINITE, OK
 from flowlab.measurement.scan import Scans
@@ -63,7 +64,7 @@ def measure(
     """
     setup = prepare(settings, batches, network)
     parts = _parts(setup)
-    count = _Count(progress, 2 * len(setup.network.blocks) * len(parts))
+    count = Count(progress, 2 * len(setup.network.blocks) * len(parts))
     kept = local()  # each thread keeps its buffers and programs, from part to part
 
     def one(seeds: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -75,7 +76,7 @@ def measure(
             kept.workspace.reset()
 
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
-    with one_thread(), ThreadPoolExecutor(_threads(settings)) as pool:
+    with one_thread(), ThreadPoolExecutor(threads(settings)) as pool:
         measured = list(pool.map(one, parts))
     arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
     axes = axes_of(settings, network if rewritten is None else None)
@@ -99,24 +100,63 @@ def _measured(
     passes = Passes(setup.network, setup.shapes, workspace, scans, recorded=not one_by_one)
     source = Drawn(Initializer(settings.init), seeds, dtype)
     norms = Norms(setup, seeds, source, observe, watch)
-    x, labels = setup.batches(seeds)
-    x, exponent, known = entered(x, settings.dtype, passes.homogeneous)
-    norms.begin(x, known)
-    passed = []
-    for stretch in passes.forward((x, exponent), source):
-        passed.append(stretch)
-        norms.put_forward(stretch)
-        count(stretch.count)
-    y, exponent, *_ = passed[-1].output
-    scaled, known = upstream(settings, seeds, y, exponent, labels, norms.known, workspace)
-    norms.turn(scaled[0], known)
-    for stretch in passes.backward(scaled, passed, norms):
-        norms.put_backward(stretch)
-        count(stretch.forward.count)
+    round_trip(setup, seeds, passes, source, norms, *setup.batches(seeds), count)
     norms.finish()
+    return readings(norms)
+
+
+def readings(norms: Norms) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Values in the units of the table and status of rows, and of the steps of recurrent layers."""
     units = np.array([LOG10_2 if "log10" in name else 1.0 for name in columns()])
     found = norms.steps.found()
     return norms.values * units, norms.status, norms.steps.values, found
+
+
+class Visitor(Sink, Protocol):
+    """A sink that is also shown what happens on the way."""
+
+    def begin(self, x: np.ndarray, known: np.ndarray) -> None:
+        """The input (S, ...), of which ``known`` (S,) is found."""
+
+    def put_forward(self, stretch: Forward) -> None:
+        """A stretch on its way forward."""
+
+    def turn(self, dy: np.ndarray, known: np.ndarray) -> None:
+        """The cotangent of the output, of which ``known`` (S,) is found."""
+
+    def put_backward(self, stretch: Backward) -> None:
+        """A stretch on its way back."""
+
+    known: np.ndarray  # (S,), of the output
+
+
+def round_trip(
+    setup: Setup,
+    seeds: np.ndarray,
+    passes: Passes,
+    source: Source,
+    visitor: Visitor,
+    x: np.ndarray,
+    labels: np.ndarray,
+    count: Callable[[int], None] = lambda blocks: None,
+) -> Scaled:
+    """A batch forward and its cotangent back, shown to ``visitor``; the scaled output."""
+    x, exponent, known = entered(x, setup.settings.dtype, passes.homogeneous)
+    visitor.begin(x, known)
+    passed = []
+    for stretch in passes.forward((x, exponent), source):
+        passed.append(stretch)
+        visitor.put_forward(stretch)
+        count(stretch.count)
+    y, exponent, *_ = passed[-1].output
+    scaled, known = upstream(
+        setup.settings, seeds, y, exponent, labels, visitor.known, passes.workspace
+    )
+    visitor.turn(scaled[0], known)
+    for stretch in passes.backward(scaled, passed, visitor):
+        visitor.put_backward(stretch)
+        count(stretch.forward.count)
+    return y, exponent
 
 
 def entered(
@@ -167,7 +207,7 @@ def upstream(
     return (dy, np.zeros_like(exponent)), known
 
 
-class _Count:
+class Count:
     """Counts block passes over all threads and reports them."""
 
     def __init__(self, progress: Progress | None, total: int):
@@ -181,7 +221,8 @@ class _Count:
                 self.progress(self.done, self.total)
 
 
-def _threads(settings: Settings) -> int:
+def threads(settings: Settings) -> int:
+    """How many threads a run may use."""
     return settings.threads or len(os.sched_getaffinity(0))
 
 
@@ -191,10 +232,10 @@ def _parts(setup: Setup) -> list[np.ndarray]:
     Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory.
     """
     settings, seeds = setup.settings, setup.seeds
-    threads = min(_threads(settings), len(seeds))
+    workers = min(threads(settings), len(seeds))
     elements = setup.network.chain.declare(setup.shape).elements
     one_seed = elements * np.dtype(settings.dtype).itemsize
-    fit = int(settings.memory_gib * 2**30 // (one_seed * threads))
+    fit = int(settings.memory_gib * 2**30 // (one_seed * workers))
     warm = _PART_ELEMENTS * len(setup.network.blocks) // elements
-    rounds = -(-len(seeds) // (threads * max(1, min(fit, warm))))
-    return np.array_split(seeds, min(threads * rounds, len(seeds)))
+    rounds = -(-len(seeds) // (workers * max(1, min(fit, warm))))
+    return np.array_split(seeds, min(workers * rounds, len(seeds)))

@@ -126,8 +126,24 @@ class Norms:
     def pull(
         self, index: int, block: Layer, scaled: Scaled, tape: Nest, workspace: Workspace
     ) -> tuple[Scaled, np.ndarray, Nest]:
-        found = []
         other = self.watch(self.seeds, index + 1) if self.watch else None
+        scaled, _, norms, found = self.pulled(index, block, scaled, tape, workspace, other)
+        return scaled, norms, found
+
+    def pulled(
+        self,
+        index: int,
+        block: Layer,
+        scaled: Scaled,
+        tape: Nest,
+        workspace: Workspace,
+        other: Watch | None = None,
+    ) -> tuple[Scaled, Nest, np.ndarray, Nest]:
+        """(cotangent of the block's input, gradients, its log2 norms, what is shown of it).
+
+        ``other`` watches, too. The gradients are the workspace's again, if it takes them back.
+        """
+        found = []
         names = list({row.operation: row.op for row in self.rows[index]}.values())
         exponent = scaled[1]
 
@@ -145,8 +161,8 @@ class Norms:
             if layer.along_time:
                 self.steps.put(self._recurrent(index), tape)
 
-        scaled, _, norms = block.pullback_scaled(scaled, tape, workspace, watch)
-        return scaled, norms, tuple(found)
+        scaled, gradients, norms = block.pullback_scaled(scaled, tape, workspace, watch)
+        return scaled, gradients, norms, tuple(found)
 
     def _recurrent(self, index: int) -> int:
         return sum(block.along_time for block in self.network.blocks[:index])

@@ -230,7 +230,8 @@ class Passes:
     """Ways through a network for S seeds at once.
 
     ``workspace`` and ``scans`` are a thread's own and may serve one pass after another.
-    ``recorded`` says whether stretches may be passed by compiled loops.
+    ``recorded`` says whether stretches may be passed by compiled loops, ``quantities`` whether
+    those of blocks' outputs are measured.
     """
 
     def __init__(
@@ -240,7 +241,9 @@ class Passes:
         workspace: Workspace,
         scans: Scans,
         recorded: bool = True,
+        quantities: bool = True,
     ):
+        self.quantities = quantities
         self.network, self.shapes = network, shapes
         self.workspace, self.scans, self.recorded = workspace, scans, recorded
         self.homogeneous = network.chain.homogeneous
@@ -265,7 +268,7 @@ class Passes:
         for start, count in self.stretches():
             step = partial(self._forward_step, source)
             given = source.given(start, count)
-            kind = "forward", type(source)
+            kind = "forward", type(source), self.quantities
             for piece in self._over(kind, step, start, count, scaled, given, (True, True), 1):
                 first, number, carries, (tape, (norms, more)), _ = piece
                 scaled = tuple(carry.at(number) for carry in carries)
@@ -331,7 +334,8 @@ class Passes:
         parameters = source.parameters(declared, given, of_biases, self.workspace)
         comfort = None if self.homogeneous else math.inf
         scaled, tape, norms = block.forward_scaled(scaled, parameters, self.workspace, comfort)
-        return scaled, (tape, (norms, of_output(self.network, scaled[0])))
+        more = of_output(self.network, scaled[0]) if self.quantities else {}
+        return scaled, (tape, (norms, more))
 
     def _backward_step(
         self, sink: Sink, index: int, scaled: Scaled, tape: Nest

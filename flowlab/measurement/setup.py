@@ -27,47 +27,111 @@ _ALWAYS = 2**-6  # GiB that any run may have
 
 
 class Batches:
-    """The inputs of a run: one batch for each seed, drawn with that seed.
+    """The inputs of a run: one batch for each seed, drawn with that seed; of a training, many.
 
     ``example`` is the shape of one example as the network takes it, ``shape`` that of a batch;
     ``classes`` is how many outputs a loss compares with labels, of a regression its targets, and
-    ``target_square`` the mean of ‖target‖² under squared error.
+    ``target_square`` the mean of ‖target‖² under squared error. ``rows`` is how many examples a
+    training goes through in an epoch, None without one.
     """
 
     def __init__(self, settings: Settings):
-        self.settings, self._shared = settings, None
+        self.settings, self._shared, self.rows = settings, None, None
         if settings.data.name == "gaussian":  # drawn with each seed
             count = settings.data.features or features(settings)
             self.classes, self.target_square = settings.data.classes, 1.0
+            self._sources = _Sources(settings, self._load)
         else:
-            self._shared = shared = self._load(settings.seed)
-            shared.batch(settings.batch_size, settings.seed)
+            shared = self._load(settings.seed)
+            if not settings.trained:
+                shared.batch(settings.batch_size, settings.seed)
             _check_range(shared, settings)
             count = shared.x.shape[1]
             self.classes, self.target_square = shared.n_classes, shared.target_square
+            self._sources = _Sources(settings, lambda _: shared, shared=True)
+        if settings.trained:
+            self.rows = len(self._sources(settings.seed)[0].x)
+            if settings.batch_size > self.rows:
+                raise InputError(
+                    f"batch_size must be at most the {self.rows} training examples of "
+                    f"{settings.data.name}; got {settings.batch_size}"
+                )
+            settings.training.step_count(settings.batch_size, self.rows)
         self.example = example_shape(settings, count)
 
     def _load(self, seed: int) -> data.Dataset:
-        settings = self.settings
+        settings, size = self.settings, self.settings.batch_size
+        if settings.trained:
+            size = max(data.GAUSSIAN_EXAMPLES, 2 * size)
         values = settings.upstream != "loss" or LOSSES[settings.loss].of_values
-        return data.load(settings.data, features(settings), settings.batch_size, seed, values)
+        return data.load(settings.data, features(settings), size, seed, values)
 
     @property
     def shape(self) -> Shape:
         return (self.settings.batch_size, *self.example)
 
-    def __call__(self, seeds: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (S, *shape); classes (S, batch) or targets (S, batch, K).
+    def __call__(self, seeds: Iterable[int], step: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (S, *shape); classes (S, batch) or targets (S, batch, K), of a ``step`` from 1.
 
         Inputs are in the run's dtype, or in float64 where their size is beyond that type's comfort.
+        A training cuts its batches from epochs in a row, each in an order of its own, so that step
+        t takes the examples (t - 1) B ... t B - 1 that a seed goes through; else there is one step.
         """
         size = self.settings.batch_size
-        drawn = [(self._shared or self._load(seed)).batch(size, seed) for seed in seeds]
+        if self.settings.trained:
+            at = range((step - 1) * size, step * size)
+            drawn = [self._sources.examples(seed, at) for seed in seeds]
+        else:
+            drawn = [self._sources(seed)[0].batch(size, seed) for seed in seeds]
+        return self._arrays(drawn)
+
+    @property
+    def held_out(self) -> int:
+        """How many examples are held out of a training."""
+        return len(self._sources(self.settings.seed)[1].x)
+
+    def evaluated(self, seeds: Iterable[int], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """These of the examples that are held out, as a batch of each seed: (S, rows, ...)."""
+        held = [self._sources(seed)[1] for seed in seeds]
+        return self._arrays([(of.x[rows], of.labels[rows]) for of in held])
+
+    def _arrays(self, drawn: list) -> tuple[np.ndarray, np.ndarray]:
         x = np.stack([x for x, _ in drawn])
         largest = np.log2(np.abs(x).max(), where=x.any(), out=np.zeros(()))
         if abs(largest) < -LOWEST[self.settings.dtype]:
             x = x.astype(self.settings.dtype)
-        return x.reshape(len(x), *self.shape), np.stack([labels for _, labels in drawn])
+        x = x.reshape(*x.shape[:2], *self.example)
+        return x, np.stack([labels for _, labels in drawn])
+
+
+class _Sources:
+    """The data of each seed: (what its batches are taken from, what is held out of a training)."""
+
+    def __init__(self, settings: Settings, load, shared: bool = False):
+        self.settings, self.load, self.shared = settings, load, shared
+        self.kept: dict[int, tuple] = {}
+        self.orders: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __call__(self, seed: int) -> tuple[data.Dataset, data.Dataset | None]:
+        if not self.settings.trained:
+            return self.load(seed), None
+        key = 0 if self.shared else seed
+        if key not in self.kept:
+            self.kept[key] = self.load(seed).split(self.settings.training.held_out)
+        return self.kept[key]
+
+    def examples(self, seed: int, at: range) -> tuple[np.ndarray, np.ndarray]:
+        """Those that a seed goes through at these places, epoch after epoch."""
+        training, _ = self(seed)
+        n, rows = len(training.x), []
+        for epoch in range(at.start // n, (at.stop - 1) // n + 1):
+            if self.orders.get(seed, (None,))[0] != epoch:
+                self.orders[seed] = epoch, training.shuffled(epoch, seed)
+            first = epoch * n
+            order = self.orders[seed][1]
+            rows.append(order[max(at.start - first, 0) : at.stop - first])
+        rows = np.concatenate(rows)
+        return training.x[rows], training.labels[rows]
 
 
 def _check_range(dataset: data.Dataset, settings: Settings) -> None:

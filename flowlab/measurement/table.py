@@ -83,13 +83,15 @@ def of_pass(
     found: NDArray[np.int8],
     times: NDArray[np.float64],
     times_found: NDArray[np.int8],
+    step: int | None = None,
 ) -> pd.DataFrame:
     """One row for each seed (S) and row of a block, then one for each step of a recurrent layer.
 
     ``rows`` are the blocks' rows, R in all; ``values`` (S, R, C) are the columns ``measured`` and
     ``found`` (S, R) what is known of them; ``times`` (S, layers, steps, 3) are the log2 norms of
-    states, with ``times_found`` alike.
+    states, with ``times_found`` alike; ``step`` is the step of training that all belong to.
     """
+    of_step = {} if step is None else {"step": step}
     flat = [(layer, row) for layer, block in enumerate(rows, 1) for row in block]
     whole = {
         "seed": np.repeat(seeds, len(flat)),
@@ -100,6 +102,7 @@ def of_pass(
         },
     }
     by_column = dict(zip(measured, values.reshape(-1, len(measured)).T, strict=True))
+    whole |= _repeated(of_step, len(whole["seed"]))
     table = tidy(axes, whole, by_column, status_of(values, found).ravel())
     if not times.size:
         return table
@@ -113,9 +116,14 @@ def of_pass(
         **dict(op=["state"] * count, fan_in=np.full(count, width), fan_out=np.full(count, width)),
         "time": pd.array(np.tile(np.arange(1, steps + 1), len(seeds) * layers), dtype="Int64"),
     }
+    single |= _repeated(of_step, count)
     by_column = dict(zip(schema.STATE_NORMS, LOG10_2 * times.reshape(count, norms).T, strict=True))
     states = tidy(axes, single, by_column, status_of(times, times_found).ravel())
     return pd.concat([table, states], ignore_index=True)
+
+
+def _repeated(values: Mapping[str, int], count: int) -> dict[str, Any]:
+    return {name: _single(value, "Int64").repeat(count) for name, value in values.items()}
 
 
 def status_of(values: NDArray[np.float64], found: NDArray[np.int8]) -> NDArray[np.str_]:
