@@ -16,6 +16,7 @@ import pandas as pd
 from flowlab import notebook, schema
 from flowlab.analysis import comparison
 from flowlab.analysis.summary import norms, summarise
+from flowlab.analysis.training import outcome
 from flowlab.analysis.verdicts import KEPT_WITHIN, READ, Verdict, judge
 from flowlab.compilation import Compilation
 from flowlab.errors import InputError
@@ -31,14 +32,16 @@ from flowlab.settings import Settings, given
 from flowlab.storage.experiment import Experiment, load
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
+from flowlab.training import loop
+from flowlab.training.loop import Trained
 
 
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that is kept: its file, table, prediction and verdict, and the seconds that it took.
 
-    Compiling kernels, which happens once, is not among them. It prints as the summary in plain
-    words.
+    Compiling kernels, which happens once, is not among them. A trained run has a ``curve``, too,
+    and its verdict is that of initialization. It prints as the summary in plain words.
     """
 
     path: Path
@@ -46,9 +49,13 @@ class FinishedRun:
     prediction: pd.DataFrame
     verdict: Verdict
     seconds: float
+    curve: pd.DataFrame | None = None
 
     def __str__(self) -> str:
-        return summarise(self.table, self.verdict)
+        flow = summarise(self.table, self.verdict)
+        if self.curve is None:
+            return flow
+        return f"{outcome(self.table, self.curve)}\n\nAt initialization: {flow}"
 
     __repr__ = __str__
 
@@ -75,6 +82,27 @@ def measure(
     settings, own = _given(settings, network, axes)
     with shown(progress) as watch:
         return ensemble.measure(settings, watch, batches, observe, own)
+
+
+def train(
+    settings: Settings | None = None,
+    progress: Progress | bool | None = None,
+    network: Network | str | dict | None = None,
+    **axes: Any,
+) -> Trained:
+    """Train one network for each seed: ``flowlab.train(training="sgd", depth=10)``.
+
+    The result has two frames. ``table`` has the rows of :func:`measure` for every logged ``step``,
+    of the parameters and the batch that the step starts from; ``curve`` has one row for each seed
+    and logged step: loss, held-out loss and accuracy, gradient norm, clipping, noise scale and
+    status. Without an optimizer among the settings it is sgd. Raises InputError as :func:`measure`
+    does.
+    """
+    if settings is None:
+        axes = {"training": "sgd", **axes}
+    settings, own = _given(settings, network, axes)
+    with shown(progress) as watch:
+        return loop.train(settings, watch, network=own)
 
 
 def predict(
@@ -145,7 +173,11 @@ def run(
         with suppress(InputError):  # gone: another sweep's, which held its seeds, replaced it
             known[name] = experiment.read(name)
     with Compilation() as compiled, shown(progress) as watch:
-        if known:
+        curve = None
+        if settings.trained:
+            trained = loop.train(settings, watch, network=own)
+            table, curve = trained.table, trained.curve
+        elif known:
             table = _joined(settings, known.values(), own)
         else:
             table = ensemble.measure(settings, watch, network=own)
@@ -157,12 +189,12 @@ def run(
         "versions": versions(),
     }
     name = own.run(settings) if own else settings.run()
-    path = experiment.save(name, table, prediction, metadata)
+    path = experiment.save(name, table, prediction, metadata, curve)
     held = set(table["seed"])
     experiment.remove([name for name, frame in known.items() if held.issuperset(frame["seed"])])
     verdict = judge(table, prediction, settings.kept_within)
     seconds = time.perf_counter() - begun - compiled.seconds
-    return FinishedRun(path, table, prediction, verdict, seconds)
+    return FinishedRun(path, table, prediction, verdict, seconds, curve)
 
 
 def _written(value: Any) -> str:

@@ -94,7 +94,7 @@ def clear(folder: Path) -> None:
 
 
 def rebuild(listing: Listing, drop: set[str], fold=False, landing=None, progress=None) -> None:
-    """Exchange both folders for ones without the runs ``drop``, single files ``fold``-ed.
+    """Exchange all folders for ones without the runs ``drop``, single files ``fold``-ed.
 
     ``landing`` is a dropped run's new files. The caller holds ``.compact-lock``. The new folders
     are built while runs may be saved; under ``.lock`` whatever else lies in the old ones is linked
@@ -115,23 +115,25 @@ def _rebuild(listing: Listing, drop: set[str], fold: bool, landing, progress) ->
             raise InputError(f"{folder / part} must be a folder to be compacted; it is a link")
     while True:
         clear(folder)
+        parts = _there(folder)
         entries = {
             part: [e for e in listing.scan(part) if e.run not in drop and (fold or not e.stamp)]
-            for part in PARTS
+            for part in parts
         }
         count_one = partial(_report, progress, count(1), sum(map(len, entries.values())))
-        for part in PARTS:
+        for part in parts:
             (building / part).mkdir(parents=True)
             entries[part] = _gather(listing, part, entries[part], count_one)
         with lock(folder / ".lock"):
-            if not all(_unchanged(folder / part, entries[part]) for part in PARTS):
+            if parts != _there(folder):
+                continue  # the first trained run was saved meanwhile
+            if not all(_unchanged(folder / part, entries[part]) for part in parts):
                 continue  # a run was saved anew meanwhile
-            for part in PARTS:
+            for part in parts:
                 _carry(listing, part, entries[part], drop)
             for part, temporary in (landing or {}).items():
                 os.replace(temporary, building / part / f"{next(iter(drop))}.parquet")
-            # Predictions come before their runs and go after them.
-            for part in reversed(PARTS) if landing else PARTS:
+            for part in reversed(parts) if landing else parts:
                 _sync(building / part)
                 os.rename(folder / part, folder / f".old-{part}")
                 os.rename(building / part, folder / part)
@@ -139,9 +141,14 @@ def _rebuild(listing: Listing, drop: set[str], fold: bool, landing, progress) ->
             undo(folder)
             shutil.rmtree(building)
             if fold:  # little of the journals is of use
-                for part in PARTS:
+                for part in parts:
                     (folder / f".index-{part}.jsonl").unlink(missing_ok=True)
             return
+
+
+def _there(folder: Path) -> list[str]:
+    """The parts that an experiment has: curves where a run was trained."""
+    return [part for part in PARTS if os.path.lexists(folder / part)]
 
 
 def _repair(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """An experiment's folder: its runs saved, listed, read, removed and compacted.
 
-A run is ``runs/<run>.parquet`` and its prediction ``theory/<run>.parquet``; :meth:`compact` gathers
-those of a part (``runs`` or ``theory``) into few files, whose footers list their runs. Writers hold
-``.lock`` for moments; readers hold nothing and read again where a folder was exchanged under them.
+A run is ``runs/<run>.parquet``, its prediction ``theory/<run>.parquet``, and if it was trained its
+curve ``curves/<run>.parquet``; :meth:`compact` gathers those of a part (``runs``, ``theory`` or
+``curves``) into few files, whose footers list their runs. Writers hold ``.lock`` for moments;
+readers hold nothing and read again where a folder was exchanged under them.
 """
 
 import fcntl
@@ -39,6 +40,7 @@ from flowlab.storage.index import (
     files,
     missing_seeds,
     schema_of,
+    trained,
 )
 
 __all__ = ["Experiment", "Run", "condition_of", "covered", "find", "load", "missing_seeds"]
@@ -70,7 +72,8 @@ def find(root: str | Path, holding: Iterable[str], problems: list[str]) -> dict[
 def load(folder: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
     """All runs of an experiment as one frame: ``load("results/depth")``.
 
-    ``results/depth/theory`` is the predictions. Damaged tables are left out with a warning each.
+    ``results/depth/theory`` is the predictions, ``results/depth/curves`` the curves of training.
+    Damaged tables are left out with a warning each.
     Raises InputError for a missing folder, unknown columns, no table, one of a newer flowlab.
     """
     folder = Path(folder)
@@ -111,17 +114,30 @@ class Experiment:
         return steady(self.folder, lambda: self._listing.scan(part))
 
     def index(self) -> dict[str, Run]:
-        """Every run kept, by name; raises NewerError for a table of a newer flowlab."""
+        """Every run kept, by name; raises NewerError for a table of a newer flowlab.
+
+        A trained run whose curve is missing or damaged is not kept.
+        """
         self._listing.problems = []
         entries = self._entries()
         self.refuse_newer()
-        kept = {}
+        kept, curved = {}, set()
         for entry in entries:
             if entry.condition:
                 kept[entry.run] = Run(*entry[:5])
+                curved |= {entry.run} if trained(entry) else set()
             else:
                 path = self.folder / "runs" / entry.file
                 self.problems.append(f"{path} is not a table of this laboratory: no settings")
+        if curved:
+            bare = curved - {entry.run for entry in self._entries("curves")}
+            self.refuse_newer()
+            if bare:
+                self.problems.append(
+                    f"{self.folder / 'curves'} lacks {len(bare)} of {len(curved)} trained runs, "
+                    "which count as not kept"
+                )
+            kept = {run: one for run, one in kept.items() if run not in bare}
         return kept
 
     def refuse_newer(self) -> None:
@@ -146,16 +162,16 @@ class Experiment:
 
     @property
     def files(self) -> int:
-        """Files that hold tables and predictions."""
+        """Files that hold tables, predictions and curves."""
         return len(self._stamps())
 
     @property
     def size(self) -> int:
-        """Bytes of all tables and predictions."""
+        """Bytes of all tables, predictions and curves."""
         return sum(int(stamp.split("-")[0]) for stamp in self._stamps())
 
     def _stamps(self) -> list[str]:
-        """The stamps of all tables and predictions; none of a part that cannot be read."""
+        """The stamps of all these files; none of a part that cannot be read."""
         found = []
         for part in PARTS:
             with suppress(InputError):
@@ -163,8 +179,19 @@ class Experiment:
         return found
 
     def has(self, run: str) -> bool:
-        """Whether a run is kept."""
-        return self._single(run, "runs") is not None or run in self._listing.packed("runs")
+        """Whether a run is kept, with its curve if it was trained."""
+
+        def find() -> bool:
+            entry = self._found(run, "runs")
+            return entry is not None and not (trained(entry) and not self._found(run, "curves"))
+
+        return steady(self.folder, find)
+
+    def _found(self, run: str, part: str) -> Entry | None:
+        """What a run's file says, None where it is missing or damaged."""
+        path = self._single(run, part)
+        with suppress(InputError):
+            return describe(path, part) if path else self._listing.packed(part).get(run)
 
     def read(self, run: str) -> pd.DataFrame:
         """One run's table; raises InputError where it is missing, damaged or foreign."""
@@ -173,6 +200,10 @@ class Experiment:
     def prediction(self, run: str) -> pd.DataFrame:
         """One run's prediction; raises InputError as :meth:`read` does."""
         return self._read(run, "theory")
+
+    def curve(self, run: str) -> pd.DataFrame:
+        """One trained run's curve; raises InputError as :meth:`read` does."""
+        return self._read(run, "curves")
 
     def metadata(self, run: str) -> dict:
         """What was saved beside one run's table; raises InputError as :meth:`read` does."""
@@ -204,7 +235,8 @@ class Experiment:
         return packed[run]
 
     def load(self, columns: list[str] | None = None, part: str = "runs") -> pd.DataFrame:
-        """All runs (or of ``part`` theory, predictions) as one frame, of ``columns`` alone.
+        """All runs as one frame, of ``columns`` alone; predictions of ``part`` theory, of curves
+        those of training, none where no run was trained.
 
         What a run lacks is null; settings that older tables lack are taken from their metadata.
         Raises InputError for an unknown column.
@@ -261,20 +293,29 @@ class Experiment:
 
     # Writing
 
-    def save(self, run: str, table: pd.DataFrame, prediction: pd.DataFrame, metadata: dict) -> Path:
-        """Keep a run and its prediction, both whole or neither; the path of its table.
+    def save(
+        self,
+        run: str,
+        table: pd.DataFrame,
+        prediction: pd.DataFrame,
+        metadata: dict,
+        curve: pd.DataFrame | None = None,
+    ) -> Path:
+        """Keep a run, its prediction and its ``curve`` if it was trained, all whole or none; the
+        path of its table.
 
         ``metadata`` holds at least the resolved ``settings`` and ``versions``.
         """
         path = self.folder / "runs" / f"{run}.parquet"
+        frames = {"runs": table, "theory": prediction}
+        frames |= {} if curve is None else {"curves": curve}
         with ExitStack() as stack:
             stack.enter_context(storing(path))
-            if not self._swept:
-                self._sweep()
-            # The prediction first: a run exists when its table does.
+            self._sweep(frames)
             landing = {
-                part: stack.enter_context(self._partial(run, part, frame, metadata))
-                for part, frame in (("theory", prediction), ("runs", table))
+                part: stack.enter_context(self._partial(run, part, frames[part], metadata))
+                for part in reversed(PARTS)
+                if part in frames
             }
             with lock(self.folder / ".lock"):
                 undo(self.folder)
@@ -292,8 +333,9 @@ class Experiment:
             for part, temporary in landing.items():
                 os.replace(temporary, paths[part])
         except BaseException:
-            if not had:  # a prediction without its run is of no use
-                paths["theory"].unlink(missing_ok=True)
+            if not had:  # a prediction or a curve without its run is of no use
+                for path in paths.values():
+                    path.unlink(missing_ok=True)
             raise
         with suppress(InputError):  # whoever reads it reports it
             for part, path in paths.items():
@@ -321,10 +363,12 @@ class Experiment:
                     yield path, file
                     return
 
-    def _sweep(self) -> None:
-        """Make the folders, and remove what dead processes left in ``.partial``."""
-        for name in (".partial", *PARTS):
+    def _sweep(self, parts: Iterable[str]) -> None:
+        """Make the folders of ``parts``, and once remove what dead processes left unfinished."""
+        for name in (".partial", *parts):
             make_folder(self.folder / name)
+        if self._swept:
+            return
         for path in (self.folder / ".partial").iterdir():
             with suppress(OSError), lock(path, wait=False):
                 path.unlink()
@@ -335,7 +379,7 @@ class Experiment:
         self._swept = True
 
     def remove(self, runs: Iterable[str]) -> None:
-        """Remove runs and their predictions; those that are not kept are passed over."""
+        """Remove runs with all that belongs to them; those that are not kept are passed over."""
         runs = set(runs)
         with storing(self.folder), lock(self.folder / ".compact-lock"):
             if any(runs & self._listing.packed(part).keys() for part in PARTS):

@@ -25,8 +25,11 @@ from flowlab.schema import PREDICTED, REQUIRED
 from flowlab.storage import tables
 from flowlab.storage.files import line, listed, reading
 
-PARTS = ("runs", "theory")
-LEAST = {"runs": REQUIRED, "theory": PREDICTED}  # columns of a table of each part
+# A run has a file in each, its curve if it was trained. Written in turn from the last to the first,
+# removed from the first to the last: a run is there if its table is.
+PARTS = ("runs", "theory", "curves")
+# Columns of a table of each part.
+LEAST = {"runs": REQUIRED, "theory": PREDICTED, "curves": ("run", "seed", "step")}
 PACK = "0000-compacted-"  # begins the names of compacted files, which sort before digests
 PACK_SCHEMA = 2  # flowlab 0.1.0 would take a file that lists its own runs for a single run's
 MANIFEST = "_manifest.parquet"  # where flowlab 0.1.0 listed compacted runs, beside them
@@ -67,6 +70,12 @@ def condition_of(resolved: dict) -> str:
     """The digest of resolved settings without ``seed`` and ``seeds``."""
     axes = {name: value for name, value in resolved.items() if name not in ("seed", "seeds")}
     return _digest(json.dumps(axes, sort_keys=True).encode())
+
+
+def trained(entry: Entry) -> bool:
+    """Whether an entry's networks were trained, so that a curve belongs to it."""
+    # To look for the word takes a hundredth of the time that reading the metadata does.
+    return '"training"' in entry.metadata and "training" in json.loads(entry.metadata)["settings"]
 
 
 def missing_seeds(index: dict[str, Run], condition: str, seed: int, seeds: int) -> list[range]:

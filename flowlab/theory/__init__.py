@@ -5,6 +5,7 @@ from flowlab.theory.feedforward import norms_by_layer
 from flowlab.theory.finite_width import kappa, step_mean_variance
 from flowlab.theory.mean_field import (
     chi,
+    correlation_depth,
     q_fixed_point,
     q_map,
     q_trajectory,
@@ -14,6 +15,7 @@ __all__ = [
     "ACTIVATIONS",
     "ActivationFunction",
     "chi",
+    "correlation_depth",
     "get_activation",
     "kappa",
     "leaky_relu",

@@ -12,7 +12,7 @@ import pandas as pd
 
 from flowlab.errors import InputError
 from flowlab.theory.activations import ActivationFunction, get_activation
-from flowlab.theory.moments import log_phi2, mean_derivative_power
+from flowlab.theory.moments import Sites, log_phi2, mean_derivative_power
 
 _AT_CRITICALITY = 1e-12
 
@@ -128,6 +128,39 @@ def phase_plane(
         for w in sigma_w2
     ]
     return pd.DataFrame(rows, columns=["sigma_w2", "sigma_b2", "chi"])
+
+
+def correlation_depth(
+    activation: str | ActivationFunction, sigma_w2: float, sigma_b2: float = 0.0
+) -> float:
+    """xi_c, the layers over which the correlation of two inputs comes e times nearer its limit c*.
+
+    xi_c = 1/|log(sigma_w2 E phi'(u) phi'(v))| at q* and c* (Schoenholz et al. 2017, section 3),
+    where c* is 1 in the ordered phase, so that xi_c is the gradient's depth scale there; inf where
+    the phases meet. Raises InputError where the variance has no finite fixed point above 0.
+    """
+    act = get_activation(activation)
+    q = q_fixed_point(act, sigma_w2, sigma_b2)
+    if not 0 < q < np.inf:
+        raise InputError(
+            f"the variance of {act.name} must have a finite fixed point above 0; got {q:g} at "
+            f"sigma_w2={sigma_w2:g}, sigma_b2={sigma_b2:g}"
+        )
+    rate = chi(act, q, sigma_w2)
+    if rate > 1:
+        site = Sites(act, np.log([q]))
+        variance = (q - sigma_b2) / q  # of c = 1, where the map's fixed point is 1
+
+        def growth(c):
+            return variance * site.phi_correlation(0, c) + sigma_b2 / q - c
+
+        near = 1 - 1e-6
+        # The map is convex: below 1 it meets the diagonal once, but for odd phi without bias at 0.
+        if growth(near) < 0:
+            c = _root(growth, 0.0, near, xtol=1e-14) if growth(0.0) > 0 else 0.0
+            rate = sigma_w2 * float(site.pairs(np.array([c]))[0][0] * site.mu1[0])
+    size = abs(float(np.log(rate)))
+    return 1 / size if size > _AT_CRITICALITY else np.inf
 
 
 def _root(function, low, high, **tolerances) -> float:

@@ -53,8 +53,9 @@ class Gradient:
 class Clipped(NamedTuple):
     """``factors`` (S, count, units) multiply what is held of each gradient.
 
-    ``norm`` (S,) is log2 of the whole true gradient's norm, None where nobody needed it; ``clipped``
-    (S,) whether anything was; ``cosine`` (S,) of the angle between the gradient before and after.
+    ``norm`` (S,) is log2 of the whole true gradient's norm, None where it was not needed;
+    ``clipped`` (S,) whether anything was; ``cosine`` (S,) that of the angle between the gradient
+    before and after.
     """
 
     factors: list[np.ndarray]

@@ -19,6 +19,7 @@ CURVE = "curve"
 
 register(
     Column("examples", "examples", "training examples seen, this step's included", "int64", CURVE),
+    Column("epoch", "", "passes over the training examples, likewise", part=CURVE),
     Column("learning_rate", "", "the learning rate of the step", part=CURVE),
     Column("training_loss", "", "loss of the step's batch before the update", part=CURVE),
     Column("held_out_loss", "", "loss of the held-out examples after the update", part=CURVE),

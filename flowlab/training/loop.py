@@ -22,6 +22,7 @@ from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, 
 from flowlab.measurement.norms import Norms
 from flowlab.measurement.passes import Drawn, Held, Passes
 from flowlab.measurement.quantities import columns
+from flowlab.measurement.rounding import LOST
 from flowlab.measurement.scan import Scans
 from flowlab.measurement.setup import Batches, Setup, prepare
 from flowlab.measurement.table import axes_of, of_pass
@@ -143,13 +144,16 @@ class Part:
         bad, layer = self.diverged
         curve = {
             "examples": np.full(len(self.seeds), step * n),
+            "epoch": np.full(len(self.seeds), step * n / self.setup.batches.rows),
             "learning_rate": np.full(len(self.seeds), rate),
             "training_loss": loss,
             **dict(zip(("held_out_loss", "held_out_accuracy"), held_out, strict=True)),
             "gradient_log10_norm": LOG10_2 * found.norm,
             "clipped": self.clipped / self.since,
             "clip_angle": np.arccos(found.cosine),
-            "noise_scale": noise.exact(norms.values, self.setup.rows, norms.at, n),
+            "noise_scale": noise.exact(
+                norms.values, norms.status == LOST, self.setup.rows, norms.at, n
+            ),
             "diverged_step": np.where(bad > 0, bad, np.nan),
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),

@@ -12,19 +12,26 @@ from flowlab.measurement.rows import Row
 
 
 def exact(
-    values: np.ndarray, rows: Sequence[Sequence[Row]], at: dict[str, int], n: int
+    values: np.ndarray,
+    lost: np.ndarray,
+    rows: Sequence[Sequence[Row]],
+    at: dict[str, int],
+    n: int,
 ) -> np.ndarray:
     """B_s (S,) of a batch of ``n`` from the norms of its examples' gradients.
 
-    ``values`` (S, rows, columns) are log2 norms of the network's rows, ``at`` the columns by name.
-    With D = Σ‖g_i‖² and T = ‖Σ g_i‖², |G|² = (T - D)/(n(n - 1)) and trΣ = D/n - |G|². NaN where a
-    gradient has no norms of examples, and where |G|² is not above 0.
+    ``values`` (S, rows, columns) are log2 norms of the network's rows, ``at`` the columns by name,
+    and ``lost`` (S, rows) says where a norm is null because it is below rounding: such gradients
+    add nothing. With D = Σ‖g_i‖² and T = ‖Σ g_i‖², |G|² = (T - D)/(n(n - 1)) and trΣ = D/n - |G|².
+    NaN where a gradient has no norms of examples, and where |G|² is not above 0.
     """
     total, diagonal = [], []
     for k, row in enumerate(row for block in rows for row in block):
         for _, column, of_examples in row.gradients:
-            total.append(values[:, k, at[column]])
-            diagonal.append(values[:, k, at[of_examples]])
+            pair = [values[:, k, at[name]] for name in (column, of_examples)]
+            gone = lost[:, k] & np.isnan(pair[0])
+            for norms, own in zip((total, diagonal), pair, strict=True):
+                norms.append(np.where(gone, -np.inf, own))
     if n < 2 or not total:
         return np.full(len(values), np.nan)
     T, D = _ratio(np.stack(total, axis=1), np.stack(diagonal, axis=1))

@@ -236,7 +236,8 @@ def _loop(formulas: tuple[tuple[Callable, int, int], ...], by_column: bool) -> C
     lines += ["    for l in range(W.shape[1]):"]
     lines += ["        k, lost = W.shape[1] - 1 - l if backward else l, False"]
     lines += ["        for r in range(W.shape[2]):", *(f"            {line}" for line in outer)]
-    lines += ["        if lost and nonfinite[s] == 0:", "            nonfinite[s] = start + l + 1"]
+    lines += ["        if lost and (nonfinite[s] == 0 or start + l + 1 < nonfinite[s]):"]
+    lines += ["            nonfinite[s] = start + l + 1"]
     names = [formula.py_func.__name__ for formula, _, _ in formulas]
     arguments = ["g", "factor", "W", *(f"{x}s" for x in states), "nonfinite", "backward", "start"]
     own = all(formula.py_func.__module__ == __name__ for formula, _, _ in formulas)

@@ -26,6 +26,7 @@ WRITERS = {"compact", "run"}
 FOLDERS = {
     "runs": READERS | WRITERS,
     "theory": {"plots", "report"} | WRITERS,
+    "curves": {"compact"},
     "figures": {"plots", "report"},
     "ledger": {"report"},
     "sweeps": {"results"},
@@ -33,10 +34,12 @@ FOLDERS = {
     ".compacting": set(),
     ".old-runs": READERS | WRITERS,
     ".old-theory": READERS | WRITERS,
+    ".old-curves": READERS | WRITERS,
 }
 FILES = {
     "runs/RUN.parquet": READERS,
     "theory/RUN.parquet": {"plots", "report", "compact"},
+    "curves/RUN.parquet": {"compact"},
     f"runs/{NAME}.parquet": READERS,
     f"runs/{LONG}.parquet": READERS,
     f"runs/{index.MANIFEST}": READERS | WRITERS,
@@ -50,6 +53,7 @@ FILES = {
     "sweeps/odd.json": {"results"},
     ".index-runs.jsonl": set(),
     ".index-theory.jsonl": set(),
+    ".index-curves.jsonl": set(),
     ".lock": set(),
     ".compact-lock": set(),
 }

@@ -20,7 +20,7 @@ from flowlab.storage import experiment as stored
 from flowlab.storage.experiment import Experiment, Run, covered, missing_seeds
 from flowlab.storage.files import StorageError
 from tests.support.children import child, close
-from tests.support.runs import backdate, filled, made
+from tests.support.runs import backdate, filled, made, trained
 
 
 def assert_holds(experiment, *runs):
@@ -28,14 +28,21 @@ def assert_holds(experiment, *runs):
     index = experiment.index()
     assert sorted(index) == sorted(run for run, *_ in runs)
     assert sorted(experiment.names("theory")) == sorted(index)
-    for run, table, prediction, metadata in runs:
+    for run, table, prediction, metadata, *curve in runs:
         pd.testing.assert_frame_equal(experiment.read(run), table, check_exact=True)
         pd.testing.assert_frame_equal(experiment.prediction(run), prediction, check_exact=True)
+        for frame in curve:
+            pd.testing.assert_frame_equal(experiment.curve(run), frame, check_exact=True)
         assert experiment.metadata(run) == {"schema": tables.SCHEMA, **metadata}
-    for part, position in (("runs", 1), ("theory", 2)):
-        expected = pd.concat([run[position] for run in runs]).sort_values(
-            ["run", *(["seed"] if part == "runs" else []), "layer"], ignore_index=True
-        )
+    assert sorted(experiment.names("curves")) == sorted(run for run, *more in runs if more[3:])
+    for part, position in (("runs", 1), ("theory", 2), ("curves", 4)):
+        frames = [run[position] for run in runs if len(run) > position]
+        if not frames:
+            assert experiment.load(part=part).empty
+            continue
+        expected = pd.concat(frames)
+        keys = [name for name in ("run", "seed", "layer") if name in expected]
+        expected = expected.sort_values(keys, ignore_index=True, kind="stable")
         for whole in (experiment.load(part=part), pd.read_parquet(experiment.folder / part)):
             whole = whole.sort_values("run", kind="stable", ignore_index=True)
             pd.testing.assert_frame_equal(whole, expected, check_exact=True)
@@ -47,7 +54,7 @@ JOURNALS = {f".index-{part}.jsonl" for part in index.PARTS}
 def listed(folder):
     """Names in an experiment's folder and its parts, locks and journals aside."""
     names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-    return sorted(names - {".lock", ".compact-lock", ".partial", *JOURNALS, "runs", "theory"})
+    return sorted(names - {".lock", ".compact-lock", ".partial", *JOURNALS, *index.PARTS})
 
 
 COMPACTED = [f"{part}/0000-compacted-0.parquet" for part in ("runs", "theory")]
@@ -75,12 +82,12 @@ def test_conditions_are_settings_without_seeds():
 
 def test_compacted_runs_read_bit_for_bit_as_before(tmp_path):
     experiment = filled(tmp_path, 3, 1, 2)
-    before = [pd.read_parquet(tmp_path / part) for part in index.PARTS]
+    before = [pd.read_parquet(tmp_path / part) for part in ("runs", "theory")]
     calls = []
     experiment.compact(lambda done, total: calls.append((done, total)))
     assert calls == [(k, 6) for k in range(1, 7)]
     assert listed(tmp_path) == COMPACTED
-    for part, frame in zip(index.PARTS, before, strict=True):
+    for part, frame in zip(("runs", "theory"), before, strict=True):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / part), frame, check_exact=True)
         pd.testing.assert_frame_equal(experiment.load(part=part), frame, check_exact=True)
     for kept in (experiment, Experiment(tmp_path)):
@@ -90,6 +97,68 @@ def test_compacted_runs_read_bit_for_bit_as_before(tmp_path):
     experiment.compact()
     assert listed(tmp_path) == COMPACTED
     assert_holds(experiment, *map(made, range(4)))
+    assert not (tmp_path / "curves").exists()  # none was trained
+
+
+def test_trained_runs_have_curves_beside_runs_that_have_none(tmp_path):
+    experiment = filled(tmp_path, 1, 2)
+    experiment.compact()
+    for number in (3, 4):
+        experiment.save(*trained(number))
+    runs = [made(1), made(2), trained(3), trained(4)]
+    assert experiment.files == 2 + 6
+    for kept in (experiment, Experiment(tmp_path)):
+        assert_holds(kept, *runs)
+    whole = flowlab.load(tmp_path / "curves")
+    assert set(whole["run"]) == {trained(3)[0], trained(4)[0]} and len(whole) == 16
+    some = ["step", "held_out_loss"]
+    assert list(flowlab.load(tmp_path / "curves", some)) == some
+    with pytest.raises(InputError, match=f"no table at .*curves/{made(1)[0]}.parquet"):
+        experiment.curve(made(1)[0])
+    experiment.compact()
+    packed = [*COMPACTED, "curves/0000-compacted-0.parquet"]
+    # Settings name the training or do not: one schema.
+    assert listed(tmp_path) == sorted(packed)
+    assert_holds(Experiment(tmp_path), *runs)
+    anew = (*trained(4)[:4], trained(4)[4].assign(held_out_loss=2.0))
+    experiment.save(*anew)
+    experiment.remove([trained(3)[0]])
+    assert_holds(Experiment(tmp_path), made(1), made(2), anew)
+
+
+def test_where_no_run_was_trained_there_are_no_curves(tmp_path):
+    experiment = filled(tmp_path, 1)
+    assert experiment.load(part="curves").empty and experiment.names("curves") == []
+    with pytest.raises(InputError, match=r"folder must hold tables; got none in .*curves"):
+        flowlab.load(tmp_path / "curves")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("spoil", [os.unlink, lambda path: path.write_bytes(b"torn")])
+def test_a_trained_run_without_its_curve_is_not_kept(tmp_path, spoil, packed):
+    experiment = Experiment(tmp_path)
+    for number in (1, 2):
+        experiment.save(*trained(number))
+    if packed:
+        experiment.compact()
+    spoil(next((tmp_path / "curves").iterdir()))
+    lost = {trained(1)[0], trained(2)[0]} - set(experiment.names("curves"))
+    assert len(lost) == 1 + packed
+    for kept in (experiment, Experiment(tmp_path)):
+        assert set(kept.index()) == {trained(1)[0], trained(2)[0]} - lost
+        assert [kept.has(run) for run in sorted(lost)] == [False] * len(lost)
+        line = f"lacks {len(lost)} of 2 trained runs, which count as not kept"
+        assert kept.problems[-1] == f"{tmp_path / 'curves'} {line}"
+        assert len(kept.problems) == 1 + (spoil is not os.unlink)
+        assert all("\n" not in problem for problem in kept.problems)
+        assert len(kept.load()) == 12  # what was measured can still be read
+    for number in (1, 2):
+        if trained(number)[0] in lost:
+            experiment.save(*trained(number))
+    left = [path for path in (tmp_path / "curves").glob("0000*")]
+    if not left:
+        assert_holds(Experiment(tmp_path), trained(1), trained(2))
+    assert set(Experiment(tmp_path).index()) == {trained(1)[0], trained(2)[0]}
 
 
 def test_row_groups_hold_whole_runs(tmp_path, monkeypatch):
@@ -178,20 +247,23 @@ def die():
     raise Death
 
 
+@pytest.mark.parametrize("make", [made, trained])
 @pytest.mark.parametrize("work", ["compact", "compact again", "remove", "save anew"])
-def test_death_at_any_step_is_repaired_by_the_next_reader(tmp_path, monkeypatch, work):
+def test_death_at_any_step_is_repaired_by_the_next_reader(tmp_path, monkeypatch, work, make):
     pristine = tmp_path / "pristine"
-    filled(pristine, 1, 2)
+    first, second, third = made(1), make(2), make(3)
+    for run in (first, second):
+        Experiment(pristine).save(*run)
     if work != "compact":
         Experiment(pristine).compact()
-        filled(pristine, 3)
-    anew = (*made(2)[:3], {**made(2)[3], "command": "again"})
-    before = [made(1), made(2), *([made(3)] if work != "compact" else [])]
+        Experiment(pristine).save(*third)
+    anew = (*second[:3], {**second[3], "command": "again"}, *second[4:])
+    before = [first, second, *([third] if work != "compact" else [])]
     actions = {
         "compact": (lambda e: e.compact(), before),
         "compact again": (lambda e: e.compact(), before),
-        "remove": (lambda e: e.remove([made(1)[0]]), before[1:]),
-        "save anew": (lambda e: e.save(*anew), [made(1), anew, made(3)]),
+        "remove": (lambda e: e.remove([second[0]]), [first, third]),
+        "save anew": (lambda e: e.save(*anew), [first, anew, third]),
     }
     action, after = actions[work]
     for step in range(1000):
@@ -207,10 +279,11 @@ def test_death_at_any_step_is_repaired_by_the_next_reader(tmp_path, monkeypatch,
         if work in ("compact", "compact again") or not died:
             assert_holds(Experiment(folder), *after)
         else:
-            # The two parts go one after the other: a run is there as it was, or as it shall be.
+            # The parts go one after the other: a run is there as it was, or as it shall be.
             found = set(Experiment(folder).index())
             assert found in ({r for r, *_ in before}, {r for r, *_ in after})
             assert len(pd.read_parquet(folder / "runs")) == 6 * len(found)
+            assert not Experiment(folder).problems
         action(Experiment(folder))  # what died is done anew
         assert set(Experiment(folder).index()) == {r for r, *_ in after}
         assert len(pd.read_parquet(folder / "runs")) == 6 * len(after)
@@ -218,7 +291,7 @@ def test_death_at_any_step_is_repaired_by_the_next_reader(tmp_path, monkeypatch,
         if not died:
             break
         shutil.rmtree(folder)
-    assert step > 10 and calls.count("rename") == 4
+    assert step > 10 and calls.count("rename") == (4 if make is made else 6)
 
 
 def test_files_put_where_a_folder_was_missing_are_kept(tmp_path):
@@ -229,22 +302,24 @@ def test_files_put_where_a_folder_was_missing_are_kept(tmp_path):
     assert set(Experiment(tmp_path).index()) == {made(k)[0] for k in (1, 2, 3)}
 
 
-def test_a_save_that_dies_leaves_nothing_to_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("make", [made, trained])
+def test_a_save_that_dies_leaves_nothing_to_read(tmp_path, monkeypatch, make):
     for step in range(100):
         folder = tmp_path / f"{step}"
-        filled(folder, 1)
+        Experiment(folder).save(*make(1))
         with monkeypatch.context() as patch:
             numbered(patch, die, step)
             try:
-                Experiment(folder).save(*made(2))
+                Experiment(folder).save(*make(2))
                 break
             except Death:
                 pass
         kept = Experiment(folder)
         assert len(kept.index()) <= len(kept.names("theory"))
-        assert_holds(kept, made(1), *([made(2)] if len(kept.index()) == 2 else []))
-        Experiment(folder).save(*made(2))
-        assert_holds(Experiment(folder), made(1), made(2))
+        assert make is made or len(kept.index()) <= len(kept.names("curves"))
+        assert_holds(kept, make(1), *([make(2)] if len(kept.index()) == 2 else []))
+        Experiment(folder).save(*make(2))
+        assert_holds(Experiment(folder), make(1), make(2))
     assert step >= 4
 
 
@@ -323,7 +398,7 @@ def test_a_save_survives_a_sweep_before_its_lock(tmp_path, monkeypatch):
     def flock(file, how):
         if how == stored.fcntl.LOCK_EX and not swept and ".partial" in str(file.name):
             swept.append(file.name)
-            Experiment(tmp_path)._sweep()
+            Experiment(tmp_path)._sweep(())
             assert not os.path.exists(file.name)
         true(file, how)
 

@@ -29,6 +29,18 @@ def made(number, seeds=2, depth=3, **more):
     return run, table, prediction, metadata
 
 
+def trained(number, seeds=2, steps=4):
+    """A trained run by its number: what :func:`made` gives, and its curve."""
+    run, table, prediction, metadata = made(number, seeds)
+    metadata["settings"]["training"] = {"name": "sgd", "lr": 0.1}
+    rows = seeds * steps
+    curve = {"run": run, "experiment": "made", "training": "sgd"}
+    curve |= {"seed": np.repeat(seeds * number + np.arange(seeds), steps)}
+    curve |= {"step": np.tile(np.arange(1, steps + 1), seeds)}
+    curve |= {"held_out_loss": np.random.default_rng(number).normal(size=rows)}
+    return run, table, prediction, metadata, schema.typed(pd.DataFrame(curve))
+
+
 def filled(folder, *numbers):
     experiment = Experiment(folder)
     for number in numbers:
@@ -38,7 +50,7 @@ def filled(folder, *numbers):
 
 def backdate(folder):
     """Turn what is compacted into what flowlab 0.1.0 made: a manifest lies beside it."""
-    for part in index.PARTS:
+    for part in ("runs", "theory"):  # it trained nothing
         entries = list(Experiment(folder)._listing.packed(part).values())
         for path in (folder / part).glob(f"{index.PACK}*"):
             table = pq.read_table(path)

@@ -5,6 +5,7 @@ import pytest
 from scipy import integrate
 
 from flowlab import theory
+from flowlab.errors import InputError
 from flowlab.theory.moments import Sites, homogeneous_correlation
 
 
@@ -28,6 +29,44 @@ def test_phases_of_tanh(sigma_w2, q, chi):
     fixed = theory.q_fixed_point("tanh", sigma_w2, 0.05)
     assert fixed == pytest.approx(q, abs=6e-5)
     assert theory.chi("tanh", fixed, sigma_w2) == pytest.approx(chi, abs=6e-5)
+
+
+@pytest.mark.parametrize("sigma_w2, layers", [(1.0, 3.63), (1.5, 15.8), (2.5, 11.8)])
+def test_correlation_depth_of_tanh(sigma_w2, layers):
+    found = theory.correlation_depth("tanh", sigma_w2, 0.05)
+    assert found == pytest.approx(layers, rel=5e-3)
+
+
+@pytest.mark.parametrize("sigma_w2, sigma_b2", [(2.0, 0.05), (3.5, 0.0), (3.5, 0.3), (1.2, 0.3)])
+def test_correlations_come_nearer_their_limit_at_the_rate_of_that_depth(sigma_w2, sigma_b2):
+    """The map of correlations itself, by Gauss-Hermite quadrature in two dimensions."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    q = theory.q_fixed_point("tanh", sigma_w2, sigma_b2)
+
+    def following(c):
+        u = np.tanh(np.sqrt(q) * nodes)
+        v = np.tanh(np.sqrt(q) * (c * nodes[:, None] + np.sqrt(1 - c**2) * nodes))
+        return (sigma_w2 * (weights * u) @ v @ weights + sigma_b2) / q
+
+    c = [0.6]
+    while len(c) < 1500:
+        c.append(min(following(c[-1]), 1.0))
+    gaps = np.abs(np.array(c) - c[-1])
+    (at,) = np.nonzero((gaps < 1e-5) & (gaps > 1e-9))
+    rate = (gaps[at[-1]] / gaps[at[0]]) ** (1 / (at[-1] - at[0]))
+    assert -1 / np.log(rate) == pytest.approx(
+        theory.correlation_depth("tanh", sigma_w2, sigma_b2), rel=2e-3
+    )
+
+
+def test_the_correlation_depth_diverges_where_the_phases_meet():
+    depths = [theory.correlation_depth("tanh", w, 0.05) for w in (1.74, 1.76096, 1.78)]
+    assert depths[1] > 1e4 > 300 > max(depths[0], depths[2])
+    assert theory.correlation_depth("relu", 2.0) == np.inf
+    for sigma_w2, q in ((3.0, "inf"), (0.0, "0")):
+        with pytest.raises(InputError, match=f"finite fixed point above 0; got {q} at sigma_w2"):
+            theory.correlation_depth("relu", sigma_w2)
 
 
 @pytest.mark.parametrize(
