@@ -174,3 +174,21 @@ def test_the_curve_counts_examples_and_epochs():
 def test_without_an_optimizer_there_is_no_training():
     with pytest.raises(InputError, match="training must name an optimizer"):
         loop.train(make(**SMALL))
+
+
+@pytest.mark.parametrize("net", ["mlp", "deep", "cnn", "lstm"])
+def test_two_batches_are_the_batch_and_its_quarter(net):
+    """The quarter's gradient, from the norms that a run of that batch size has at the same step."""
+    run = replace(settings(net, two_batches=True, steps=1), dtype="float64")
+    big = loop.train(run).curve
+    part = Part(prepare(replace(run, batch_size=4)), np.arange(3))
+    small = part.log(1, 0.05).curve["gradient_log10_norm"]
+    g_small, g_big = 10.0 ** (2 * small), 10.0 ** (2 * big["gradient_log10_norm"].to_numpy())
+    square, trace = (16 * g_big - 4 * g_small) / 12, (g_small - g_big) / (1 / 4 - 1 / 16)
+    expected = np.where(square > 0, trace / square, np.nan)
+    np.testing.assert_allclose(big["noise_scale_two_batches"], expected, rtol=1e-9)
+
+
+def test_two_batches_need_four_examples():
+    with pytest.raises(InputError, match="batch_size must be at least 4"):
+        replace(settings(two_batches=True), batch_size=3).validate()
