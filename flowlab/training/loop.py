@@ -16,7 +16,7 @@ import pandas as pd
 
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
-from flowlab.layer import Nest, Parameter, Workspace, leaves
+from flowlab.layer import Nest, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, threads
 from flowlab.measurement.norms import Norms
@@ -28,7 +28,7 @@ from flowlab.measurement.setup import Batches, Setup, prepare
 from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics.blas import one_thread
-from flowlab.numerics.scale import LOG10_2, log2_norm
+from flowlab.numerics.scale import LOG10_2
 from flowlab.settings import Settings
 from flowlab.training import moves, noise
 from flowlab.training.curve import DIVERGED, OK, of_training
@@ -103,7 +103,7 @@ class Part:
             for measured in (False, True)
         )
         source = Drawn(Initializer(settings.init), seeds, self.dtype)
-        self.held = Trainable(Held.drawn(source, self.passes).held)
+        self.held = Held.drawn(source, self.passes)
         self.updater = Updater(
             settings.training, self.held.held, declared(self.passes), settings.batch_size
         )
@@ -202,18 +202,6 @@ class Part:
         self.diverged[0, new] = step
         self.diverged[1, new] = bad[new]
         return loss, found
-
-
-class Trainable(Held):
-    """Held parameters that change: how large they are is looked up anew."""
-
-    def moderate(self, parameter: Parameter, most: float) -> bool:
-        for _, array in (leaf for nest in self.held.values() for leaf in leaves(nest)):
-            each = array.reshape(array.shape[0] * array.shape[1], -1)
-            rms = log2_norm(each) - 0.5 * np.log2(each.shape[1])
-            if not (np.isneginf(rms) | (np.abs(rms) <= most)).all():
-                return False
-        return True
 
 
 def declared(passes: Passes) -> dict[int, Nest]:
