@@ -20,7 +20,7 @@ from flowlab.layer import Nest, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, threads
 from flowlab.measurement.norms import Norms
-from flowlab.measurement.passes import Drawn, Held, Passes
+from flowlab.measurement.passes import WORTH_COMPILING, Drawn, Held, Passes
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST
 from flowlab.measurement.scan import Scans
@@ -35,6 +35,9 @@ from flowlab.training.curve import DIVERGED, OK, of_training
 from flowlab.training.evaluation import Evaluation, Running, loss_of
 from flowlab.training.sinks import Logging, Stepping
 from flowlab.training.updates import Updater
+
+# Steps times equal layers for which compiling a loop over them takes less time than it saves.
+_PAYS = 4000
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def train(
     count = Count(progress, steps * len(parts))
 
     def one(seeds: np.ndarray) -> list[Log]:
-        return Part(setup, seeds).train(steps, count)
+        return Part(setup, seeds, steps).train(steps, count)
 
     with one_thread(), ThreadPoolExecutor(len(parts)) as pool:
         logs = list(pool.map(one, parts))
@@ -89,17 +92,23 @@ class Log:
 
 
 class Part:
-    """Networks of ``seeds`` (S,) trained side by side.
+    """Networks of ``seeds`` (S,) trained side by side, for ``steps`` or so.
 
     ``held`` are their parameters, changed in place by every step.
     """
 
-    def __init__(self, setup: Setup, seeds: np.ndarray):
+    def __init__(self, setup: Setup, seeds: np.ndarray, steps: int = 1):
         settings = self.settings = setup.settings
         self.setup, self.seeds, self.dtype = setup, seeds, np.dtype(settings.dtype)
         self.workspace, self.scans = Workspace(), Scans()
+        # Compiled once, a loop over equal layers pays in every step.
+        shortest = min(WORTH_COMPILING, max(2, _PAYS // steps))
         self.passes, self.logged = (
-            Passes(setup.network, setup.shapes, self.workspace, self.scans, quantities=measured)
+            Passes(
+                *(setup.network, setup.shapes, self.workspace, self.scans),
+                quantities=measured,
+                shortest=shortest,
+            )
             for measured in (False, True)
         )
         source = Drawn(Initializer(settings.init), seeds, self.dtype)

@@ -192,3 +192,18 @@ def test_two_batches_are_the_batch_and_its_quarter(net):
 def test_two_batches_need_four_examples():
     with pytest.raises(InputError, match="batch_size must be at least 4"):
         replace(settings(two_batches=True), batch_size=3).validate()
+
+
+@pytest.mark.parametrize("net", ["mlp", "batch norm", "rnn"])
+def test_a_compiled_loop_over_layers_changes_no_bit(net):
+    setup = prepare(replace(settings(net), depth=5))
+    plain, compiled = Part(setup, setup.seeds, 1), Part(setup, setup.seeds, 10**6)
+    for step in range(1, 4):
+        plain.step(step, 0.05)
+        compiled.step(step, 0.05)
+    one, other = plain.log(4, 0.05), compiled.log(4, 0.05)
+    assert one.curve.keys() == other.curve.keys()
+    for a, b in zip(
+        [*one.curve.values(), *one.rows], [*other.curve.values(), *other.rows], strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
