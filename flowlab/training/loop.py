@@ -16,7 +16,7 @@ import pandas as pd
 
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
-from flowlab.layer import Nest, Parameter, Workspace, leaves
+from flowlab.layer import Nest, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, threads
 from flowlab.measurement.norms import Norms
@@ -28,7 +28,7 @@ from flowlab.measurement.setup import Batches, Setup, prepare
 from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics.blas import one_thread
-from flowlab.numerics.scale import LOG10_2, log2_norm
+from flowlab.numerics.scale import LOG10_2
 from flowlab.settings import Settings
 from flowlab.training import moves, noise
 from flowlab.training.curvature import curvature
@@ -104,10 +104,11 @@ class Part:
             for measured in (False, True)
         )
         source = Drawn(Initializer(settings.init), seeds, self.dtype)
-        self.held = Trainable(Held.drawn(source, self.passes).held)
+        self.held = Held.drawn(source, self.passes)
         self.updater = Updater(
             settings.training, self.held.held, declared(self.passes), settings.batch_size
         )
+        self.quarter = self._quarter() if settings.training.two_batches else None
         self.running = Running()
         self.evaluation = Evaluation(setup, seeds, self.workspace, self.scans)
         self.loss = LOSSES[settings.loss](settings.reduction)
@@ -137,6 +138,7 @@ class Part:
         n = self.settings.batch_size
         norms = Norms(self.setup, self.seeds, self.held)
         before = moves.copied(self.held.held)
+        of_quarter = self._norm_of_quarter(step)
         loss, found = self._step(step, rate, self.logged, Logging(norms), measured=True)
         norms.finish()
         self.workspace.reset()
@@ -155,6 +157,9 @@ class Part:
             "noise_scale": noise.exact(
                 norms.values, norms.status == LOST, self.setup.rows, norms.at, n
             ),
+            "noise_scale_two_batches": noise.two_batches(
+                of_quarter, found.norm, n // 4, n, self.settings.reduction == "mean"
+            ),
             "diverged_step": np.where(bad > 0, bad, np.nan),
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),
@@ -163,6 +168,25 @@ class Part:
             curve |= curvature(self.setup, self.seeds, step, before, self.updater)
         self.clipped[:], self.since = 0, 0
         return Log(step, readings(norms), curve)
+
+    def _quarter(self) -> Passes:
+        """Passes of the first quarter of a batch."""
+        network = self.setup.network
+        shape = (self.settings.batch_size // 4, *self.setup.shape[1:])
+        shapes = [place.shape for place in network.walk(shape)]
+        return Passes(network, shapes, self.workspace, self.scans, quantities=False)
+
+    def _norm_of_quarter(self, step: int) -> np.ndarray:
+        """log2 norm (S,) of the gradient of a batch's first quarter; NaN where nobody asked."""
+        if self.quarter is None:
+            return np.full(len(self.seeds), np.nan)
+        n, sink = self.settings.batch_size // 4, Stepping(len(self.seeds))
+        x, labels = (of[:, :n] for of in self.setup.batches(self.seeds, step))
+        x, labels = np.ascontiguousarray(x), np.ascontiguousarray(labels)
+        round_trip(self.setup, self.seeds, self.quarter, self.held, sink, x, labels)
+        norm = self.updater.norm(sink.held, sink.exponents)
+        self.workspace.reset()
+        return norm
 
     def _step(self, step: int, rate: float, passes: Passes, sink: Stepping, measured: bool = False):
         """The loss of the step's batch (S,), and what the updater did."""
@@ -181,18 +205,6 @@ class Part:
         self.diverged[0, new] = step
         self.diverged[1, new] = bad[new]
         return loss, found
-
-
-class Trainable(Held):
-    """Held parameters that change: how large they are is looked up anew."""
-
-    def moderate(self, parameter: Parameter, most: float) -> bool:
-        for _, array in (leaf for nest in self.held.values() for leaf in leaves(nest)):
-            each = array.reshape(array.shape[0] * array.shape[1], -1)
-            rms = log2_norm(each) - 0.5 * np.log2(each.shape[1])
-            if not (np.isneginf(rms) | (np.abs(rms) <= most)).all():
-                return False
-        return True
 
 
 def declared(passes: Passes) -> dict[int, Nest]:
