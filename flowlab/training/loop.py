@@ -31,6 +31,7 @@ from flowlab.numerics.blas import one_thread
 from flowlab.numerics.scale import LOG10_2
 from flowlab.settings import Settings
 from flowlab.training import moves, noise
+from flowlab.training.curvature import curvature
 from flowlab.training.curve import DIVERGED, OK, of_training
 from flowlab.training.evaluation import Evaluation, Running, loss_of
 from flowlab.training.sinks import Logging, Stepping
@@ -172,6 +173,8 @@ class Part:
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),
         }
+        if self.settings.training.sharpness:
+            curve |= curvature(self.setup, self.seeds, step, before, self.updater)
         self.clipped[:], self.since = 0, 0
         return Log(step, readings(norms), curve)
 
