@@ -103,21 +103,16 @@ class Part:
         self.setup, self.seeds, self.dtype = setup, seeds, np.dtype(settings.dtype)
         self.workspace, self.scans = Workspace(), Scans()
         # Compiled once, a loop over equal layers pays in every step.
-        shortest = min(WORTH_COMPILING, max(2, _PAYS // steps))
-        self.passes, self.logged = (
-            Passes(
-                *(setup.network, setup.shapes, self.workspace, self.scans),
-                quantities=measured,
-                shortest=shortest,
-            )
-            for measured in (False, True)
-        )
+        self.shortest = min(WORTH_COMPILING, max(2, _PAYS // steps))
+        self.passes = self._passes(settings.batch_size)
+        self.logged = self._passes(settings.batch_size, quantities=True)
         source = Drawn(Initializer(settings.init), seeds, self.dtype)
         self.held = Held.drawn(source, self.passes)
         self.updater = Updater(
             settings.training, self.held.held, declared(self.passes), settings.batch_size
         )
-        self.quarter = self._quarter() if settings.training.two_batches else None
+        two = settings.training.two_batches
+        self.quarter = self._passes(settings.batch_size // 4) if two else None
         self.running = Running()
         self.evaluation = Evaluation(setup, seeds, self.workspace, self.scans)
         self.loss = LOSSES[settings.loss](settings.reduction)
@@ -178,12 +173,15 @@ class Part:
         self.clipped[:], self.since = 0, 0
         return Log(step, readings(norms), curve)
 
-    def _quarter(self) -> Passes:
-        """Passes of the first quarter of a batch."""
-        network = self.setup.network
-        shape = (self.settings.batch_size // 4, *self.setup.shape[1:])
-        shapes = [place.shape for place in network.walk(shape)]
-        return Passes(network, shapes, self.workspace, self.scans, quantities=False)
+    def _passes(self, n: int, quantities: bool = False) -> Passes:
+        """Passes of ``n`` examples, in the same stretches for every n."""
+        network, shape = self.setup.network, (n, *self.setup.shape[1:])
+        return Passes(
+            *(network, [place.shape for place in network.walk(shape)]),
+            *(self.workspace, self.scans),
+            quantities=quantities,
+            shortest=self.shortest,
+        )
 
     def _norm_of_quarter(self, step: int) -> np.ndarray:
         """log2 norm (S,) of the gradient of a batch's first quarter; NaN where nobody asked."""
