@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments.command import at_initialization
 from experiments.help import Command
 from experiments.plots import describe
 from flowlab.analysis import batch_law
@@ -43,6 +44,7 @@ def run(settings: Settings) -> None:
     from flowlab.figures.head import fixed, head
     from flowlab.figures.weights_and_biases import demonstrations, finding, weights_and_biases
 
+    at_initialization(settings, "batch")
     n, seeds = settings.batch_size, settings.seeds
     if n < LEAST:
         raise InputError(

@@ -17,6 +17,7 @@ from flowlab.settings import Settings
 
 __all__ = [
     "CONF",
+    "at_initialization",
     "copied",
     "groups",
     "guarded",
@@ -59,6 +60,15 @@ def main(task: Callable[[Settings], None], swept: bool = False) -> int:
     plugins.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that exceptions arrive here
     return guarded(lambda: _hydra(task, swept), loaded=False)
+
+
+def at_initialization(settings: Settings, command: str) -> None:
+    """Raise InputError for networks that are to be trained; ``command`` measures before that."""
+    if settings.trained:
+        raise InputError(
+            f"training must be none for {command}, which measures at initialization; "
+            f"got {settings.training.name}"
+        )
 
 
 def guarded(action: Callable[[], None], loaded: bool = True) -> int:

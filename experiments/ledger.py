@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments.command import at_initialization
 from experiments.help import Command, Option
 from flowlab.analysis.statistics import mean_interval
 from flowlab.errors import InputError
@@ -47,6 +48,7 @@ def run(settings: Settings, replace: str | None = None) -> None:
     from flowlab.figures.head import fixed, head
     from flowlab.figures.waterfall import caption, complete, finding, waterfall
 
+    at_initialization(settings, "ledger")
     folder = Path(settings.results_dir) / settings.experiment
     writable(folder)
     with Progress("measuring gains") as progress:

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from flowlab.errors import InputError, check_count, check_positive, unknown
+from flowlab.errors import MOST, InputError, check_count, check_positive, unknown
 from flowlab.schema import check_each, setting
 
 OPTIMIZERS = ("none", "sgd", "adam", "adamw")
@@ -210,13 +210,15 @@ class TrainingSettings:
     def step_count(self, batch_size: int, rows: int) -> int:
         """How many steps the budget has with ``rows`` training examples, at least 1.
 
-        Raises InputError for a warm-up that is longer.
+        Raises InputError for a warm-up that is longer, and for more steps than can be counted.
         """
         if self.steps is not None:
             count = self.steps
         else:
             examples = self.examples or (EPOCHS if self.epochs is None else self.epochs) * rows
             count = max(1, round(examples / batch_size))
+            if count > MOST:
+                raise InputError(f"training must have at most {MOST} steps; got {count:.6g}")
         if self.warmup > count:
             raise InputError(
                 f"training.warmup must be at most the {count} steps of training; got {self.warmup}"
