@@ -40,6 +40,15 @@ OPTIMIZERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Waking a second thread takes longer than these networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def made(network, training, **more):
     given = PRESETS.get(training["name"], {}) | training | {"steps": STEPS}
     return prepare(flowlab.make(**SIZES, **network, training=TrainingSettings(**given), **more))
