@@ -8,6 +8,7 @@ import pandas as pd
 
 from flowlab import schema
 from flowlab.analysis.comparison import differing
+from flowlab.analysis.statistics import at_start
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, unknown
 from flowlab.figures.ratios import changes
@@ -22,15 +23,20 @@ SIZES = ("depth", "steps")  # along which a change grows
 class Conditions:
     """Runs by the settings in which they differ.
 
-    ``table`` and ``prediction`` hold one run for each point; ``points`` one row for each run,
-    indexed by it, with a column for each of ``axes``: a number, or a name to which the options
-    that belong to it are joined, as "orthogonal × √2".
+    ``every`` and ``prediction`` hold one run for each point, trained ones with all their steps;
+    ``points`` one row for each run, indexed by it, with a column for each of ``axes``: a number, or
+    a name to which the options that belong to it are joined, as "orthogonal × √2".
     """
 
-    table: pd.DataFrame
+    every: pd.DataFrame
     prediction: pd.DataFrame | None
     kept_within: float
     points: pd.DataFrame
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows at initialization: of trained runs those of their first step."""
+        return at_start(self.every)
 
     @property
     def axes(self) -> list[str]:
@@ -84,7 +90,8 @@ def sweep(
 ) -> Conditions:
     """The sweep that a tidy table (one row per run, seed, layer) holds.
 
-    Runs that agree in all settings, as those of other seeds do, are one run. Raises InputError for
+    Runs that agree in all settings, as those of other seeds do, are one run; trained ones are read
+    at the first step of their training. Raises InputError for
     an empty table and a missing column.
     """
     for name in ("run", "seed", "layer"):
@@ -95,7 +102,7 @@ def sweep(
     known = [name for name in schema.names("setting") if name in table]
     own = [name for name in table if is_axis(name) and name not in known]
     names = [name for name in [*known, *own] if name not in ("experiment", "seeds")]
-    groups = table.groupby("run", observed=True)
+    groups = at_start(table).groupby("run", observed=True)
     own = [name for name in own if groups[name].nunique().max() <= 1]
     rows = groups[[name for name in names if name in known or name in own]].first()
     rows = rows.astype(object).where(rows.notna(), None)

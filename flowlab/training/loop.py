@@ -16,11 +16,11 @@ import pandas as pd
 
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
-from flowlab.layer import Nest, Parameter, Workspace, leaves
+from flowlab.layer import Nest, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, threads
 from flowlab.measurement.norms import Norms
-from flowlab.measurement.passes import Drawn, Held, Passes
+from flowlab.measurement.passes import WORTH_COMPILING, Drawn, Held, Passes
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST
 from flowlab.measurement.scan import Scans
@@ -28,13 +28,17 @@ from flowlab.measurement.setup import Batches, Setup, prepare
 from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics.blas import one_thread
-from flowlab.numerics.scale import LOG10_2, log2_norm
+from flowlab.numerics.scale import LOG10_2
 from flowlab.settings import Settings
 from flowlab.training import moves, noise
+from flowlab.training.curvature import curvature
 from flowlab.training.curve import DIVERGED, OK, of_training
 from flowlab.training.evaluation import Evaluation, Running, loss_of
 from flowlab.training.sinks import Logging, Stepping
 from flowlab.training.updates import Updater
+
+# Steps times equal layers for which compiling a loop over them takes less time than it saves.
+_PAYS = 4000
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def train(
     count = Count(progress, steps * len(parts))
 
     def one(seeds: np.ndarray) -> list[Log]:
-        return Part(setup, seeds).train(steps, count)
+        return Part(setup, seeds, steps).train(steps, count)
 
     with one_thread(), ThreadPoolExecutor(len(parts)) as pool:
         logs = list(pool.map(one, parts))
@@ -89,24 +93,26 @@ class Log:
 
 
 class Part:
-    """Networks of ``seeds`` (S,) trained side by side.
+    """Networks of ``seeds`` (S,) trained side by side, for ``steps`` or so.
 
     ``held`` are their parameters, changed in place by every step.
     """
 
-    def __init__(self, setup: Setup, seeds: np.ndarray):
+    def __init__(self, setup: Setup, seeds: np.ndarray, steps: int = 1):
         settings = self.settings = setup.settings
         self.setup, self.seeds, self.dtype = setup, seeds, np.dtype(settings.dtype)
         self.workspace, self.scans = Workspace(), Scans()
-        self.passes, self.logged = (
-            Passes(setup.network, setup.shapes, self.workspace, self.scans, quantities=measured)
-            for measured in (False, True)
-        )
+        # Compiled once, a loop over equal layers pays in every step.
+        self.shortest = min(WORTH_COMPILING, max(2, _PAYS // steps))
+        self.passes = self._passes(settings.batch_size)
+        self.logged = self._passes(settings.batch_size, quantities=True)
         source = Drawn(Initializer(settings.init), seeds, self.dtype)
-        self.held = Trainable(Held.drawn(source, self.passes).held)
+        self.held = Held.drawn(source, self.passes)
         self.updater = Updater(
             settings.training, self.held.held, declared(self.passes), settings.batch_size
         )
+        two = settings.training.two_batches
+        self.quarter = self._passes(settings.batch_size // 4) if two else None
         self.running = Running()
         self.evaluation = Evaluation(setup, seeds, self.workspace, self.scans)
         self.loss = LOSSES[settings.loss](settings.reduction)
@@ -136,6 +142,7 @@ class Part:
         n = self.settings.batch_size
         norms = Norms(self.setup, self.seeds, self.held)
         before = moves.copied(self.held.held)
+        of_quarter = self._norm_of_quarter(step)
         loss, found = self._step(step, rate, self.logged, Logging(norms), measured=True)
         norms.finish()
         self.workspace.reset()
@@ -154,12 +161,39 @@ class Part:
             "noise_scale": noise.exact(
                 norms.values, norms.status == LOST, self.setup.rows, norms.at, n
             ),
+            "noise_scale_two_batches": noise.two_batches(
+                of_quarter, found.norm, n // 4, n, self.settings.reduction == "mean"
+            ),
             "diverged_step": np.where(bad > 0, bad, np.nan),
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),
         }
+        if self.settings.training.sharpness:
+            curve |= curvature(self.setup, self.seeds, step, before, self.updater)
         self.clipped[:], self.since = 0, 0
         return Log(step, readings(norms), curve)
+
+    def _passes(self, n: int, quantities: bool = False) -> Passes:
+        """Passes of ``n`` examples, in the same stretches for every n."""
+        network, shape = self.setup.network, (n, *self.setup.shape[1:])
+        return Passes(
+            *(network, [place.shape for place in network.walk(shape)]),
+            *(self.workspace, self.scans),
+            quantities=quantities,
+            shortest=self.shortest,
+        )
+
+    def _norm_of_quarter(self, step: int) -> np.ndarray:
+        """log2 norm (S,) of the gradient of a batch's first quarter; NaN where nobody asked."""
+        if self.quarter is None:
+            return np.full(len(self.seeds), np.nan)
+        n, sink = self.settings.batch_size // 4, Stepping(len(self.seeds))
+        x, labels = (of[:, :n] for of in self.setup.batches(self.seeds, step))
+        x, labels = np.ascontiguousarray(x), np.ascontiguousarray(labels)
+        round_trip(self.setup, self.seeds, self.quarter, self.held, sink, x, labels)
+        norm = self.updater.norm(sink.held, sink.exponents)
+        self.workspace.reset()
+        return norm
 
     def _step(self, step: int, rate: float, passes: Passes, sink: Stepping, measured: bool = False):
         """The loss of the step's batch (S,), and what the updater did."""
@@ -178,18 +212,6 @@ class Part:
         self.diverged[0, new] = step
         self.diverged[1, new] = bad[new]
         return loss, found
-
-
-class Trainable(Held):
-    """Held parameters that change: how large they are is looked up anew."""
-
-    def moderate(self, parameter: Parameter, most: float) -> bool:
-        for _, array in (leaf for nest in self.held.values() for leaf in leaves(nest)):
-            each = array.reshape(array.shape[0] * array.shape[1], -1)
-            rms = log2_norm(each) - 0.5 * np.log2(each.shape[1])
-            if not (np.isneginf(rms) | (np.abs(rms) <= most)).all():
-                return False
-        return True
 
 
 def declared(passes: Passes) -> dict[int, Nest]:
