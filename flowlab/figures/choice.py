@@ -9,7 +9,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, counted, tally
-from flowlab.figures import batch_law, networks, one_axis, over, over_batch, pairs, ranks, sentences
+from flowlab.figures import (
+    batch_law,
+    networks,
+    one_axis,
+    over,
+    over_batch,
+    pairs,
+    ranks,
+    sentences,
+    steps,
+)
 from flowlab.figures.head import fixed, head
 from flowlab.figures.labels import MOST
 from flowlab.figures.layer_profiles import profiles
@@ -35,7 +45,8 @@ def draw(
 ) -> Figure:
     """The figure of a tidy table (one row per run, seed, layer), whatever its runs vary.
 
-    One run: norms against layer, of a recurrent net against step. Up to eight runs: their lines on
+    Trained runs, up to eight: a norm by layer and step of training. One run: norms against layer,
+    of a recurrent net against step. Up to eight runs: their lines on
     one axis. Depth, or the steps of a sequence, varies: the change from output to input against
     it. The batch size: the batch law. The network: a panel for each. Two settings: a map of pairs.
     More, or too many values: runs ranked. Above it stand the finding, verdicts by ``kept_within``
@@ -48,6 +59,8 @@ def draw(
 
 def choose(of: Conditions) -> Form:
     """The form of a sweep; what it cannot show legibly is ranked."""
+    if steps.fits(of):
+        return _form(steps.layer_by_step, steps.finding, of)
     if len(of.points) == 1:
         return Form(
             lambda: profiles(of.table, of.prediction), lambda: sentences.alone(of.rows.iloc[0])
