@@ -14,10 +14,30 @@ from flowlab.training.sinks import Stepping
 from flowlab.training.updates import Updater
 
 
+def in_rows(held: dict[int, Nest]) -> np.ndarray:
+    """Nests of arrays (S, count, ...) by stretch as rows (S, P), in float64."""
+    rows = [a.reshape(len(a), -1) for start in sorted(held) for _, a in leaves(held[start])]
+    return np.concatenate(rows, axis=1, dtype=np.float64)
+
+
+def from_rows(rows: np.ndarray, like: dict[int, Nest]) -> dict[int, Nest]:
+    """The nests, shaped ``like`` these, of which :func:`in_rows` makes these rows."""
+    at = 0
+
+    def own(array: np.ndarray) -> np.ndarray:
+        nonlocal at
+        size = array[0].size
+        at += size
+        return np.ascontiguousarray(rows[:, at - size : at]).reshape(array.shape)
+
+    return {start: map_leaves(own, like[start]) for start in sorted(like)}
+
+
 class Landscape:
     """The loss of one batch, x (S, n, ...) and labels, over the parameters of S networks.
 
-    A point is a row (S, P) for each network, in float64 whatever the type of the run.
+    A point is a row (S, P) for each network (:func:`in_rows`), in float64 whatever the type of the
+    run.
     """
 
     def __init__(self, setup: Setup, seeds: np.ndarray, x: np.ndarray, labels: np.ndarray):
@@ -31,34 +51,13 @@ class Landscape:
             for start, _ in self.passes.stretches()
         }
 
-    def point(self, held: dict[int, Nest]) -> np.ndarray:
-        """Nests of arrays (S, count, ...) by stretch as rows (S, P)."""
-        rows = [
-            array.reshape(len(array), -1)
-            for start in sorted(held)
-            for _, array in leaves(held[start])
-        ]
-        return np.concatenate(rows, axis=1, dtype=np.float64)
-
-    def held(self, point: np.ndarray, like: dict[int, Nest]) -> dict[int, Nest]:
-        """The nests, shaped ``like`` these, of which :meth:`point` makes these rows."""
-        at = 0
-
-        def own(array: np.ndarray) -> np.ndarray:
-            nonlocal at
-            size = array[0].size
-            at += size
-            return np.ascontiguousarray(point[:, at - size : at]).reshape(array.shape)
-
-        return {start: map_leaves(own, like[start]) for start in sorted(like)}
-
     def gradient(self, point: np.ndarray, like: dict[int, Nest]) -> np.ndarray:
         """The loss's true gradient (S, P) at a point; inf beyond floats."""
-        sink, source = Stepping(len(self.seeds)), Held(self.held(point, like))
+        sink, source = Stepping(len(self.seeds)), Held(from_rows(point, like))
         round_trip(self.setup, self.seeds, self.passes, source, sink, self.x, self.labels)
         true = {start: self._true(start, sink) for start in sink.held}
         self.workspace.reset()
-        return self.point(true)
+        return in_rows(true)
 
     def _true(self, start: int, sink: Stepping) -> list[np.ndarray]:
         """A stretch's gradients without their exponents."""
@@ -85,7 +84,7 @@ def curvature(
     that Adam's preconditioner is that of the step. Decay of weights is no part of the loss.
     """
     landscape = Landscape(setup, seeds, *setup.batches(seeds, step))
-    point = landscape.point(before)
+    point = in_rows(before)
 
     def gradient(at: np.ndarray) -> np.ndarray:
         return landscape.gradient(at, before)
@@ -98,6 +97,6 @@ def curvature(
             for start, of in updater.state.items()
         }
         numbers = training.adam_numbers(setup.settings.batch_size)
-        p = adam_preconditioner(landscape.point(squares), updater.taken, *numbers)
+        p = adam_preconditioner(in_rows(squares), updater.taken, *numbers)
         found["preconditioned_sharpness"] = sharpness(gradient, point, seeds, p)
     return found

@@ -8,7 +8,7 @@ import pytest
 import flowlab
 from flowlab.layer import leaves
 from flowlab.measurement.setup import prepare
-from flowlab.training.curvature import Landscape
+from flowlab.training.curvature import Landscape, from_rows, in_rows
 from flowlab.training.loop import Part, train
 
 STEPS = {"data": {"name": "gaussian", "features": 24, "classes": 3}}
@@ -42,7 +42,7 @@ def mlp_loss(point, x, labels, depth, phi, squared=False):
 def oracle(part, step, transform, depth=SMALL["depth"], phi=jnp.tanh, squared=False):
     """(point, what JAX's ``transform`` of the loss gives of each network there)."""
     x, labels = part.setup.batches(part.seeds, step)
-    point = Landscape(part.setup, part.seeds, x, labels).point(part.held.held)
+    point = in_rows(part.held.held)
     of = transform(lambda at, x, labels: mlp_loss(at, x, labels, depth, phi, squared))
     found = [of(*one) for one in zip(point, x.astype(np.float64), labels, strict=True)]
     return point, np.array(found)
@@ -64,10 +64,10 @@ def test_gradients_are_those_of_jax(axes, phi):
     depth = axes.get("depth", SMALL["depth"])
     landscape = Landscape(part.setup, part.seeds, *part.setup.batches(part.seeds, 1))
     if any(array.shape[1] > 1 for nest in part.held.held.values() for _, array in leaves(nest)):
-        order = in_layers(landscape, part.held.held)
+        order = in_layers(part.held.held)
     else:
         order = slice(None)
-    point = landscape.point(part.held.held)
+    point = in_rows(part.held.held)
     found = landscape.gradient(point, part.held.held)
     x, labels = part.setup.batches(part.seeds, 1)
     of = jax.grad(lambda at, x, labels: mlp_loss(at, x, labels, depth, phi, squared))
@@ -76,7 +76,7 @@ def test_gradients_are_those_of_jax(axes, phi):
         assert np.linalg.norm(got[order] - exact) < 1e-9 * np.linalg.norm(exact)
 
 
-def in_layers(landscape, held):
+def in_layers(held):
     """Where each layer's W and b stand in a point whose stretches hold many layers."""
     numbers, at = {}, 0
     for start in sorted(held):
@@ -88,10 +88,9 @@ def in_layers(landscape, held):
     return np.concatenate([numbers[key] for key in sorted(numbers)])
 
 
-def test_a_point_is_the_held_parameters_in_a_row():
+def test_rows_are_the_held_parameters_one_after_another():
     part = part_of(depth=30, norm="layer", dtype="float64")
-    landscape = Landscape(part.setup, part.seeds, *part.setup.batches(part.seeds, 1))
-    again = landscape.held(landscape.point(part.held.held), part.held.held)
+    again = from_rows(in_rows(part.held.held), part.held.held)
     for start, nest in part.held.held.items():
         for (path, old), (other, new) in zip(leaves(nest), leaves(again[start]), strict=True):
             assert path == other and (old == new).all()
@@ -104,13 +103,13 @@ def test_gradients_are_slopes_of_the_logged_loss(axes):
     """Along a random direction, for networks that JAX is not written out for."""
     part = part_of(dtype="float64", **axes)
     landscape = Landscape(part.setup, part.seeds, *part.setup.batches(part.seeds, 1))
-    point = landscape.point(part.held.held)
+    point = in_rows(part.held.held)
     v = np.random.default_rng(0).standard_normal(point.shape)
     slope = np.sum(landscape.gradient(point, part.held.held) * v, axis=1)
     losses = []
     for shift in (1e-5, -1e-5):
         moved = part_of(dtype="float64", **axes)
-        nests = landscape.held(point + shift * v, part.held.held)
+        nests = from_rows(point + shift * v, part.held.held)
         for start, nest in moved.held.held.items():
             for (_, into), (_, new) in zip(leaves(nest), leaves(nests[start]), strict=True):
                 into[...] = new
