@@ -86,6 +86,7 @@ def test_a_narrowed_reading_has_the_predictions_of_its_runs():
 def test_a_finding_is_measured_on_its_sweep_or_read_from_a_table():
     claim = STUDIES["skip"].findings[2]
     trial = claims.suite.Trial(0, 4)
-    table = trial.sweep(claim.runs, claim.times)
+    table, curve = trial.sweep(claim.runs, claim.times)
+    assert curve is None
     assert claim.check(trial) == claim.find(Reading(table))
     assert HOLDS in claim.expected and isinstance(STUDIES["skip"], Study)
