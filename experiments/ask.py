@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from itertools import product
 from math import inf, nan, prod
@@ -174,7 +174,7 @@ def _made(typed: dict[str, Any]) -> Settings:
     nested: dict[str, Any] = {}
     for key, value in typed.items():
         group, _, name = key.rpartition(".")
-        if group or key in ("network", "init", "data"):
+        if group or f"{key}.name" in kinds():
             nested.setdefault(group or key, {})[name if group else "name"] = value
         else:
             nested[key] = value
@@ -207,7 +207,7 @@ def _settings(metadata: dict) -> Settings | None:
 
 def _matches(settings: Settings, wanted: dict[str, list[Any]]) -> bool:
     """Whether each setting that is named has one of its values."""
-    own = flat(settings.resolved())
+    own = flat(asdict(settings))
     for key, found in wanted.items():
         if key == "init":
             gain = settings.init.gain

@@ -18,6 +18,7 @@ _SECTIONS = {
     "network": "Options of networks:",
     "init": "Options of initializations:",
     "data": "Options of data:",
+    "training": "Options of training:",
 }
 
 

@@ -153,6 +153,11 @@ class TrainingSettings:
         check=_part,
         allowed="numbers between 0 and 1",
     )
+    two_batches: bool = _setting(
+        False,
+        "whether the noise scale is also estimated at logged steps from the batch and its first "
+        "quarter, for a quarter of a step more",
+    )
     sharpness: bool = _setting(
         False, "whether the loss's largest curvature is measured at logged steps"
     )

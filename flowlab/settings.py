@@ -270,6 +270,10 @@ class Settings:
             if self.upstream != "loss":
                 raise InputError(f"upstream must be loss for training; got {self.upstream}")
             self.training.adam_numbers(self.batch_size)
+            if self.training.two_batches and self.batch_size < 4:
+                raise InputError(
+                    f"batch_size must be at least 4 for training.two_batches; got {self.batch_size}"
+                )
         check_scale("init.gain times network.radius", self.init.gain * self.network.radius)
         offered = _ACTIVATIONS.get(self.network.name, ACTIVATIONS)
         if self.activation not in offered:

@@ -30,6 +30,11 @@ BASES = [
     {"upstream": "gaussian"},
     {"data": "file"},
     {"data": (np.eye(16), np.arange(16) % 4)},
+    *({"training": name} for name in ("sgd", "adam", "adamw")),
+    {"training": {"name": "sgd", "momentum": 0.9}},
+    {"training": {"name": "sgd", "schedule": "step", "decay_every": 3}},
+    {"training": {"name": "sgd", "clip": "norm"}},
+    {"training": {"name": "sgd", "rule": "noise", "noise_scale": 9.0}},
 ]
 
 
@@ -51,7 +56,7 @@ def made(base, **more):
 def with_value(run, key, value):
     """The run with another value of one setting, or None where a rule forbids it."""
     group, _, name = key.rpartition(".")
-    if key in ("network", "init", "data"):
+    if key in settings._GROUPS:
         group, name = key, "name"
     if group:
         changed = dataclasses.replace(getattr(run, group), **{name: value})
@@ -166,7 +171,7 @@ def test_a_later_setting_stands_in_no_digest_at_its_default():
 
 
 def test_every_field_of_the_settings_says_what_it_is():
-    groups = {"network", "init", "data"}
+    groups = {*settings._GROUPS}
     for kind in (Settings, *(type(getattr(Settings(), group)) for group in groups)):
         described = {own.name for own, _ in settings_of(kind)}
         assert {field.name for field in dataclasses.fields(kind)} - groups == described

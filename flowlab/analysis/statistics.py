@@ -163,6 +163,17 @@ def by_seed(
     return pd.DataFrame(values, pd.Index(seeds, name="seed"), pd.Index(places, name=along))
 
 
+def at_start(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table at initialization: of a trained run those of its first step.
+
+    Tables without ``step``, and rows in which it is null, were never trained.
+    """
+    if "step" not in table or table["step"].isna().all():
+        return table
+    step, runs = table["step"], table["run"] if "run" in table else np.zeros(len(table))
+    return table[step.isna() | (step == step.groupby(runs).transform("min"))]
+
+
 # Over seeds
 
 

@@ -2,7 +2,8 @@
 
 *The body.* A run is judged by log10‖δ‖ over its body: layers 1 to L without the read-out, the last
 layer under ``upstream=loss``, whose map to the classes has another shape and is reported apart. A
-recurrent net is judged by ‖∂L/∂h_t‖ over the steps of its last recurrent layer. Changes are in
+recurrent net is judged by ‖∂L/∂h_t‖ over the steps of its last recurrent layer; a trained run by
+the first step of its training, which is at initialization. Changes are in
 decades (powers of ten) going backward, from the body's last place to its first: negative where the
 norm shrinks on its way to the input.
 
@@ -30,7 +31,7 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from flowlab import notebook
-from flowlab.analysis.statistics import Interval, by_seed, format_of, mean_interval
+from flowlab.analysis.statistics import Interval, at_start, by_seed, format_of, mean_interval
 from flowlab.errors import InputError, check_positive
 from flowlab.schema import COTANGENT, DELTA
 
@@ -290,8 +291,10 @@ def has_readout(rows: pd.DataFrame) -> bool:
 def view(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     """What a run is judged by: its rows, the column and the axis.
 
-    Layers and δ; of a recurrent net the steps of its last recurrent layer and ∂L/∂h_t.
+    Layers and δ; of a recurrent net the steps of its last recurrent layer and ∂L/∂h_t. Of a trained
+    run the rows are those of the first step of training.
     """
+    table = at_start(table)
     if "time" in table and table["time"].notna().any():
         steps = table[table["time"].notna()]
         return steps[steps["layer"] == steps["layer"].max()], COTANGENT, "time"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from flowlab import schema
 from flowlab.analysis.comparison import value_words
+from flowlab.analysis.statistics import at_start
 from flowlab.analysis.verdicts import view
 from flowlab.errors import InputError, unknown
 from flowlab.figures.head import fixed
@@ -109,8 +110,10 @@ def flow(
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, str, str]:
     """What runs are judged by, ready for panels: rows, predicted rows, the column and the axis.
 
-    The axis is ``layer``, or ``time`` where there are single steps.
+    The axis is ``layer``, or ``time`` where there are single steps. Trained runs are read at the
+    first step of their training.
     """
+    table = at_start(table)
     rows, column, along = view(table)
     if along == "layer":
         rows = whole_layers(rows)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from flowlab import schema
 from flowlab.analysis.comparison import differing
+from flowlab.analysis.statistics import at_start
 from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.errors import InputError, unknown
 from flowlab.figures.ratios import changes
@@ -87,7 +88,8 @@ def sweep(
 ) -> Conditions:
     """The sweep that a tidy table (one row per run, seed, layer) holds.
 
-    Runs that agree in all settings, as those of other seeds do, are one run. Raises InputError for
+    Runs that agree in all settings, as those of other seeds do, are one run; trained ones are read
+    at the first step of their training. Raises InputError for
     an empty table and a missing column.
     """
     for name in ("run", "seed", "layer"):
@@ -95,6 +97,7 @@ def sweep(
             raise unknown("column", name, table.columns)
     if table.empty:
         raise InputError("table must hold at least one row; got none")
+    table = at_start(table)
     known = [name for name in schema.names("setting") if name in table]
     own = [name for name in table if is_axis(name) and name not in known]
     names = [name for name in [*known, *own] if name not in ("experiment", "seeds")]

@@ -107,6 +107,7 @@ class Part:
         self.updater = Updater(
             settings.training, self.held.held, declared(self.passes), settings.batch_size
         )
+        self.quarter = self._quarter() if settings.training.two_batches else None
         self.running = Running()
         self.evaluation = Evaluation(setup, seeds, self.workspace, self.scans)
         self.loss = LOSSES[settings.loss](settings.reduction)
@@ -136,6 +137,7 @@ class Part:
         n = self.settings.batch_size
         norms = Norms(self.setup, self.seeds, self.held)
         before = moves.copied(self.held.held)
+        of_quarter = self._norm_of_quarter(step)
         loss, found = self._step(step, rate, self.logged, Logging(norms), measured=True)
         norms.finish()
         self.workspace.reset()
@@ -154,12 +156,34 @@ class Part:
             "noise_scale": noise.exact(
                 norms.values, norms.status == LOST, self.setup.rows, norms.at, n
             ),
+            "noise_scale_two_batches": noise.two_batches(
+                of_quarter, found.norm, n // 4, n, self.settings.reduction == "mean"
+            ),
             "diverged_step": np.where(bad > 0, bad, np.nan),
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),
         }
         self.clipped[:], self.since = 0, 0
         return Log(step, readings(norms), curve)
+
+    def _quarter(self) -> Passes:
+        """Passes of the first quarter of a batch."""
+        network = self.setup.network
+        shape = (self.settings.batch_size // 4, *self.setup.shape[1:])
+        shapes = [place.shape for place in network.walk(shape)]
+        return Passes(network, shapes, self.workspace, self.scans, quantities=False)
+
+    def _norm_of_quarter(self, step: int) -> np.ndarray:
+        """log2 norm (S,) of the gradient of a batch's first quarter; NaN where nobody asked."""
+        if self.quarter is None:
+            return np.full(len(self.seeds), np.nan)
+        n, sink = self.settings.batch_size // 4, Stepping(len(self.seeds))
+        x, labels = (of[:, :n] for of in self.setup.batches(self.seeds, step))
+        x, labels = np.ascontiguousarray(x), np.ascontiguousarray(labels)
+        round_trip(self.setup, self.seeds, self.quarter, self.held, sink, x, labels)
+        norm = self.updater.norm(sink.held, sink.exponents)
+        self.workspace.reset()
+        return norm
 
     def _step(self, step: int, rate: float, passes: Passes, sink: Stepping, measured: bool = False):
         """The loss of the step's batch (S,), and what the updater did."""

@@ -184,12 +184,7 @@ class Updater:
         With ``norm`` the whole gradient's norm is measured even where no clipping needs it.
         """
         self.taken += 1
-        held, found = [], []
-        for start, own in self._held.items():
-            arrays = dict(leaves(gradients[start])) if own else {}
-            for path, parameter in own.items():
-                held.append(parameter)
-                found.append(_gradient(start, parameter, arrays[path], *exponents[start]))
+        held, found = self._pairs(gradients, exponents)
         clipped = clip(self.training.clip, self.training.clip_at, found, norm)
         real = found[0].W.dtype.type
         numbers = [real(x) for of in self.chain for x in of.numbers(self.taken)]
@@ -200,6 +195,23 @@ class Updater:
             arrays = gradient.held, factor, gradient.W, *parameter.state.values()
             loop(*arrays, nonfinite, gradient.backward, gradient.start, *numbers, real(rate))
         return Step(clipped.norm, clipped.clipped, clipped.cosine, nonfinite)
+
+    def norm(
+        self, gradients: dict[int, Nest], exponents: dict[int, tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
+        """log2 of the whole true gradient's norm, (S,), without a step."""
+        _, found = self._pairs(gradients, exponents)
+        return clip("none", 0.0, found, norm=True).norm
+
+    def _pairs(self, gradients, exponents) -> tuple[list[_Held], list[Gradient]]:
+        """Every parameter and its gradient."""
+        held, found = [], []
+        for start, own in self._held.items():
+            arrays = dict(leaves(gradients[start])) if own else {}
+            for path, parameter in own.items():
+                held.append(parameter)
+                found.append(_gradient(start, parameter, arrays[path], *exponents[start]))
+        return held, found
 
 
 def _gradient(

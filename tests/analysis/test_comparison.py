@@ -9,7 +9,7 @@ from flowlab.analysis.comparison import MEASURES, answer, axes_of, compare
 from flowlab.analysis.verdicts import judge
 from flowlab.errors import InputError
 from flowlab.schema import DELTA
-from tests.support.tables import sweep
+from tests.support.tables import recurrent, sweep, together, trained
 
 # Decades per layer over the five layers between the ends.
 SLOPES = {"he": 0.01, "xavier": -0.5, "lecun": 0.4, "orthogonal": -0.05}
@@ -53,6 +53,13 @@ def test_a_row_is_the_verdict_of_its_run(made):
         assert found.loc[run, "rate"] == verdict.pace_words()
     assert (found["seeds"] == 5).all()
     assert (found["over"] == "5 layers").all()
+
+
+def test_trained_runs_are_compared_as_they_start(made):
+    table, prediction = together(made, recurrent("r", -0.1, predicted=-0.1))
+    pd.testing.assert_frame_equal(
+        compare(trained(table), prediction), compare(table, prediction), check_exact=True
+    )
 
 
 def test_what_is_shown_to_be_kept_precedes_what_may_be():

@@ -8,6 +8,7 @@ from scipy import stats
 
 from flowlab.analysis.statistics import (
     Interval,
+    at_start,
     backward_slope,
     contrast,
     log_variance,
@@ -21,6 +22,7 @@ from flowlab.analysis.statistics import (
 )
 from flowlab.errors import InputError
 from flowlab.schema import DELTA
+from tests.support.tables import trained
 
 
 def make_table(norms, run="a", seeds=None, status="ok"):
@@ -245,6 +247,29 @@ def test_runs_are_never_mixed_and_columns_never_guessed(rng):
         backward_slope(a, "delta_log10_nrm")
     with pytest.raises(InputError, match="first must be at most last; got first=3, last=2"):
         backward_slope(a, first=3, last=2)
+
+
+# Trained runs
+
+
+def test_a_trained_run_starts_at_its_first_step():
+    table = make_table([[1.0, 2.0], [3.0, 4.0]])
+    assert at_start(table) is table
+    never = table.assign(step=pd.array([None] * 4, "Int64"))
+    assert at_start(never) is never
+    runs = [
+        never.assign(run="untrained"),
+        trained(table.assign(run="a")),
+        trained(table.assign(run="b"), steps=(3, 7)),
+    ]
+    start = at_start(pd.concat(runs, ignore_index=True).sample(frac=1, random_state=0))
+    for run, step in (("untrained", None), ("a", 1), ("b", 3)):
+        rows = start[start["run"] == run].sort_index().reset_index(drop=True)
+        assert list(rows[DELTA]) == list(table[DELTA])
+        assert rows["step"].isna().all() if step is None else (rows["step"] == step).all()
+    assert len(start) == 12
+    alone = trained(table).drop(columns="run")
+    assert len(at_start(alone)) == 4 and (at_start(alone)["step"] == 1).all()
 
 
 # Profiles

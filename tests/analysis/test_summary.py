@@ -5,7 +5,7 @@ import pytest
 
 from flowlab.analysis.summary import sparkline, summarise
 from flowlab.analysis.verdicts import judge
-from tests.support.tables import net, recurrent
+from tests.support.tables import net, recurrent, trained
 
 
 def lines_of(table, upstream="gaussian"):
@@ -25,6 +25,11 @@ def test_the_read_out_is_shown_but_not_judged():
     lines = lines_of(net("run", -0.5, depth=5)[0], "loss")
     assert "changes by -1.50 [" in lines[0] and "the read-out adds -0.50" in lines[0]
     assert "from layer 1 (input) to 5 (output):" in lines[2]
+
+
+@pytest.mark.parametrize("table", [net("run", -0.5)[0], recurrent("run", -0.1)[0]])
+def test_a_trained_run_is_shown_as_it_starts(table):
+    assert lines_of(trained(table)) == lines_of(table)
 
 
 @pytest.mark.parametrize("depth", [2, 4])

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import flowlab
 from experiments import command, overrides
+from flowlab.optimizers import OPTIMIZERS
 from flowlab.settings import NETWORKS, Settings
 from flowlab.storage import tables
 
@@ -158,7 +159,7 @@ def test_choices_of_a_folder_of_ones_own(call, tmp_path, mine):
 
 @pytest.mark.parametrize(
     ("group", "choice"),
-    [(g, c) for g in ("init", "network", "data") for c in command.groups()[g]],
+    [(g, c) for g in ("init", "network", "data", "training") for c in command.groups()[g]],
 )
 def test_choices_are_the_same_in_python(group, choice):
     ConfigStore.instance().store(name="schema", node=Settings)
@@ -169,6 +170,10 @@ def test_choices_are_the_same_in_python(group, choice):
     composed = OmegaConf.to_object(config)
     made = flowlab.make(**{group: {"name": choice, **extra} if extra else choice})
     assert made == composed and made.run() == composed.run()
+
+
+def test_optimizers_of_python_and_of_the_command_are_the_same():
+    assert command.groups()["training"] == sorted(OPTIMIZERS)
 
 
 def test_networks_of_python_and_of_the_command_are_the_same():

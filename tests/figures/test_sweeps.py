@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from flowlab.errors import InputError
-from flowlab.figures import sweep
-from tests.support.tables import net, together
+from flowlab.figures import choice, sweep
+from tests.support.tables import net, recurrent, together, trained
 from tests.support.tables import sweep as made
 
 
@@ -15,6 +15,19 @@ def test_axes_are_the_settings_in_which_runs_differ():
     assert of.axes == ["init", "depth"] and of.values("depth") == [5, 20]
     assert of.numeric("depth") and not of.numeric("init")
     assert list(of.rows["label"]) == ["he, depth=20", "xavier, depth=5"]
+
+
+@pytest.mark.parametrize("kind", [net, recurrent])
+def test_trained_runs_are_read_at_their_start(kind):
+    one, other = kind("a", -0.1), kind("b", -0.2, init="xavier")
+    table, prediction = together(one, other)
+    untrained = choice.choose(sweep(table, prediction))
+    drawn = choice.choose(sweep(trained(table), prediction))
+    assert drawn.finding() == untrained.finding()
+    for ours, theirs in zip(drawn.figure().axes, untrained.figure().axes, strict=True):
+        assert len(ours.lines) == len(theirs.lines) > 0
+        for one_line, other_line in zip(ours.lines, theirs.lines, strict=True):
+            np.testing.assert_array_equal(one_line.get_xydata(), other_line.get_xydata())
 
 
 def test_runs_of_other_seeds_are_one_run():

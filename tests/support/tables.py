@@ -42,6 +42,17 @@ def shift(table, run, by):
     return table.assign(**{name: table[name] + tilt for name in schema.NORMS})
 
 
+def trained(table, later=5.0, steps=(1, 2, 5)):
+    """The table of a trained run: at its first step these rows, then norms that depth tilts by
+    ``later`` decades per layer more at each step."""
+    frames = []
+    for number, step in enumerate(steps):
+        tilt = number * later * table["layer"]
+        norms = {name: table[name] + tilt for name in (*schema.NORMS, COTANGENT) if name in table}
+        frames.append(table.assign(step=pd.array([step] * len(table), "Int64"), **norms))
+    return pd.concat(frames, ignore_index=True)
+
+
 def together(*made):
     """Tables and predictions, each as one."""
     return tuple(pd.concat(frames, ignore_index=True) for frames in zip(*made, strict=True))
