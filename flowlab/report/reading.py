@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # they come with matplotlib
     from flowlab.studies import Reading, Study
 
 PARTS = ("runs", ".old-runs", "ledger", "figures")
+CURVE = ("run", "seed", "step", "examples")  # of every curve of training
 _UNUSABLE = (ArithmeticError, LookupError, TypeError, ValueError)  # of tables of another making
 
 
@@ -198,7 +199,7 @@ class Reader:
         seeds = table.groupby("run", observed=True)["seed"].nunique()
         chapter.judged["seeds"] = seeds
         prediction = prediction[prediction["run"].isin(list(chapter.verdicts))] if curves else None
-        training = self._part(kept, "curves", schema.names("curve"), set(chapter.verdicts))
+        training = self._part(kept, "curves", CURVE, set(chapter.verdicts))
         training = None if training is None or training.empty else training
         chapter.reading = Reading(table, prediction, self.kept_within, images[0], training)
         return set(stored)
