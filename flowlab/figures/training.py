@@ -138,8 +138,10 @@ def finals(panels: Panels, axis: str, label: str, column: str = LOSS) -> Figure:
 
 
 def fits(sweep: Conditions) -> bool:
-    """Whether runs were trained and vary one or two settings, few enough for lines and panels."""
+    """Whether every run has a curve, and one or two settings vary, few enough to be legible."""
     if sweep.curve is None or len(sweep.axes) > 2:
+        return False
+    if not set(sweep.points.index) <= set(sweep.curve["run"]):
         return False
     lines, panels = _axes(sweep)
     few = lines is None or len(sweep.values(lines)) <= MOST
