@@ -25,13 +25,15 @@ class Conditions:
 
     ``every`` and ``prediction`` hold one run for each point, trained ones with all their steps;
     ``points`` one row for each run, indexed by it, with a column for each of ``axes``: a number, or
-    a name to which the options that belong to it are joined, as "orthogonal × √2".
+    a name to which the options that belong to it are joined, as "orthogonal × √2". ``curve`` holds
+    the training of trained runs, None where there are none.
     """
 
     every: pd.DataFrame
     prediction: pd.DataFrame | None
     kept_within: float
     points: pd.DataFrame
+    curve: pd.DataFrame | None = None
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -87,6 +89,7 @@ def sweep(
     table: pd.DataFrame,
     prediction: pd.DataFrame | None = None,
     kept_within: float = KEPT_WITHIN,
+    curve: pd.DataFrame | None = None,
 ) -> Conditions:
     """The sweep that a tidy table (one row per run, seed, layer) holds.
 
@@ -115,21 +118,24 @@ def sweep(
     rows = rows.loc[heads.index]
     same = first.map(dict(zip(heads, heads.index, strict=True)))
     if len(rows) < len(first):
-        table, prediction = (
-            None if of is None else of.assign(run=of["run"].map(same)) for of in (table, prediction)
+        table, prediction, curve = (
+            None if of is None else of.assign(run=of["run"].map(same))
+            for of in (table, prediction, curve)
         )
         keys = ("run", "step", "seed", "layer", "op", "time")
         table = table.drop_duplicates([key for key in keys if key in table])
         if prediction is not None:
             keys = [key for key in keys if key in prediction]
             prediction = prediction.dropna(subset="run").drop_duplicates(keys)
+        if curve is not None:
+            curve = curve.drop_duplicates(["run", "seed", "step"])
     points = _folded(rows)
     ranks = {axis: _ranks(points[axis]) for axis in points}
     index = sorted(
         points.index,
         key=lambda run: ([ranks[axis][points.at[run, axis]] for axis in points], str(run)),
     )
-    return Conditions(table, prediction, kept_within, points.loc[index])
+    return Conditions(table, prediction, kept_within, points.loc[index], curve)
 
 
 def _ranks(values: pd.Series) -> dict:
