@@ -19,7 +19,7 @@ from flowlab.schema import Column, settings_of
 from flowlab.settings import AXES, NETWORKS, Settings
 from flowlab.storage.experiment import Experiment
 
-TINY = {"depth": 3, "width": 4, "batch_size": 3, "seeds": 1, "dtype": "float64"}
+TINY = {"depth": 3, "width": 4, "batch_size": 4, "seeds": 1, "dtype": "float64"}
 # Runs between which every setting is read by one.
 BASES = [
     *({"network": name} for name in NETWORKS),
