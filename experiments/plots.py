@@ -75,7 +75,8 @@ def _experiment(folder: Path, kept_within: float, progress: Progress) -> int:
     kept = Experiment(folder)
     frames, problems, unreadable = [], [], set()
     progress.at(f"reading {folder.name}")
-    for part, least in (("runs", schema.REQUIRED), ("theory", schema.PREDICTED)):
+    parts = {"runs": schema.REQUIRED, "theory": schema.PREDICTED, "curves": ("run",)}
+    for part, least in parts.items():
         try:
             frame = kept.load(part=part)
         except InputError as error:
@@ -84,7 +85,7 @@ def _experiment(folder: Path, kept_within: float, progress: Progress) -> int:
             frame = pd.DataFrame()
         frames.append(frame if len(frame.columns) else pd.DataFrame(columns=least))
         problems += kept.problems
-    table, prediction = frames
+    table, prediction, curve = frames
     silent = set(table["run"]) - set(prediction["run"])
     if silent and "theory" not in unreadable:
         problems.append(f"{folder / 'theory'} lacks {len(silent)} of {table['run'].nunique()} runs")
@@ -94,7 +95,8 @@ def _experiment(folder: Path, kept_within: float, progress: Progress) -> int:
     if table.empty:
         return 0
     image = _image(kept, table)
-    reading = Reading(table, None if prediction.empty else prediction, kept_within, image)
+    prediction, curve = (None if frame.empty else frame for frame in (prediction, curve))
+    reading = Reading(table, prediction, kept_within, image, curve)
     return sum(_study(study, reading, folder, progress) for study in studies.of(folder.name))
 
 

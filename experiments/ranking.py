@@ -2,11 +2,12 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from flowlab.analysis.comparison import ORDERS, axes_of, value_words
+from flowlab.analysis.comparison import ORDERS, accuracy_words, axes_of, value_words
 from flowlab.errors import unknown
 
 ROWS = 20  # where nothing says how many fit
@@ -14,6 +15,7 @@ LEAST_ROWS = 8
 COLUMNS = 140  # where there is no terminal
 GAP = "  "
 FIRST = {
+    "trained": "Best trained first:",
     "kept": "Closest to kept first:",
     "vanishing": "Most vanishing first:",
     "exploding": "Most exploding first:",
@@ -33,6 +35,14 @@ def ranking(comparison: pd.DataFrame, by: str, rest: str, more: dict[str, list] 
     shown = comparison.head(most)
     axes = axes_of(comparison)
     cells = {axis: [_setting(value) for value in shown[axis]] for axis in axes}
+    if by == "best":
+        by = "trained" if "accuracy" in comparison else "kept"
+    if "accuracy" in comparison:
+        cells |= {name: column(shown) for name, column in _ENDS.items()}
+        if not comparison["diverged"].any():
+            del cells["diverged"]
+        if comparison["accuracy"].isna().all():
+            del cells["accuracy [95 %]"]
     cells |= {name: column(shown) for name, column in _MEASURES.items()}
     if comparison["over"].nunique() == 1:
         del cells["over"]
@@ -88,7 +98,20 @@ _MEASURES = {
     "verdict": _verdicts,
     "theory": _theory,
 }
-_NUMBERS = {"decades [95 %]"}
+
+
+def _each(column: str, words) -> Callable[[pd.DataFrame], list[str]]:
+    """A cell of ``words(row)`` for each row in which the column is known."""
+    return lambda rows: ["-" if pd.isna(row[column]) else words(row) for _, row in rows.iterrows()]
+
+
+_ENDS = {
+    "accuracy [95 %]": _each("accuracy", accuracy_words),
+    "held-out loss": _each("held_out_loss", lambda row: f"{row['held_out_loss']:.3g}"),
+    "loss": _each("training_loss", lambda row: f"{row['training_loss']:.3g}"),
+    "diverged": _each("diverged", lambda row: f"{row['diverged']:.0f} of {row['seeds']}"),
+}
+_NUMBERS = {"decades [95 %]", "accuracy [95 %]"}
 
 
 def _setting(value: object) -> str:

@@ -129,13 +129,15 @@ def compare(
     runs: str | Path | pd.DataFrame,
     prediction: pd.DataFrame | None = None,
     kept_within: float = KEPT_WITHIN,
-    by: str = "kept",
+    by: str = "best",
+    curve: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Runs ranked: the folder of an experiment, ``compare("results/depth")``, or a table.
 
     One row for each run, with what sets it apart, the change of the gradient, its rate, theory and
-    agreement, as :func:`flowlab.analysis.comparison.compare` says. Of a folder the predictions are
-    read too. Raises InputError for what is no such folder or table, and for an unknown order.
+    agreement, and how trained runs end, as :func:`flowlab.analysis.comparison.compare` says. Of a
+    folder the predictions and curves are read too. Raises InputError for what is no such folder or
+    table, and for an unknown order.
     """
     if not isinstance(runs, pd.DataFrame):
         folder = Path(runs)
@@ -143,7 +145,9 @@ def compare(
         runs = runs[[name for name in runs if name in {*READ, *schema.names("run", "setting")}]]
         if prediction is None:
             prediction = Experiment(folder).load(part="theory")
-    return comparison.compare(runs, prediction, kept_within, by)
+        if curve is None:
+            curve = Experiment(folder).load(part="curves")
+    return comparison.compare(runs, prediction, kept_within, by, curve)
 
 
 def run(

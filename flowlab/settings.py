@@ -227,10 +227,11 @@ class Settings:
         column="",
     )
     rank: str = setting(
-        "kept",
-        "what a sweep ranks first: the gradient that changes least (kept), most down (vanishing) "
-        "or up (exploding), the furthest from theory (differing), or by a column that varies",
-        allowed="kept, vanishing, exploding, differing, a column",
+        "best",
+        "what a sweep ranks first: the highest held-out accuracy (trained), the gradient that "
+        "changes least (kept), most down (vanishing) or up (exploding), the furthest from theory "
+        "(differing), or by a column that varies; best is trained, without training kept",
+        allowed="best, trained, kept, vanishing, exploding, differing, a column",
         measured=False,
         column="",
     )

@@ -21,6 +21,7 @@ from experiments.sweep.conditions import Condition
 from experiments.sweep.progress import Watcher
 from experiments.sweep.work import described, write_part
 from flowlab.analysis.comparison import answer, differing, ordered, row
+from flowlab.analysis.training import ends
 from flowlab.analysis.verdicts import AGREEMENTS, judge, tally
 from flowlab.errors import InputError
 from flowlab.progress import QUIET, Progress
@@ -246,7 +247,11 @@ def _judged(settings: Settings, runs: list[str]) -> dict:
     seeds = range(settings.seed, settings.seed + settings.seeds)
     table = table[table["seed"].isin(seeds)]
     prediction = experiment.prediction(runs[0])
-    return row(judge(table, prediction, settings.kept_within))
+    judged = row(judge(table, prediction, settings.kept_within))
+    if not settings.trained:
+        return judged
+    curve = pd.concat([experiment.curve(run) for run in runs])
+    return judged | ends(curve[curve["seed"].isin(seeds)])
 
 
 def _sharing(settings: Settings, runs: list[Run]) -> list[Run]:

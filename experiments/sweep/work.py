@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from experiments.sweep.progress import ENDS, Journal
 from flowlab.analysis.comparison import row
+from flowlab.analysis.training import ends
 from flowlab.compilation import Compilation
 from flowlab.errors import InputError
 from flowlab.measurement.setup import Batches, needed
@@ -120,6 +121,8 @@ class Work:
         with Compilation(report):
             done = run(settings, command=part["command"], extend=condition["extend"])
         trend, judged = done.verdict.trend, row(done.verdict)
+        if done.curve is not None:
+            judged |= ends(done.curve)
         return {"event": "done", "seconds": done.seconds, "trend": trend, "judged": judged}
 
 

@@ -11,11 +11,27 @@ import numpy as np
 import pandas as pd
 
 from flowlab import schema
+from flowlab.analysis.training import ends
 from flowlab.analysis.verdicts import KEPT_WITHIN, READ, Verdict, judge_all, tally
 from flowlab.errors import InputError, unknown
 
+
+def _trained(rows: pd.DataFrame) -> pd.Series:
+    """The highest accuracy first, of a regression the least held-out loss; diverged runs last."""
+    if "accuracy" not in rows:
+        return pd.Series(nan, rows.index)
+    return (-rows["accuracy"]).fillna(rows["held_out_loss"])
+
+
+def _best(rows: pd.DataFrame) -> pd.Series:
+    """What was trained by how it ends, what was measured alone by what it keeps."""
+    return ORDERS["trained" if "accuracy" in rows else "kept"](rows)
+
+
 # What runs can be sorted by, each with the key that puts the first of them first.
 ORDERS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "best": _best,
+    "trained": _trained,
     # As far as the interval reaches: what is shown to be kept comes before what may be.
     "kept": lambda rows: rows[["decades", "low", "high"]].abs().max(axis=1),
     "vanishing": lambda rows: rows["decades"],
@@ -31,13 +47,19 @@ MEASURES = (
     *("trend", "decades", "low", "high", "over", "rate", "theory", "difference", "agreement"),
     *("seeds", "run"),
 )
+# Of trained runs alone, before these: see :func:`flowlab.analysis.training.ends`.
+ENDS = (
+    *("accuracy", "accuracy_low", "accuracy_high", "held_out_loss", "training_loss"),
+    "diverged",
+)
 
 
 def compare(
     table: pd.DataFrame,
     prediction: pd.DataFrame | None = None,
     kept_within: float = KEPT_WITHIN,
-    by: str = "kept",
+    by: str = "best",
+    curve: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row for each run of a tidy table, the one that best answers the question first.
 
@@ -45,9 +67,11 @@ def compare(
     gradient's norm changes going backward over the body, with its 95 % interval ``low``, ``high``
     over ``seeds``; ``over``, what was crossed; ``rate`` in words; ``theory``, the predicted change
     where theory covers the whole body; ``difference``, measured minus predicted over what theory
-    covers, and the ``agreement`` there; ``run``. Numbers that are not known are NaN. ``by`` is
-    "kept" (the least change first), "vanishing", "exploding", "differing" (from theory most) or a
-    setting in which runs differ. Runs that cannot be judged come last.
+    covers, and the ``agreement`` there; ``run``. Numbers that are not known are NaN. Runs with a
+    ``curve`` of training also have how they end, as :func:`flowlab.analysis.training.ends` says.
+    ``by`` is "trained" (the best of these first), "kept" (the least change first), "vanishing",
+    "exploding", "differing" (from theory most) or a setting in which runs differ; "best" is
+    "trained" where there are curves, else "kept". Runs that cannot be judged come last.
 
     Raises InputError as ``judge`` does, for an unknown order and for a table without runs.
     """
@@ -64,6 +88,9 @@ def compare(
     judged = pd.DataFrame.from_dict({run: row(v) for run, v in verdicts.items()}, "index")
     rows = rows.join(judged)
     rows["seeds"] = runs["seed"].nunique()
+    if curve is not None and len(curve):
+        own = {run: ends(of) for run, of in curve.groupby("run", observed=True)}
+        rows = rows.join(pd.DataFrame.from_dict(own, "index"))
     return ordered(rows.rename_axis("run").reset_index(), by)
 
 
@@ -98,9 +125,9 @@ def row(verdict: Verdict) -> dict:
     }
 
 
-def ordered(rows: pd.DataFrame, by: str = "kept") -> pd.DataFrame:
+def ordered(rows: pd.DataFrame, by: str = "best") -> pd.DataFrame:
     """Rows of :func:`row` in the order ``by``, columns in that of :func:`compare`."""
-    axes = [name for name in rows if name not in MEASURES]
+    axes = axes_of(rows)
     if by in ORDERS:
         key = ORDERS[by](rows)
     elif by in axes:
@@ -112,12 +139,13 @@ def ordered(rows: pd.DataFrame, by: str = "kept") -> pd.DataFrame:
     for name in axes:
         ranks[name] = rows[name].rank(method="dense", na_option="top")
     index = ranks.assign(run=rows["run"].astype(str)).sort_values([*ranks, "run"]).index
-    return rows.loc[index, [*axes, *MEASURES]].reset_index(drop=True)
+    ends_ = [name for name in ENDS if name in rows]
+    return rows.loc[index, [*axes, *ends_, *MEASURES]].reset_index(drop=True)
 
 
 def axes_of(comparison: pd.DataFrame) -> list[str]:
     """The settings in which the runs of a comparison differ."""
-    return [name for name in comparison if name not in MEASURES]
+    return [name for name in comparison if name not in (*ENDS, *MEASURES)]
 
 
 def named(row: pd.Series, axes: list[str]) -> str:
@@ -140,6 +168,8 @@ def value_words(value: object) -> str:
 
 def answer(comparison: pd.DataFrame, kept_within: float = KEPT_WITHIN) -> str:
     """The comparison in a sentence or two: how many runs keep the gradient, and the two ends."""
+    if "accuracy" in comparison:
+        return _ends_words(comparison)
     axes, known = axes_of(comparison), comparison.dropna(subset="decades")
     count = len(comparison)
     if count == 1:
@@ -163,6 +193,38 @@ def answer(comparison: pd.DataFrame, kept_within: float = KEPT_WITHIN) -> str:
         f"{text} Least change: {named(least, axes)}, {_sized(least)}; "
         f"most: {named(most, axes)}, {_sized(most)}."
     )
+
+
+def _ends_words(comparison: pd.DataFrame) -> str:
+    """How the trained runs end: the best, the worst, and how many networks diverged."""
+    axes, rows = axes_of(comparison), ordered(comparison, "trained")
+    rows = rows[rows["training_loss"].notna()]
+    lost, count = int(comparison["diverged"].sum()), int(comparison["seeds"].sum())
+    parts = []
+    if len(rows) == 1 == len(comparison):
+        parts.append(_ended(rows.iloc[0]))
+    elif len(rows):
+        best, worst = rows.iloc[0], rows.iloc[-1]
+        parts.append(f"Best trained: {named(best, axes)}, {_ended(best)}")
+        if len(rows) > 1:
+            parts.append(f"worst: {named(worst, axes)}, {_ended(worst)}")
+    text = "; ".join(parts) + "." if parts else ""
+    diverged = f"{lost} of {count} networks diverged." if lost else "No network diverged."
+    text = f"{text} {diverged}".strip()
+    return text[:1].upper() + text[1:]
+
+
+def _ended(row) -> str:
+    if np.isnan(row["accuracy"]):
+        return f"held-out loss {row['held_out_loss']:.3g}"
+    return f"held-out accuracy {accuracy_words(row)}"
+
+
+def accuracy_words(row) -> str:
+    """The accuracy of a trained run in per cent, with its interval."""
+    low, high = 100 * max(row["accuracy_low"], 0.0), 100 * min(row["accuracy_high"], 1.0)
+    interval = f" [{low:.1f}, {high:.1f}]" if np.isfinite(row["accuracy_low"]) else ""
+    return f"{100 * row['accuracy']:.1f} %{interval}"
 
 
 def _sized(row) -> str:

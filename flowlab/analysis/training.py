@@ -31,6 +31,24 @@ def outcome(table: pd.DataFrame, curve: pd.DataFrame) -> str:
     return text[:1].upper() + text[1:] + "."
 
 
+def ends(curve: pd.DataFrame) -> dict[str, float]:
+    """What a comparison says of one trained run: how its networks end.
+
+    ``accuracy`` of what is held out with its 95 % interval, ``held_out_loss`` and
+    ``training_loss``, means over the seeds that did not diverge, and how many did (``diverged``).
+    """
+    final = curve[curve["step"] == curve["step"].max()]
+    lost = (final["training_status"] == "diverged").to_numpy(bool)
+    well = final[~lost]
+    accuracy = mean_interval(well["held_out_accuracy"].to_numpy(float))
+    return {
+        **{"accuracy": accuracy.mean, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high},
+        "held_out_loss": float(well["held_out_loss"].mean()),
+        "training_loss": float(well["training_loss"].mean()),
+        "diverged": int(lost.sum()),
+    }
+
+
 def _typical(losses: pd.Series) -> str:
     return f"{losses.mean():.3g}"
 
@@ -48,7 +66,7 @@ def _accuracy(final: pd.DataFrame) -> str:
         bounds = f" [{max(found.low, 0):.1f}, {min(found.high, 100):.1f}]" if found.known else ""
         return f", held-out accuracy {found.mean:.1f} %{bounds}"
     loss = mean_interval(final["held_out_loss"])
-    return f", held-out loss {loss}"
+    return f", held-out loss {loss:.3g}"
 
 
 def _gradient(table: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from flowlab.layer import Chain, Layer, Shape, Workspace, leaves, map_leaves
 from flowlab.measurement.ensemble import measure
 from flowlab.schema import DELTA
 from flowlab.settings import make
+from flowlab.training.loop import Trained, train
 
 _SQUARED_NATURAL = 2 * np.log(10)  # log10 of a norm to ln of its square
 
@@ -39,13 +40,32 @@ class Trial:
         """The table of ``times * seeds`` networks, by default with one Gaussian example each and
         an independent Gaussian cotangent, for which the theory is sharpest."""
         axes = {"data": "gaussian", "batch_size": 1, "upstream": "gaussian", **axes}
-        seeds = max(2, int(times * self.seeds))
-        return measure(make(seed=self.seed, seeds=seeds, **axes))
+        return measure(make(seed=self.seed, seeds=self._count(times), **axes))
 
-    def sweep(self, runs: Iterable[dict], times: float = 1) -> pd.DataFrame:
-        """The tables of several settings as one."""
-        tables = [self.measure(times, **axes) for axes in runs]
-        return pd.concat(tables, ignore_index=True)
+    def train(self, times: float = 1, **axes) -> Trained:
+        """The table and the curve of ``times * seeds`` trained networks, by default on digits."""
+        return train(make(seed=self.seed, seeds=self._count(times), **axes))
+
+    def sweep(
+        self, runs: Iterable[dict], times: float = 1
+    ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+        """The tables of several settings as one, and the curves of those that name an optimizer.
+
+        The curve is None where none does.
+        """
+        tables, curves = [], []
+        for axes in runs:
+            if "training" in axes:
+                trained = self.train(times, **axes)
+                tables.append(trained.table)
+                curves.append(trained.curve)
+            else:
+                tables.append(self.measure(times, **axes))
+        curve = pd.concat(curves, ignore_index=True) if curves else None
+        return pd.concat(tables, ignore_index=True), curve
+
+    def _count(self, times: float) -> int:
+        return max(2, int(times * self.seeds))
 
     def parameters(self, layer: Layer, shape: Shape, init: str = "he", times: int = 1, **options):
         """``layer``'s parameters in float64, nested, with a leading axis of ``times * seeds``."""

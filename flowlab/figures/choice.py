@@ -9,7 +9,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from flowlab.analysis.verdicts import AGREEMENTS, KEPT_WITHIN, counted, tally
-from flowlab.figures import batch_law, networks, one_axis, over, over_batch, pairs, ranks, sentences
+from flowlab.figures import (
+    batch_law,
+    networks,
+    one_axis,
+    over,
+    over_batch,
+    pairs,
+    ranks,
+    sentences,
+    steps,
+    training,
+)
 from flowlab.figures.head import fixed, head
 from flowlab.figures.labels import MOST
 from flowlab.figures.layer_profiles import profiles
@@ -22,38 +33,54 @@ MOST_CELLS = (28, 14)  # down, across
 
 @dataclass(frozen=True)
 class Form:
-    """One way to show a sweep: what draws it, and the sentence that it shows."""
+    """One way to show a sweep: what draws it, the sentence that it shows, and its caption."""
 
     figure: Callable[[], Figure]
     finding: Callable[[], str]
+    caption: Callable[[], str]
 
 
 def draw(
     table: pd.DataFrame,
     prediction: pd.DataFrame | None = None,
     kept_within: float = KEPT_WITHIN,
+    curve: pd.DataFrame | None = None,
 ) -> Figure:
     """The figure of a tidy table (one row per run, seed, layer), whatever its runs vary.
 
-    One run: norms against layer, of a recurrent net against step. Up to eight runs: their lines on
-    one axis. Depth, or the steps of a sequence, varies: the change from output to input against
-    it. The batch size: the batch law. The network: a panel for each. Two settings: a map of pairs.
+    Trained runs with their ``curve``, of one or two settings: loss and accuracy over the examples
+    seen; without it, or of more settings, up to eight runs: ‖dW‖ by layer and step. Else what is at
+    initialization. One run: norms against layer, of a recurrent net against step. Up to eight runs:
+    their lines on one axis. Depth, or the steps of a sequence, varies: the change from output to
+    input against it. The batch size: the batch law. The network: a panel for each. Two settings: a
+    map of pairs.
     More, or too many values: runs ranked. Above it stand the finding, verdicts by ``kept_within``
     decades, and the settings that all runs share. Raises InputError for an empty table and a
     missing column.
     """
-    form = choose(sweep(table, prediction, kept_within))
+    form = choose(sweep(table, prediction, kept_within, curve))
     return head(form.figure(), form.finding(), fixed(table))
 
 
 def choose(of: Conditions) -> Form:
     """The form of a sweep; what it cannot show legibly is ranked."""
+    if training.fits(of):
+        drawn, found = partial(training.training, of), partial(training.finding, of)
+        return Form(drawn, found, partial(training.caption, of))
+    if steps.fits(of):
+        return _form(steps.layer_by_step, steps.finding, of)
     if len(of.points) == 1:
         return Form(
-            lambda: profiles(of.table, of.prediction), lambda: sentences.alone(of.rows.iloc[0])
+            lambda: profiles(of.table, of.prediction),
+            lambda: sentences.alone(of.rows.iloc[0]),
+            partial(described, of),
         )
     if of.axes == ["batch_size"] and "reduction" in of.table:
-        return Form(lambda: batch_law.batch_law(of.table), lambda: batch_law.finding(of.table))
+        return Form(
+            lambda: batch_law.batch_law(of.table),
+            lambda: batch_law.finding(of.table),
+            partial(described, of),
+        )
     if over_batch.fits(of):
         return _form(over_batch.norms_by_batch, over_batch.finding, of)
     grown = next((axis for axis in SIZES if axis in of.axes), None)
@@ -80,17 +107,19 @@ def caption(
     table: pd.DataFrame,
     prediction: pd.DataFrame | None = None,
     kept_within: float = KEPT_WITHIN,
+    curve: pd.DataFrame | None = None,
 ) -> str:
     """What the figure of a table shows, in words: each run's change, or of many how many there are.
 
     Changes are of log10 of the gradient's norm over the body going backward, in decades; numbers
-    and words are those of the verdict. Raises InputError as ``draw`` does.
+    and words are those of the verdict. Of trained runs with their ``curve``, what they have learnt
+    at the end. Raises InputError as ``draw`` does.
     """
-    return described(sweep(table, prediction, kept_within))
+    return choose(sweep(table, prediction, kept_within, curve)).caption()
 
 
 def described(of: Conditions) -> str:
-    """The caption of a sweep."""
+    """How far each run's gradient changes, or of many how many do."""
     rows = of.rows
     if len(rows) <= MOST:
         text = "Change of the gradient's log10 norm over the body going backward, decades, mean "
@@ -136,7 +165,8 @@ def _words(row: pd.Series, of: Conditions) -> str:
 
 
 def _form(figure: Callable, finding: Callable, of: Conditions, **options) -> Form:
-    return Form(partial(figure, of, **options), partial(finding, of, **options))
+    parts = (partial(figure, of, **options), partial(finding, of, **options))
+    return Form(*parts, partial(described, of))
 
 
 def _networks(of: Conditions, grown: str | None) -> Form:

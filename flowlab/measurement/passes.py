@@ -236,7 +236,8 @@ class Passes:
 
     ``workspace`` and ``scans`` are a thread's own and may serve one pass after another.
     ``recorded`` says whether stretches may be passed by compiled loops, ``quantities`` whether
-    those of blocks' outputs are measured.
+    those of blocks' outputs are measured; ``shortest`` is how long a stretch is at least, other
+    blocks are passed one by one.
     """
 
     def __init__(
@@ -247,8 +248,9 @@ class Passes:
         scans: Scans,
         recorded: bool = True,
         quantities: bool = True,
+        shortest: int = WORTH_COMPILING,
     ):
-        self.quantities = quantities
+        self.quantities, self.shortest = quantities, shortest
         self.network, self.shapes = network, shapes
         self.workspace, self.scans, self.recorded = workspace, scans, recorded
         self.homogeneous = network.chain.homogeneous
@@ -262,7 +264,7 @@ class Passes:
             while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start < LONGEST:
                 stop += 1
             one_by_one = not (self.recorded and kinds[start][0].recorded)
-            if one_by_one or stop - start < WORTH_COMPILING:
+            if one_by_one or stop - start < self.shortest:
                 yield from ((layer, 1) for layer in range(start, stop))
             else:
                 yield start, stop - start

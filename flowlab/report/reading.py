@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # they come with matplotlib
     from flowlab.studies import Reading, Study
 
 PARTS = ("runs", ".old-runs", "ledger", "figures")
+CURVE = ("run", "seed", "step", "examples")  # of every curve of training
 _UNUSABLE = (ArithmeticError, LookupError, TypeError, ValueError)  # of tables of another making
 
 
@@ -171,7 +172,7 @@ class Reader:
             return None
         for problem in dict.fromkeys([*problems, *kept.problems]):
             self.lack(problem)
-        found = self._prediction(kept, set(stored))
+        found = self._part(kept, "theory", schema.PREDICTED, set(stored))
         prediction = pd.DataFrame() if found is None else found
         rows = _by_run(table, READ)
         curves = _by_run(prediction, [n for n in prediction if n not in schema.names("setting")])
@@ -198,18 +199,26 @@ class Reader:
         seeds = table.groupby("run", observed=True)["seed"].nunique()
         chapter.judged["seeds"] = seeds
         prediction = prediction[prediction["run"].isin(list(chapter.verdicts))] if curves else None
-        chapter.reading = Reading(table, prediction, self.kept_within, images[0])
+        training = self._part(kept, "curves", CURVE, set(chapter.verdicts))
+        training = None if training is None or training.empty else training
+        chapter.reading = Reading(table, prediction, self.kept_within, images[0], training)
         return set(stored)
 
-    def _prediction(self, kept: Experiment, runs: set[str]) -> pd.DataFrame | None:
-        """The predictions of these runs; a note for each that cannot be used, None for all."""
+    def _part(
+        self, kept: Experiment, part: str, least: Iterable[str], runs: set[str]
+    ) -> pd.DataFrame | None:
+        """Predictions or curves of these runs; a note for each that cannot be used, None for all.
+
+        ``least`` are the columns that they must have.
+        """
         with self.lacking():
-            frame = kept.load(part="theory")
+            frame = kept.load(part=part)
             for problem in kept.problems:
                 self.lack(problem)
-            lacking = [name for name in schema.PREDICTED if name not in frame]
+            lacking = [name for name in least if name not in frame]
             if lacking and len(frame):
-                raise InputError(f"{kept.folder / 'theory'} holds no predictions: no {lacking[0]}")
+                what = {"theory": "predictions", "curves": "curves"}[part]
+                raise InputError(f"{kept.folder / part} holds no {what}: no {lacking[0]}")
             return frame[frame["run"].isin(runs)] if len(frame) else frame
         return None
 

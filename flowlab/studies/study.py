@@ -13,7 +13,7 @@ from flowlab.claims.claim import HOLDS, Claim, Finding, register
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
 from flowlab.figures import through_time
-from flowlab.figures.choice import choose, described
+from flowlab.figures.choice import choose
 from flowlab.figures.head import fixed, head
 from flowlab.figures.sweeps import Conditions, sweep
 
@@ -22,28 +22,41 @@ from flowlab.figures.sweeps import Conditions, sweep
 class Reading:
     """A tidy table of runs, and what a study reads beside it.
 
-    ``prediction`` holds theory's rows of the same runs, None where there are none; verdicts go by
-    the threshold ``kept_within`` (decades); ``image`` is the side of images as the runs' metadata
-    have it, for tables without such a column.
+    ``prediction`` holds theory's rows of the same runs, ``curve`` those of the training of trained
+    ones (:mod:`flowlab.training.curve`), None where there are none; verdicts go by the threshold
+    ``kept_within`` (decades); ``image`` is the side of images as the runs' metadata have it, for
+    tables without such a column.
     """
 
     table: pd.DataFrame
     prediction: pd.DataFrame | None = None
     kept_within: float = KEPT_WITHIN
     image: int | None = None
+    curve: pd.DataFrame | None = None
 
     def narrowed(self, select: Callable[[pd.DataFrame], pd.DataFrame]) -> "Reading":
         """The same of the runs that ``select`` keeps of the table."""
-        table, prediction = select(self.table), self.prediction
-        if prediction is not None:
-            prediction = prediction[prediction["run"].isin(table["run"].unique())]
-            prediction = None if prediction.empty else prediction
-        return replace(self, table=table, prediction=prediction)
+        table = select(self.table)
+        runs = table["run"].unique()
+        beside = {}
+        for name in ("prediction", "curve"):
+            frame = getattr(self, name)
+            if frame is not None:
+                frame = frame[frame["run"].isin(runs)]
+                beside[name] = None if frame.empty else frame
+        return replace(self, table=table, **beside)
 
     @cached_property
     def sweep(self) -> Conditions:
         """The table's runs by the settings in which they differ."""
-        return sweep(self.table, self.prediction, self.kept_within)
+        return sweep(self.table, self.prediction, self.kept_within, self.curve)
+
+    @property
+    def trained(self) -> pd.DataFrame:
+        """The curve; raises InputError where no run was trained."""
+        if self.curve is None:
+            raise InputError("table must hold trained runs, with their curves; got none")
+        return self.curve
 
     @property
     def side(self) -> int:
@@ -92,7 +105,7 @@ def chosen(
         name,
         lambda reading: choose(reading.sweep).finding(),
         lambda reading: choose(reading.sweep).figure(),
-        lambda reading: described(reading.sweep),
+        lambda reading: choose(reading.sweep).caption(),
         select,
     )
 
@@ -131,7 +144,8 @@ class TableClaim(Claim):
     """A claim whose finding is read from a table: of runs made for it, or of those that are kept.
 
     ``find`` raises InputError where the table does not hold what it needs; ``runs`` are the
-    settings of the small sweep, each with ``times`` as many networks as a trial has seeds.
+    settings of the small sweep, each with ``times`` as many networks as a trial has seeds. Those
+    that name an optimizer are trained.
     """
 
     find: Find
@@ -139,9 +153,10 @@ class TableClaim(Claim):
     times: float = 1
 
     def reading(self, trial: Trial) -> Reading:
-        """The small sweep, measured."""
+        """The small sweep, measured and trained."""
         image = self.runs[0].get("network", {}).get("image")
-        return Reading(trial.sweep(self.runs, self.times), image=image)
+        table, curve = trial.sweep(self.runs, self.times)
+        return Reading(table, image=image, curve=curve)
 
 
 def finding(
@@ -155,7 +170,7 @@ def finding(
     """Register the decorated function of a reading as a claim, expected to hold by default.
 
     ``runs`` and ``times`` are those of :class:`TableClaim`, settings in the terms of
-    ``Trial.measure``.
+    ``Trial.measure`` or, with ``training``, of ``Trial.train``.
     """
 
     def decorate(find: Find) -> TableClaim:

@@ -93,7 +93,10 @@ def test_conditions_that_break_a_rule_are_named(asking):
         (["depth=x"], "depth must be an integer; got 'x'"),
         (["depth=0"], "depth must be at least 1; got 0"),
         (["init=hee"], "init must be one of"),
-        (["rank=worst"], "rank must be one of kept, vanishing, exploding, differing, init"),
+        (
+            ["rank=worst"],
+            "rank must be one of best, trained, kept, vanishing, exploding, differing",
+        ),
         (["depth=" + ",".join(map(str, range(1, 300)))], "ask takes at most 200 combinations"),
     ],
 )

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import flowlab
 from experiments import plots
 from flowlab.storage import tables
 from tests.support.tables import net
@@ -53,6 +54,22 @@ def test_every_figure_is_drawn_and_described(results, capsys):
         assert described["runs"] == ["runs/run0.parquet", "runs/run1.parquet"]
         assert "theory" in described["caption"].lower()
     assert not [path for path in results.rglob(".*")]
+
+
+def test_trained_runs_are_drawn_with_their_curves(tmp_path, capsys):
+    trained = {"name": "sgd", "steps": 3}
+    of = {"depth": 2, "width": 8, "batch_size": 16, "seeds": 3, "experiment": "mine"}
+    for init in ("he", "xavier"):
+        run = flowlab.run(**of, init=init, training=trained, results_dir=str(tmp_path))
+    code, output, errors = command(tmp_path, capsys)
+    assert (code, errors) == (0, []) and output == [str(tmp_path / "mine/figures/sweep.png")]
+    described = json.loads((tmp_path / "mine/figures/sweep.json").read_text())
+    assert described["finding"].startswith("Of 2 runs ")
+    assert "has the best held-out accuracy at the end" in described["finding"]
+    (tmp_path / "mine/curves" / f"{run.path.stem}.parquet").unlink()
+    code, output, _ = command(tmp_path, capsys)
+    described = json.loads((tmp_path / "mine/figures/sweep.json").read_text())
+    assert code == 0 and len(output) == 1 and "keep" in described["finding"]
 
 
 def test_one_experiment_on_demand(results, undrawn, capsys):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html import unescape
 
+import pandas as pd
 import pytest
 
 import flowlab
@@ -100,6 +101,19 @@ def test_a_run_without_prediction_is_judged(results):
     (chapter,) = Reader(results, 1.0).chapters()
     assert chapter.verdicts["c"].agreement == "no theory"
     assert chapter.verdicts["a"].agreement != "no theory"
+
+
+def test_the_curves_of_trained_runs_are_read(tmp_path):
+    of = {"depth": 2, "width": 8, "batch_size": 16, "seeds": 3, "results_dir": str(tmp_path)}
+    run = flowlab.run(**of, training={"name": "sgd", "steps": 3})
+    (chapter,) = Reader(tmp_path, 1.0).chapters()
+    assert len(chapter.reading.curve) == len(run.curve) == 3 * 3
+    path = tmp_path / "single" / "curves" / run.path.name
+    pd.read_parquet(path).drop(columns="held_out_loss").to_parquet(path)
+    reader = Reader(tmp_path, 1.0)
+    (chapter,) = reader.chapters()
+    assert chapter.reading.curve is None
+    assert any(line.startswith(f"single/curves/{path.name} is not") for line in reader.missing)
 
 
 def test_a_stale_figure_is_named(results):

@@ -75,7 +75,7 @@ class TestFindings(Findings):
 
 def test_nets_under_another_norm_do_not_explode():
     runs = [{**run, "norm": "layer"} for run in explosion.runs[-1:]]
-    table = Trial(0, 32).sweep(runs, explosion.times).assign(norm="batch")
+    table = Trial(0, 32).sweep(runs, explosion.times)[0].assign(norm="batch")
     assert explosion.find(Reading(table)).verdict not in explosion.expected
 
 

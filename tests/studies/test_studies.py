@@ -12,7 +12,7 @@ from flowlab import claims, studies
 from flowlab.claims.claim import HOLDS
 from flowlab.studies import Reading, Study
 from flowlab.studies.study import first_run, runs_with
-from tests.support.tables import net, sweep
+from tests.support.tables import curve, net, sweep
 
 STUDIES = studies.load()
 TESTS = Path(__file__).parent
@@ -83,9 +83,30 @@ def test_a_narrowed_reading_has_the_predictions_of_its_runs():
     assert none.prediction is None
 
 
+def test_a_narrowed_reading_has_the_curves_of_its_runs():
+    table, _ = sweep((0.1, {}), (0.2, {"init": "xavier"}))
+    of = pd.concat([curve(f"run{k}", lambda examples: 1 / examples) for k in (0, 1)])
+    reading = Reading(table, curve=of)
+    one = reading.narrowed(lambda table: table[table["init"] == "xavier"])
+    assert set(one.trained["run"]) == {"run1"} and set(one.sweep.curve["run"]) == {"run1"}
+    with pytest.raises(claims.suite.InputError, match="must hold trained runs, with their curves"):
+        Reading(table).trained  # noqa: B018
+
+
+def test_runs_of_a_finding_that_name_an_optimizer_are_trained():
+    net = {"depth": 2, "width": 6, "batch_size": 8}
+    optimizer = {"name": "sgd", "steps": 3}
+    trial = claims.suite.Trial(5, 4)
+    table, of = trial.sweep([net, {**net, "training": optimizer}], times=0.75)
+    assert set(table["step"].dropna()) == {1, 2, 3} and table["step"].isna().any()
+    assert of["seed"].unique().tolist() == [5, 6, 7]
+    assert trial.train(0.75, **net, training=optimizer).curve.equals(of)
+
+
 def test_a_finding_is_measured_on_its_sweep_or_read_from_a_table():
     claim = STUDIES["skip"].findings[2]
     trial = claims.suite.Trial(0, 4)
-    table = trial.sweep(claim.runs, claim.times)
+    table, curve = trial.sweep(claim.runs, claim.times)
+    assert curve is None
     assert claim.check(trial) == claim.find(Reading(table))
     assert HOLDS in claim.expected and isinstance(STUDIES["skip"], Study)

@@ -82,3 +82,23 @@ def recurrent(run, slope, steps=20, depth=3, down=0.1, predicted=None, **axes):
         pd.concat([table, states], ignore_index=True).astype(kinds),
         pd.concat([theory, steps_of], ignore_index=True).astype(kinds),
     )
+
+
+def curve(run, loss, seeds=5, examples=(8, 16, 24, 40, 64), spread=0.1, diverge=None, **axes):
+    """The curve of a run whose held-out loss is ``loss(examples)``, in each seed times a factor of
+    its own, whose geometric mean is 1; accuracy is 2^-loss. The last seed may ``diverge`` from
+    some number of examples on."""
+    examples = np.array(examples)
+    factors = np.random.default_rng(len(run)).normal(0, 1, seeds)
+    factors = np.exp(spread * (factors - factors.mean()))
+    frames = []
+    for seed, factor in enumerate(factors):
+        losses = factor * loss(examples.astype(float))
+        if diverge is not None and seed == seeds - 1:
+            losses[examples >= diverge] = np.nan
+        status = np.where(np.isfinite(losses), "ok", "diverged")
+        values = {"examples": examples, "step": np.arange(1, len(examples) + 1)}
+        values |= {"held_out_loss": losses, "held_out_accuracy": 2**-losses}
+        values |= {"training_loss": losses, "noise_scale": 30.0, "training_status": status}
+        frames.append(pd.DataFrame({"run": run, "training": "sgd", "seed": seed, **axes, **values}))
+    return pd.concat(frames, ignore_index=True)
