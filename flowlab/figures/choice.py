@@ -18,6 +18,7 @@ from flowlab.figures import (
     pairs,
     ranks,
     sentences,
+    steps,
     training,
 )
 from flowlab.figures.head import fixed, head
@@ -48,10 +49,10 @@ def draw(
     """The figure of a tidy table (one row per run, seed, layer), whatever its runs vary.
 
     Trained runs with their ``curve``, of one or two settings: loss and accuracy over the examples
-    seen. Else what there is at initialization. One run: norms against layer, of a recurrent net
-    against step. Up to eight runs: their lines on one axis. Depth, or the steps of a sequence,
-    varies: the change from output to input against it. The batch size: the batch law. The network:
-    a panel for each. Two settings: a map of pairs.
+    seen; without it, up to eight: a norm by layer and step of training. Of others, one run: norms
+    against layer, of a recurrent net against step. Up to eight runs: their lines on one axis.
+    Depth, or the steps of a sequence, varies: the change from output to input against it. The batch
+    size: the batch law. The network: a panel for each. Two settings: a map of pairs.
     More, or too many values: runs ranked. Above it stand the finding, verdicts by ``kept_within``
     decades, and the settings that all runs share. Raises InputError for an empty table and a
     missing column.
@@ -65,6 +66,8 @@ def choose(of: Conditions) -> Form:
     if training.fits(of):
         drawn, found = partial(training.training, of), partial(training.finding, of)
         return Form(drawn, found, partial(training.caption, of))
+    if steps.fits(of):
+        return _form(steps.layer_by_step, steps.finding, of)
     if len(of.points) == 1:
         return Form(
             lambda: profiles(of.table, of.prediction),

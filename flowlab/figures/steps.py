@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -26,13 +25,13 @@ PANEL = 1.7  # inches, the height of a panel
 COLUMNS = 4
 COLORS = "viridis"
 NONFINITE, ZERO = style.COLORS[1], "0.8"  # neither is among the colours of norms
-CROSS = {"marker": "x", "linestyle": "none", "markersize": 3.5, "color": NONFINITE}
+HATCHED = {"hatch": "xxxx", "edgecolor": NONFINITE, "facecolor": "none", "linewidth": 0}
 
 
 def fits(sweep: Conditions) -> bool:
     """Whether runs have several steps of training, and are few enough for a panel each."""
-    table = sweep.table
-    several = "step" in table and table["step"].nunique() > 1
+    every = sweep.every
+    several = "step" in every and every["step"].nunique() > 1
     return several and len(sweep.points) <= MOST
 
 
@@ -40,8 +39,8 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
     """A norm's log10 in every layer (up) at every logged step (to the right), a panel for each run.
 
     Colours are means over seeds, the same in all panels. Cells in which no seed has a finite norm
-    have a colour of their own, and so have those in which every seed's is exactly zero; a cross
-    marks cells that lack some seeds. Raises InputError without steps and for more than 8 runs.
+    have a colour of their own, and so have those in which every seed's is exactly zero; cells that
+    lack some seeds are hatched. Raises InputError without steps and for more than 8 runs.
     """
     cells = _cells(sweep, column)
     names = _names(sweep)
@@ -75,40 +74,40 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
 
 
 def finding(sweep: Conditions, column: str = WEIGHTS) -> str:
-    """How far apart layers are at the first and at the last step; what diverges, where and when."""
+    """How far apart layers are at the first and at the last step; where seeds diverge, and when."""
     cells, names = _cells(sweep, column), _names(sweep)
     symbol = SYMBOLS.get(column, column)
-    known, gone = [], []
+    ends, gone = ([], []), []
     for run, name in names.items():
         of = cells[cells["run"] == run]
-        first, last = (_span(of[of["step"] == of["step"].agg(end)]) for end in ("min", "max"))
-        if first is not None and last is not None:
-            known.append((first, last, name))
-        out = of[of["nonfinite"] > 0].sort_values(["step", "layer"])
+        for end, which in zip(ends, ("min", "max"), strict=True):
+            at = of["step"].agg(which)
+            span = _span(of[of["step"] == at])
+            if span is not None:
+                end.append((*span, name, at))
+        out = of.loc[of["nonfinite"] > 0, "step"]
         if len(out):
-            at = out.iloc[0]
-            gone.append(f"{name} at step {at['step']} in layer {at['layer']}")
-    step = cells["step"].max()
-    text = f"No layer has a finite {symbol} to the end"
-    if len(known) == 1 == len(names):
-        ((first, last, _),) = known
-        text = (
-            f"Between layers {symbol} differs by {decades(first)} at step 1 and by "
-            f"{decades(last)} at step {step}"
-        )
-        gone = [words.removeprefix(known[0][2]).strip() for words in gone]
-    elif known:
-        parts = []
-        for which, when in ((0, "step 1"), (1, f"step {step}")):
-            ordered = sorted(known, key=lambda entry: entry[which])
-            low, high = ordered[0], ordered[-1]
-            parts.append(
-                f"{decades(low[which])} ({low[2]}) to {decades(high[which])} ({high[2]}) at {when}"
-            )
-        text = f"Between layers {symbol} differs by {', and by '.join(parts)}"
-    if gone:
-        text += f"; seeds leave the float range {listed(gone, 3)}"
-    return text
+            gone.append(f"from step {out.min()} on" + f" ({name})" * (len(names) > 1))
+    parts = [
+        f"{_range(end, len(names) > 1)} at step {max(row[-1] for row in end)}"
+        for end in ends
+        if end
+    ]
+    text = f"No run has a finite {symbol} in every layer, neither at first nor in the end"
+    if parts:
+        text = f"Between layers {symbol} differs by {' and by '.join(parts)}"
+    return text + (f"; seeds are not finite {listed(gone)}" if gone else "")
+
+
+def _range(spans: list[tuple], several: bool) -> str:
+    """The least and the greatest of (decades, layer of the least norm, run, step)."""
+    low, high = min(spans), max(spans)
+    sizes = [decades(span[0]) for span in (low, high)]
+    if not several:
+        return f"{sizes[0]} (least in layer {low[1]})"
+    if sizes[0] == sizes[1]:
+        return f"{sizes[0]}{f' ({low[2]})' if len(spans) == 1 else ''}"
+    return f"{sizes[0].split()[0]} ({low[2]}) to {sizes[1]} ({high[2]})"
 
 
 def _cells(sweep: Conditions, column: str) -> pd.DataFrame:
@@ -116,8 +115,8 @@ def _cells(sweep: Conditions, column: str) -> pd.DataFrame:
 
     Seeds whose rows are absent where others have theirs are among the nonfinite ones.
     """
-    table = sweep.table
-    if "step" not in table or table["step"].notna().sum() == 0:
+    table = sweep.every
+    if "step" not in table or table["step"].isna().all():
         raise InputError("table must hold steps of training; got none")
     if len(sweep.points) > MOST:
         raise InputError(f"table must hold at most {MOST} runs; got {len(sweep.points)}")
@@ -136,10 +135,12 @@ def _names(sweep: Conditions) -> dict:
     }
 
 
-def _span(cells: pd.DataFrame) -> float | None:
-    """Decades between the greatest and the least of the layers' means; None where one is absent."""
-    means = cells["mean"]
-    return float(np.ptp(means)) if len(means) and means.notna().all() else None
+def _span(cells: pd.DataFrame) -> tuple[float, int] | None:
+    """Decades between the layers' greatest and least mean, and where that is; None if not known."""
+    means = cells.set_index("layer")["mean"]
+    if means.isna().any():
+        return None
+    return float(np.ptp(means)), int(means.idxmin())
 
 
 def _panel(ax: Axes, cells: pd.DataFrame, norm: Normalize) -> QuadMesh:
@@ -156,9 +157,9 @@ def _panel(ax: Axes, cells: pd.DataFrame, norm: Normalize) -> QuadMesh:
     zero = none & (grids["zero"] == grids["seeds"])
     for where, color in ((none & ~zero, NONFINITE), (zero, ZERO)):
         masked = np.ma.masked_where(~where, np.zeros(where.shape))
-        ax.pcolormesh(*edges, masked, cmap=_one(color), rasterized=True)
-    layer, step = np.nonzero(~none & (grids["nonfinite"] + grids["zero"] > 0))
-    ax.plot(steps[step], layers[layer], label="some seeds", **CROSS)
+        ax.pcolormesh(*edges, masked, cmap=ListedColormap([color]), rasterized=True)
+    partly = ~none & (grids["nonfinite"] + grids["zero"] > 0)
+    ax.pcolor(*edges, np.ma.masked_where(~partly, np.zeros(partly.shape)), **HATCHED)
     ax.set_xscale("log")
     ax.set_xlim(edges[0][0], edges[0][-1])
     ax.set_ylim(edges[1][0], edges[1][-1])
@@ -172,12 +173,6 @@ def _panel(ax: Axes, cells: pd.DataFrame, norm: Normalize) -> QuadMesh:
     ax.tick_params(labelsize=style.TEXT, length=2)
     ax.grid(False)
     return image
-
-
-def _one(color: str):
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap([color])
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
@@ -195,7 +190,7 @@ def _key(cells: pd.DataFrame) -> list:
     handles = {
         "no seed has a finite norm": ((none & ~zero).any(), Patch(facecolor=NONFINITE)),
         "exactly zero in every seed": (zero.any(), Patch(facecolor=ZERO)),
-        "some seeds zero or not finite, not in the mean": (partly.any(), Line2D([], [], **CROSS)),
+        "some seeds zero or not finite, not in the mean": (partly.any(), Patch(**HATCHED)),
     }
     for label, (_, handle) in handles.items():
         handle.set_label(label)

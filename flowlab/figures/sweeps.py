@@ -23,17 +23,22 @@ SIZES = ("depth", "steps")  # along which a change grows
 class Conditions:
     """Runs by the settings in which they differ.
 
-    ``table`` and ``prediction`` hold one run for each point; ``points`` one row for each run,
-    indexed by it, with a column for each of ``axes``: a number, or a name to which the options
-    that belong to it are joined, as "orthogonal × √2". ``curve`` holds the training of trained
-    runs, None where there are none.
+    ``every`` and ``prediction`` hold one run for each point, trained ones with all their steps;
+    ``points`` one row for each run, indexed by it, with a column for each of ``axes``: a number, or
+    a name to which the options that belong to it are joined, as "orthogonal × √2". ``curve`` holds
+    the training of trained runs, None where there are none.
     """
 
-    table: pd.DataFrame
+    every: pd.DataFrame
     prediction: pd.DataFrame | None
     kept_within: float
     points: pd.DataFrame
     curve: pd.DataFrame | None = None
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows at initialization: of trained runs those of their first step."""
+        return at_start(self.every)
 
     @property
     def axes(self) -> list[str]:
@@ -97,11 +102,10 @@ def sweep(
             raise unknown("column", name, table.columns)
     if table.empty:
         raise InputError("table must hold at least one row; got none")
-    table = at_start(table)
     known = [name for name in schema.names("setting") if name in table]
     own = [name for name in table if is_axis(name) and name not in known]
     names = [name for name in [*known, *own] if name not in ("experiment", "seeds")]
-    groups = table.groupby("run", observed=True)
+    groups = at_start(table).groupby("run", observed=True)
     own = [name for name in own if groups[name].nunique().max() <= 1]
     rows = groups[[name for name in names if name in known or name in own]].first()
     rows = rows.astype(object).where(rows.notna(), None)

@@ -82,12 +82,10 @@ class Norms:
 
     def _moderate(self, source: Source) -> bool:
         """Are weights so far from the ends of the float range that zeros are exact?"""
-        most = _MODERATE[self.settings.dtype]
-        for block, shape in {*zip(self.network.blocks, self.shapes, strict=True)}:
-            for _, parameter in leaves(block.declare(shape).parameters):
-                if not source.moderate(parameter, most):
-                    return False
-        return True
+        blocks = {*zip(self.network.blocks, self.shapes, strict=True)}
+        declared = (block.declare(shape).parameters for block, shape in blocks)
+        parameters = (parameter for nest in declared for _, parameter in leaves(nest))
+        return source.moderate(parameters, _MODERATE[self.settings.dtype])
 
     # --- forward ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ kernel calls (:mod:`flowlab.measurement.scan`), and layer by layer where that wo
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -32,7 +32,7 @@ from flowlab.layer import (
 from flowlab.measurement.quantities import of_output
 from flowlab.measurement.scan import Scans, Stack, single
 from flowlab.networks import Network
-from flowlab.numerics.scale import shift, shifted
+from flowlab.numerics.scale import log2_norm, shift, shifted
 
 # Shorter stretches are passed in Python before their loop would be compiled.
 WORTH_COMPILING = 24
@@ -55,8 +55,8 @@ class Source(Protocol):
         2^exponent, exponent (S,). By kernels alone, so that it can be recorded.
         """
 
-    def moderate(self, parameter: Parameter, most: float) -> bool:
-        """Is the size of a parameter's elements within 2^±most?"""
+    def moderate(self, parameters: Iterable[Parameter], most: float) -> bool:
+        """Is the size of all these parameters' elements within 2^±most, or 0?"""
 
 
 class Drawn:
@@ -84,9 +84,9 @@ class Drawn:
         remaining = iter(drawn)
         return map_leaves(lambda _: next(remaining), declared)
 
-    def moderate(self, parameter: Parameter, most: float) -> bool:
-        deviation = self.initializer.deviation(parameter)
-        return not deviation or abs(math.log2(deviation)) <= most
+    def moderate(self, parameters: Iterable[Parameter], most: float) -> bool:
+        deviations = map(self.initializer.deviation, parameters)
+        return all(abs(math.log2(own)) <= most for own in deviations if own)
 
 
 class Held:
@@ -129,8 +129,13 @@ class Held:
 
         return map_leaves(own, given)
 
-    def moderate(self, parameter: Parameter, most: float) -> bool:
-        return False
+    def moderate(self, parameters: Iterable[Parameter], most: float) -> bool:
+        for _, array in (leaf for nest in self.held.values() for leaf in leaves(nest)):
+            each = array.reshape(array.shape[0] * array.shape[1], -1)
+            rms = log2_norm(each) - 0.5 * math.log2(each.shape[1])
+            if not (np.isneginf(rms) | (np.abs(rms) <= most)).all():
+                return False
+        return True
 
 
 class Sink(Protocol):
@@ -231,7 +236,8 @@ class Passes:
 
     ``workspace`` and ``scans`` are a thread's own and may serve one pass after another.
     ``recorded`` says whether stretches may be passed by compiled loops, ``quantities`` whether
-    those of blocks' outputs are measured.
+    those of blocks' outputs are measured; ``shortest`` is how long a stretch is at least, other
+    blocks are passed one by one.
     """
 
     def __init__(
@@ -242,8 +248,9 @@ class Passes:
         scans: Scans,
         recorded: bool = True,
         quantities: bool = True,
+        shortest: int = WORTH_COMPILING,
     ):
-        self.quantities = quantities
+        self.quantities, self.shortest = quantities, shortest
         self.network, self.shapes = network, shapes
         self.workspace, self.scans, self.recorded = workspace, scans, recorded
         self.homogeneous = network.chain.homogeneous
@@ -257,7 +264,7 @@ class Passes:
             while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start < LONGEST:
                 stop += 1
             one_by_one = not (self.recorded and kinds[start][0].recorded)
-            if one_by_one or stop - start < WORTH_COMPILING:
+            if one_by_one or stop - start < self.shortest:
                 yield from ((layer, 1) for layer in range(start, stop))
             else:
                 yield start, stop - start

@@ -16,11 +16,11 @@ import pandas as pd
 
 from flowlab.errors import InputError
 from flowlab.initializers import Initializer
-from flowlab.layer import Nest, Parameter, Workspace, leaves
+from flowlab.layer import Nest, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, threads
 from flowlab.measurement.norms import Norms
-from flowlab.measurement.passes import Drawn, Held, Passes
+from flowlab.measurement.passes import WORTH_COMPILING, Drawn, Held, Passes
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST
 from flowlab.measurement.scan import Scans
@@ -28,13 +28,17 @@ from flowlab.measurement.setup import Batches, Setup, prepare
 from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics.blas import one_thread
-from flowlab.numerics.scale import LOG10_2, log2_norm
+from flowlab.numerics.scale import LOG10_2
 from flowlab.settings import Settings
 from flowlab.training import moves, noise
+from flowlab.training.curvature import curvature
 from flowlab.training.curve import DIVERGED, OK, of_training
 from flowlab.training.evaluation import Evaluation, Running, loss_of
 from flowlab.training.sinks import Logging, Stepping
 from flowlab.training.updates import Updater
+
+# Steps times equal layers for which compiling a loop over them takes less time than it saves.
+_PAYS = 4000
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def train(
     count = Count(progress, steps * len(parts))
 
     def one(seeds: np.ndarray) -> list[Log]:
-        return Part(setup, seeds).train(steps, count)
+        return Part(setup, seeds, steps).train(steps, count)
 
     with one_thread(), ThreadPoolExecutor(len(parts)) as pool:
         logs = list(pool.map(one, parts))
@@ -89,25 +93,26 @@ class Log:
 
 
 class Part:
-    """Networks of ``seeds`` (S,) trained side by side.
+    """Networks of ``seeds`` (S,) trained side by side, for ``steps`` or so.
 
     ``held`` are their parameters, changed in place by every step.
     """
 
-    def __init__(self, setup: Setup, seeds: np.ndarray):
+    def __init__(self, setup: Setup, seeds: np.ndarray, steps: int = 1):
         settings = self.settings = setup.settings
         self.setup, self.seeds, self.dtype = setup, seeds, np.dtype(settings.dtype)
         self.workspace, self.scans = Workspace(), Scans()
-        self.passes, self.logged = (
-            Passes(setup.network, setup.shapes, self.workspace, self.scans, quantities=measured)
-            for measured in (False, True)
-        )
+        # Compiled once, a loop over equal layers pays in every step.
+        self.shortest = min(WORTH_COMPILING, max(2, _PAYS // steps))
+        self.passes = self._passes(settings.batch_size)
+        self.logged = self._passes(settings.batch_size, quantities=True)
         source = Drawn(Initializer(settings.init), seeds, self.dtype)
-        self.held = Trainable(Held.drawn(source, self.passes).held)
+        self.held = Held.drawn(source, self.passes)
         self.updater = Updater(
             settings.training, self.held.held, declared(self.passes), settings.batch_size
         )
-        self.quarter = self._quarter() if settings.training.two_batches else None
+        two = settings.training.two_batches
+        self.quarter = self._passes(settings.batch_size // 4) if two else None
         self.running = Running()
         self.evaluation = Evaluation(setup, seeds, self.workspace, self.scans)
         self.loss = LOSSES[settings.loss](settings.reduction)
@@ -163,15 +168,20 @@ class Part:
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),
         }
+        if self.settings.training.sharpness:
+            curve |= curvature(self.setup, self.seeds, step, before, self.updater)
         self.clipped[:], self.since = 0, 0
         return Log(step, readings(norms), curve)
 
-    def _quarter(self) -> Passes:
-        """Passes of the first quarter of a batch."""
-        network = self.setup.network
-        shape = (self.settings.batch_size // 4, *self.setup.shape[1:])
-        shapes = [place.shape for place in network.walk(shape)]
-        return Passes(network, shapes, self.workspace, self.scans, quantities=False)
+    def _passes(self, n: int, quantities: bool = False) -> Passes:
+        """Passes of ``n`` examples, in the same stretches for every n."""
+        network, shape = self.setup.network, (n, *self.setup.shape[1:])
+        return Passes(
+            *(network, [place.shape for place in network.walk(shape)]),
+            *(self.workspace, self.scans),
+            quantities=quantities,
+            shortest=self.shortest,
+        )
 
     def _norm_of_quarter(self, step: int) -> np.ndarray:
         """log2 norm (S,) of the gradient of a batch's first quarter; NaN where nobody asked."""
@@ -202,18 +212,6 @@ class Part:
         self.diverged[0, new] = step
         self.diverged[1, new] = bad[new]
         return loss, found
-
-
-class Trainable(Held):
-    """Held parameters that change: how large they are is looked up anew."""
-
-    def moderate(self, parameter: Parameter, most: float) -> bool:
-        for _, array in (leaf for nest in self.held.values() for leaf in leaves(nest)):
-            each = array.reshape(array.shape[0] * array.shape[1], -1)
-            rms = log2_norm(each) - 0.5 * np.log2(each.shape[1])
-            if not (np.isneginf(rms) | (np.abs(rms) <= most)).all():
-                return False
-        return True
 
 
 def declared(passes: Passes) -> dict[int, Nest]:

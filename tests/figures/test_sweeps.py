@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from flowlab.errors import InputError
-from flowlab.figures import choice, sweep
+from flowlab.figures import one_axis, sweep
 from tests.support.tables import net, recurrent, together, trained
 from tests.support.tables import sweep as made
 
@@ -21,10 +21,10 @@ def test_axes_are_the_settings_in_which_runs_differ():
 def test_trained_runs_are_read_at_their_start(kind):
     one, other = kind("a", -0.1), kind("b", -0.2, init="xavier")
     table, prediction = together(one, other)
-    untrained = choice.choose(sweep(table, prediction))
-    drawn = choice.choose(sweep(trained(table), prediction))
-    assert drawn.finding() == untrained.finding()
-    for ours, theirs in zip(drawn.figure().axes, untrained.figure().axes, strict=True):
+    untrained, ours = (sweep(frame, prediction) for frame in (table, trained(table)))
+    pd.testing.assert_frame_equal(ours.rows, untrained.rows)
+    drawn, shown = (one_axis.curves(of) for of in (ours, untrained))
+    for ours, theirs in zip(drawn.axes, shown.axes, strict=True):
         assert len(ours.lines) == len(theirs.lines) > 0
         for one_line, other_line in zip(ours.lines, theirs.lines, strict=True):
             np.testing.assert_array_equal(one_line.get_xydata(), other_line.get_xydata())

@@ -181,7 +181,7 @@ def test_two_batches_are_the_batch_and_its_quarter(net):
     """The quarter's gradient, from the norms that a run of that batch size has at the same step."""
     run = replace(settings(net, two_batches=True, steps=1), dtype="float64")
     big = loop.train(run).curve
-    part = Part(prepare(replace(run, batch_size=4)), np.arange(3))
+    part = Part(prepare(replace(run, batch_size=4)), np.arange(3), steps=10**6)
     small = part.log(1, 0.05).curve["gradient_log10_norm"]
     g_small, g_big = 10.0 ** (2 * small), 10.0 ** (2 * big["gradient_log10_norm"].to_numpy())
     square, trace = (16 * g_big - 4 * g_small) / 12, (g_small - g_big) / (1 / 4 - 1 / 16)
@@ -192,3 +192,18 @@ def test_two_batches_are_the_batch_and_its_quarter(net):
 def test_two_batches_need_four_examples():
     with pytest.raises(InputError, match="batch_size must be at least 4"):
         replace(settings(two_batches=True), batch_size=3).validate()
+
+
+@pytest.mark.parametrize("net", ["mlp", "batch norm", "rnn"])
+def test_a_compiled_loop_over_layers_changes_no_bit(net):
+    setup = prepare(replace(settings(net), depth=5))
+    plain, compiled = Part(setup, setup.seeds, 1), Part(setup, setup.seeds, 10**6)
+    for step in range(1, 4):
+        plain.step(step, 0.05)
+        compiled.step(step, 0.05)
+    one, other = plain.log(4, 0.05), compiled.log(4, 0.05)
+    assert one.curve.keys() == other.curve.keys()
+    for a, b in zip(
+        [*one.curve.values(), *one.rows], [*other.curve.values(), *other.rows], strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
