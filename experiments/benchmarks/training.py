@@ -312,9 +312,7 @@ TORCH = {}
 for _kind in ("fused", "foreach"):
     for _name, _form in (("at once", _torch_at_once), ("net by net", _torch_net_by_net)):
         TORCH[f"torch {_name}, {_kind}"] = partial(_form, kind=_kind)
-        TORCH[f"torch {_name}, {_kind}, threads over nets"] = partial(
-            _form, kind=_kind, split=True
-        )
+        TORCH[f"torch {_name}, {_kind}, threads over nets"] = partial(_form, kind=_kind, split=True)
 TORCH["torch.func.vmap"] = partial(_torch_at_once, kind="fused", functional=True)
 
 

@@ -1,6 +1,7 @@
 """Layer by step: where in a network and when in its training a norm dies or leaves the range."""
 
 from math import ceil
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from flowlab.figures.words import decades, listed, said
 WEIGHTS = "dW_log10_norm"
 PANEL = 1.7  # inches, the height of a panel
 COLUMNS = 4
+TITLE = 84  # characters that fit above all panels of a row
 COLORS = "viridis"
 NONFINITE, ZERO = style.COLORS[1], "0.8"  # neither is among the colours of norms
 HATCHED = {"hatch": "xxxx", "edgecolor": NONFINITE, "facecolor": "none", "linewidth": 0}
@@ -45,6 +47,8 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
     cells = _cells(sweep, column)
     names = _names(sweep)
     columns = min(len(names), COLUMNS)
+    titles = {run: fill(name, TITLE // columns) for run, name in names.items()}
+    lines = max(title.count("\n") + 1 for title in titles.values())
     rows = ceil(len(names) / columns)
     known = cells["mean"].dropna()
     low, high = (known.min(), known.max()) if len(known) else (-1.0, 1.0)
@@ -54,9 +58,9 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat[len(names) :]:
             ax.set_visible(False)
-        for place, (ax, (run, name)) in enumerate(zip(axes.flat, names.items(), strict=False)):
+        for place, (ax, (run, title)) in enumerate(zip(axes.flat, titles.items(), strict=False)):
             image = _panel(ax, cells[cells["run"] == run], norm)
-            ax.set_title(name if len(names) > 1 else "")
+            ax.set_title(title if len(names) > 1 else "", fontsize=style.TEXT)
             if place >= len(names) - columns:
                 ax.set_xlabel("step")
             if place % columns == 0:
@@ -69,7 +73,7 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
         bar.set_label(f"{SYMBOLS.get(column, column)}, mean over seeds of the log")
         handles = _key(cells)
         height = LINE * legend(figure, handles, "lower") if handles else 0
-        figure.set_figheight(rows * (PANEL + 0.35) + 0.3 + height)
+        figure.set_figheight(rows * (PANEL + 0.2 + LINE * lines) + 0.3 + height)
     return figure
 
 
