@@ -248,7 +248,7 @@ def _names(nets: pd.DataFrame) -> list[str]:
 def telling(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the deepest nets under one initialization, without or with batch norm."""
     deep = table[(table["depth"] == table["depth"].max()) & table["norm"].isin(["none", "batch"])]
-    return deep[deep["init"] == min(deep["init"], default="")]
+    return deep[deep["init"] == max(deep["init"], default="")]
 
 
 SMALL = {"network": "mlp", "width": 32, "batch_size": 32, "activation": "relu"}
