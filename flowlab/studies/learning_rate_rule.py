@@ -363,5 +363,5 @@ STUDY = Study(
             of_optimizer("sgd"),
         ),
     ),
-    rank=4,
+    rank=52,
 )
