@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -67,8 +67,9 @@ def training(
 
     ``seconds`` is flowlab's median for a step of the ensemble, ``ratio`` the median over rounds of
     the peer's time to flowlab's, ``low`` and ``high`` its extremes, ``peer`` the peer's fastest
-    form. The peer "flowlab, logged" is ``flowlab.train`` over an epoch's budget of the default
-    number of epochs beside the same without logging. Raises InputError for an unknown optimizer.
+    form. In the row of the smallest width whose peer is LOGGED, the peer is flowlab itself over
+    the default budget with its logged steps, beside as many steps that are not. ``compiled`` says
+    whether ``torch.compile`` takes part. Raises InputError for an unknown optimizer.
     """
     for name in optimizers:
         if name not in OPTIMIZERS:
@@ -82,17 +83,25 @@ def training(
                 settings = made(optimizer, **shape)
                 forms = forms_of(settings, optimizer, threads, pool, compiled)
                 rows += _rows(forms, rounds, width=width, optimizer=optimizer)
+        shape |= {"width": min(widths)}
+        rows.append(_logging(made(optimizers[0], **shape), optimizers[0], rounds, threads, pool))
     columns = ["width", "optimizer", "seconds", "peer", "ratio", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def report(table: pd.DataFrame) -> str:
     """The ratio to the faster peer by width, and where flowlab is behind."""
+    logged = table["peer"] == LOGGED
+    cost = ", ".join(f"{100 * (ratio - 1):.1f} %" for ratio in table.loc[logged, "ratio"])
+    table = table[~logged]
     faster = table.loc[table.groupby(["width", "optimizer"], sort=False)["ratio"].idxmin()]
     parts = [f"{r.width} {r.optimizer} {r.ratio:.2f} ({r.peer})" for r in faster.itertuples()]
     behind = sum(faster["ratio"] < 1)
     where = f"behind in {behind} of {len(faster)} rows" if behind else "behind nowhere"
-    return f"The faster peer's time to flowlab's: {', '.join(parts)}; flowlab is {where}."
+    return (
+        f"The faster peer's time to flowlab's: {', '.join(parts)}; flowlab is {where}. "
+        f"Logging at the default spacing adds {cost}."
+    )
 
 
 def made(optimizer: str, **shape) -> flowlab.Settings:
@@ -123,6 +132,29 @@ def _rows(forms: dict[str, Callable[[], Form]], rounds: int, **named) -> list[di
     ratios = found[["ratio", "ratio_low", "ratio_high"]].set_axis(["ratio", "low", "high"], axis=1)
     best = [ratios.loc[names, "ratio"].idxmin() for names in chosen]
     return [{**named, "peer": peer, **ratios.loc[peer]} for peer in best]
+
+
+def _logging(settings, optimizer: str, rounds: int, threads: int, pool) -> dict:
+    """The cost of logging: a training of the default budget with it and without."""
+    setup = prepare(replace(settings, training=replace(settings.training, steps=None)))
+    steps = setup.settings.training.step_count(setup.settings.batch_size, setup.batches.rows)
+    parts = [Part(setup, seeds, steps) for seeds in np.array_split(setup.seeds, threads)]
+    rate = setup.settings.training.lr
+
+    def plain(part):
+        for step in range(1, steps + 1):
+            part.step(step, rate)
+
+    def logged(part):
+        part.train(steps, lambda number: None)
+
+    forms = {
+        name: lambda f=f: list(pool.map(f, parts)) for name, f in ((OURS, plain), (LOGGED, logged))
+    }
+    found = race(forms, rounds, OURS).set_index("form")
+    row = found.loc[LOGGED, ["ratio", "ratio_low", "ratio_high"]].set_axis(["ratio", "low", "high"])
+    named = {"width": settings.width, "optimizer": optimizer, "peer": LOGGED}
+    return {**named, "seconds": found.loc[OURS, "median_s"] / steps, **row}
 
 
 def _heat(name: str, build: Callable[[], Form], repeats: int) -> float:
