@@ -55,7 +55,8 @@ def turns(reading: Reading, optimizer: str) -> pd.DataFrame:
     trained = (table["training"] == optimizer) & (table["training_weight_decay"] > 0)
     hidden = (table["norm"] == "batch") & (table["layer"] < table["depth"])
     plain = (table["network"] == "mlp") & (table["skip"] == "none")
-    rows = table[trained & hidden & plain & table["W_turn"].notna()]
+    weights = table["op"] == "linear"
+    rows = table[trained & hidden & plain & weights]
     if rows.empty:
         raise InputError(
             f"table must hold runs of training={optimizer} with weight decay and norm=batch, with "
@@ -77,22 +78,34 @@ def turns(reading: Reading, optimizer: str) -> pd.DataFrame:
 
 
 def settled(values: pd.DataFrame) -> pd.Series:
-    """Each seed's root mean square of value over level in the last half, by line and seed."""
+    """Each seed's root mean square of value over level in the last half, by line and seed.
+
+    NaN where an angle is not known: of a network that diverged, say.
+    """
     late = values[values["step"] > SETTLED * values["step"].max()]
     squares = ((late["value"] / late["level"]) ** 2).groupby([late["line"], late["seed"]])
-    return np.sqrt(squares.mean()).rename("ratio")
+    return np.sqrt(squares.agg(lambda of: of.mean(skipna=False))).rename("ratio")
 
 
 def rotation_finding(reading: Reading, optimizer: str) -> str:
     """How near the angles come to theory, and over which range of angles."""
     values = turns(reading, optimizer)
     ends = settled(values).groupby("line").agg(mean_interval)
-    low, high = (f"{end([e.mean for e in ends]):.2f}" for end in (min, max))
-    least, most = (f"{values['level'].agg(end):.2g}" for end in ("min", "max"))
-    return (
-        f"Weights before batch norm come to turn by {FORMULA[optimizer]} a step: by "
-        f"{low} to {high} times that at {len(ends)} settings, of {least} to {most} radians"
+    ratio, angle = (
+        _span([end(of) for end in (min, max)], spec)
+        for of, spec in (([e.mean for e in ends], ".2f"), (values["level"], ".2g"))
     )
+    where = f"{len(ends)} settings" if len(ends) > 1 else ends.index[0]
+    return (
+        f"Weights before batch norm come to turn by {FORMULA[optimizer]} a step: by {ratio} times "
+        f"that at {where}, of {angle} radians"
+    )
+
+
+def _span(ends: list[float], spec: str) -> str:
+    """ "low to high", or one number where both are written alike."""
+    low, high = (f"{end:{spec}}" for end in ends)
+    return low if low == high else f"{low} to {high}"
 
 
 def rotation_caption(reading: Reading, optimizer: str) -> str:
@@ -154,7 +167,7 @@ def turn(reading: Reading, optimizer: str) -> Finding:
 def runs(name: str, *pairs: tuple[float, float], **more) -> list[dict]:
     """The small sweep of an optimizer over (η, λ)."""
     net = {"depth": 3, "width": 32, "norm": "batch", "batch_size": 32}
-    training = {"name": name, "steps": 800, "log": 10, **more}
+    training = {"name": name, "steps": 500, "log": 10, **more}
     return [{**net, "training": {**training, "lr": a, "weight_decay": b}} for a, b in pairs]
 
 
@@ -162,7 +175,7 @@ def runs(name: str, *pairs: tuple[float, float], **more) -> list[dict]:
     "O8",
     "In equilibrium a step of SGD turns weights before a normalization by √(2ηλ).",
     "Wan et al. 2021; derived from ‖W'‖ cos Θ = (1 − ηλ)‖W‖",
-    runs=runs("sgd", (0.5, 0.01), (1.0, 0.02)),
+    runs=runs("sgd", (0.5, 0.02), (1.0, 0.02)),
     times=1 / 8,
 )
 def sgd(reading: Reading) -> Finding:
