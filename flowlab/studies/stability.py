@@ -69,12 +69,14 @@ def _limit(optimizer: str, values: pd.DataFrame) -> str:
 def stability_finding(reading: Reading, optimizer: str) -> str:
     """Where the sharpness stands at first and at the end, in units of the limit."""
     values = sharpnesses(reading, optimizer)
-    first = values[values["step"] == values["step"].min()]
-    begin = (first["value"] / first["level"]).groupby(first["lr"]).mean()
+    ratio = (values["value"] / values["level"]).groupby([values["step"], values["lr"]]).mean()
+    below = ratio.groupby("lr").min().max() < 1 - NEAR
+    came = "rises to" if below else "stays near"
+    if (ratio.groupby("lr").first() > 1 + NEAR).all():
+        came = "falls, then rises to" if below else "falls to"
     ends = hovering(values).groupby("lr").agg(mean_interval)
     low, high = (f"{end([e.mean for e in ends]):.2f}" for end in (min, max))
     at = low if low == high else f"{low} to {high}"
-    came = "falls and settles at" if (begin > 1).all() else "rises to"
     where = f"{len(ends)} learning rates" if len(ends) > 1 else f"η = {number(ends.index[0])}"
     return (
         f"{NAMES[optimizer].capitalize()} {came} {_limit(optimizer, values)} and hovers there: in "
@@ -82,11 +84,16 @@ def stability_finding(reading: Reading, optimizer: str) -> str:
     )
 
 
+def _begin(values: pd.DataFrame) -> pd.Series:
+    """The mean over seeds of value over level at the first step, by lr."""
+    first = values[values["step"] == values["step"].min()]
+    return (first["value"] / first["level"]).groupby(first["lr"]).mean()
+
+
 def stability_caption(reading: Reading, optimizer: str) -> str:
     """Each learning rate's ratio to the limit at first and at the end, with its interval."""
     values = sharpnesses(reading, optimizer)
-    first = values[values["step"] == values["step"].min()]
-    begin = (first["value"] / first["level"]).groupby(first["lr"]).mean()
+    begin = _begin(values)
     parts = [
         f"{begin[lr]:.2f} at the first step and {mean_interval(of):.3f} in the last third at "
         f"η = {number(lr)}"
@@ -100,8 +107,8 @@ def stability_caption(reading: Reading, optimizer: str) -> str:
 
 def _draw(reading: Reading, optimizer: str):
     values = sharpnesses(reading, optimizer)
-    of = "largest eigenvalue of the Hessian"
-    label = of if optimizer == "sgd" else "the same, preconditioned"
+    hessian = "Hessian" if optimizer == "sgd" else "preconditioned Hessian"
+    label = f"largest eigenvalue of the\n{hessian}"
     limit = f"limit of stability, {_limit(optimizer, values)}"
     return over_steps(values, label, limit, HOVERING * values["step"].max())
 
@@ -121,8 +128,7 @@ def hovers(reading: Reading, optimizer: str) -> Finding:
     """The mean over the last third, over the limit, of each learning rate; what it was at first
     is the rival."""
     values = sharpnesses(reading, optimizer)
-    first = values[values["step"] == values["step"].min()]
-    begin = (first["value"] / first["level"]).groupby(first["lr"]).mean()
+    begin = _begin(values)
     parts = {
         lr: compare.mean(
             f"{NAMES[optimizer]} over {_limit(optimizer, values)}, η = {number(lr)}",

@@ -16,7 +16,7 @@ STEPS = np.arange(10, 310, 10)
 def turning(optimizer, lr, decay, norm="batch", momentum=0.5, factor=1.0, **axes):
     """A run whose squared angles, once it has settled, are ``factor``² times theory's on average.
 
-    Steps alternate between 0.8 and 1.2 in the square, the last has 1; the last layer, which nothing normalizes,
+    Squares alternate between 0.8 and 1.2, the last is 1; the last layer, which nothing normalizes,
     is far off.
     """
     share = 1 / (1 + momentum) if optimizer == "sgd" else 0.1 / 1.9

@@ -84,7 +84,7 @@ def test_finding_and_caption_say_where_it_hovers(swept):
         )
     )
     found = STUDIES["adam"].figures[0].finding(replace(swept, curve=above))
-    assert found.startswith("Preconditioned sharpness falls and settles at 38/η")
+    assert found.startswith("Preconditioned sharpness falls, then rises to 38/η")
 
 
 def test_runs_that_have_no_limit_are_left_out(swept):
