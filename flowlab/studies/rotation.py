@@ -4,10 +4,10 @@ Where the loss does not change with the size of W, the gradient G is orthogonal 
 W' = (1 - ηλ)W - ηG has ‖W'‖ cos Θ = (1 - ηλ)‖W‖, Θ being the angle between W and W'. Over any
 number of steps, then, the mean of -ln cos Θ is -ln(1 - ηλ) plus the mean change of ln‖W‖: once
 ‖W‖ is stationary the root mean square of Θ is √(2ηλ) up to a relative O(ηλ), whatever the gradient
-(derived here; Wan et al. 2021 have
-√(2ηλ/(1 + μ)) under assumptions on the gradient). Batch norm makes every neuron's weights scale-invariant; that G is
-orthogonal to the whole of W needs no more than their sum, so that the law holds for the angle of
-the whole matrix, which tables have, as for each neuron's.
+(derived here; Wan et al. 2021 have √(2ηλ/(1 + μ)) under assumptions on the gradient). Batch norm
+makes every neuron's weights scale-invariant; that G is orthogonal to the whole of W needs no more
+than their sum, so that the law holds for the angle of the whole matrix, which tables have, as for
+each neuron's.
 
 With momentum μ a gradient moves W by ηG/(1 - μ) in all, so that of independent gradients
 2ηλ/(1 - μ)·‖W‖² = η²E‖G‖²/(1 - μ)², while a single step has η²E‖G‖²/(1 - μ²): Θ² = 2ηλ/(1 + μ).

@@ -24,4 +24,5 @@ STUDY = Study(
     (drawing("rotation_adamw", "adamw"),),
     (adamw,),
     experiment="rotation",
+    rank=58,
 )
