@@ -3,9 +3,8 @@
 import numpy as np
 
 from flowlab.analysis.verdicts import judge
-from flowlab.claims import chains, compare
-from flowlab.claims.claim import FAILS, claim
-from flowlab.claims.trial import inner, square
+from flowlab.claims import clipping, compare
+from flowlab.claims.claim import FAILS, OPEN, claim
 from flowlab.kernel import ShapeError
 from flowlab.layer import Chain, Layer, Workspace, leaves, map_leaves, primitives
 from flowlab.networks import build, example_shape, features
@@ -17,6 +16,7 @@ STATEMENT = (
     "architectures: "
 )
 BATCH, WIDTH, OUTPUTS = 4, 8, 5
+GAIN, STEPS = 3.0, 20  # of training from weights that are too large
 _RECURRENT = ("rnn", "lstm", "gru")
 
 
@@ -124,7 +124,7 @@ def initialization(trial):
     STATEMENT + "clipping by the global norm keeps direction and per-layer ratios, by value not.",
     "the text; Pascanu et al. 2013, algorithm 1",
 )
-def clipping(trial):
+def clipped_gradients(trial):
     """Each network's own gradients to a third of the norm, and to a tenth of the largest entry."""
     few = type(trial)(trial.seed, max(2, trial.seeds // 8))
     errors, turned = [], {}
@@ -133,15 +133,14 @@ def clipping(trial):
         x = few.random().standard_normal((few.seeds, *shape))
         dy = few.random().standard_normal((few.seeds, *chain.declare(shape).output))
         gradients = few.run(chain, x, few.parameters(chain, shape), dy).gradients
-        clipped = chains.clip_by_norm(gradients, np.sqrt(_square(gradients)) / 3)
-        errors.append(1 - _cosine(gradients, clipped))
-        for path, g in gradients.items():
-            size = np.sqrt(square(g) / _square(gradients))
-            errors.append(size - np.sqrt(square(clipped[path]) / _square(clipped)))
+        short, _ = clipping.clipped(gradients, "norm", np.sqrt(clipping.whole(gradients).min()) / 3)
+        errors += [1 - clipping.cosine(gradients, short), *clipping.unlike(gradients, short)]
         most = 0.1 * np.max([np.abs(g).max() for g in gradients.values()])
-        cut = {path: np.clip(g, -most, most) for path, g in gradients.items()}
-        turned[name] = np.degrees(np.arccos(_cosine(gradients, cut))).mean()
-    result = compare.identity("change of direction and of the layers' shares of ‖g‖", errors)
+        cut, _ = clipping.clipped(gradients, "value", most)
+        turned[name] = np.degrees(np.arccos(clipping.cosine(gradients, cut))).mean()
+    result = compare.identity(
+        "change of direction and of the layers' shares of ‖g‖", errors, clipping.BOUND
+    )
     shown = ", ".join(f"{angle:.0f}° in {name}" for name, angle in turned.items())
     return result.finding(
         f"In {len(turned)} architectures clipping by the global norm left direction and per-layer "
@@ -151,9 +150,43 @@ def clipping(trial):
     )
 
 
-def _square(gradients: dict) -> np.ndarray:
-    return sum(map(square, gradients.values()))
+@claim(
+    "S14-training",
+    STATEMENT + "clipped by its norm, a network that starts with weights too large does not "
+    "diverge.",
+    "the text; Pascanu et al. 2013",
+)
+def clipped_training(trial):
+    """The same training of every network from twice the gain, with clipping by norm and without.
 
-
-def _cosine(a: dict, b: dict) -> np.ndarray:
-    return sum(inner(a[path], b[path]) for path in a) / np.sqrt(_square(a) * _square(b))
+    It must bring every clipped network's held-out loss below that at initialization, and some
+    network must diverge without: else nothing is shown.
+    """
+    few = type(trial)(trial.seed, max(2, trial.seeds // 16))
+    lost, worse, shown = {}, [], {}
+    for name in NETWORKS:
+        for clip in ("none", "norm"):
+            training = {"name": "sgd", "lr": 0.1, "steps": STEPS, "log": STEPS, "clip": clip}
+            init = {"name": "he", "gain": GAIN}
+            sizes = {key: value for key, value in axes(name).items() if key != "data"}
+            curve = few.train(**sizes | {"batch_size": 32}, init=init, training=training).curve
+            begin, end = (curve[curve["step"] == step] for step in (1, STEPS))
+            lost[name, clip] = int((end["training_status"] != "ok").sum())
+            losses = end["held_out_loss"].mean()
+            if clip == "norm":
+                worse += [name] * (not losses < begin["training_loss"].mean())
+            alive = end["training_status"] == "ok"
+            shown[name, clip] = f"{losses:.2g}" if alive.all() else "diverged"
+    clipped = sum(count for (_, clip), count in lost.items() if clip == "norm")
+    alone = sum(count for (_, clip), count in lost.items() if clip == "none")
+    result = compare.Comparison("clipped networks that diverge or learn nothing", 0, clipped, 0.5)
+    verdict = result.verdict if alone else OPEN
+    words = ", ".join(
+        f"{shown[name, 'norm']} against {shown[name, 'none']} in {name}" for name in NETWORKS
+    )
+    return result.finding(
+        f"From {GAIN:g} times the gain {alone} of {len(NETWORKS) * few.seeds} networks diverge in "
+        f"{STEPS} steps without clipping and {clipped} with it; the held-out loss with clipping "
+        f"against without: {words}.",
+        FAILS if worse else verdict,
+    )

@@ -1,11 +1,11 @@
-"""Exact identities of whole networks: A3, A10, A11, A13."""
+"""Exact identities of whole networks: A3, A11, A13."""
 
 from itertools import pairwise
 
 import numpy as np
 
 from flowlab.claims import compare
-from flowlab.claims.claim import FAILS, OPEN, claim
+from flowlab.claims.claim import OPEN, claim
 from flowlab.claims.trial import inner, log_growth, square
 from flowlab.layer import Workspace
 from flowlab.layers import Activation, Linear
@@ -42,42 +42,6 @@ def balance(trial):
         f"In {len(x)} nets every layer's ⟨W, dW⟩ equals ⟨f, ∂L/∂f⟩, and every hidden neuron's "
         f"incoming Σ w·dw its outgoing one, to {result.measured:.0e}."
     )
-
-
-def clip_by_norm(gradients: dict, most: float) -> dict:
-    """g·min(1, most/‖g‖) over all arrays, each network by itself (Pascanu et al. 2013)."""
-    norm = np.sqrt(sum(square(g) for g in gradients.values()))
-    factor = np.minimum(1.0, most / norm)
-    return {k: (factor * g.T).T for k, g in gradients.items()}
-
-
-@claim(
-    "A10",
-    "Clipping by norm keeps the gradient's direction and the layers' ratios; by value rotates it.",
-    "Pascanu et al. 2013, algorithm 1",
-)
-def clipping(trial):
-    """Clipped to half the norm, and to half the largest entry."""
-    chain, x, parameters, dy = _relu_net(trial)
-    gradients = trial.run(chain, x, parameters, dy).gradients
-    weights = {k: g for k, g in gradients.items() if k.endswith("W")}
-    norm = np.sqrt(sum(square(g) for g in weights.values()))
-    clipped = clip_by_norm(weights, 0.5 * norm)
-    by_layer = [np.sqrt(square(clipped[k]) / square(weights[k])) for k in weights]
-    cut = {k: np.clip(g, *(0.5 * np.abs(g).max() * np.array([-1, 1]))) for k, g in weights.items()}
-    errors = [1 - _cosine(weights, clipped), *(ratio - 0.5 for ratio in by_layer)]
-    result = compare.identity("change of direction and of ratios", errors)
-    turned = np.degrees(np.arccos(_cosine(weights, cut)))
-    return result.finding(
-        f"Clipping by norm left direction and layer ratios unchanged to {result.measured:.0e}; "
-        f"clipping by value turned the gradient by {turned.mean():.0f}° on average.",
-        result.verdict if turned.max() > 1 else FAILS,
-    )
-
-
-def _cosine(a: dict, b: dict) -> np.ndarray:
-    product = sum(inner(a[k], b[k]) for k in a)
-    return product / np.sqrt(sum(square(v) for v in a.values()) * sum(map(square, b.values())))
 
 
 @claim("A11", "Orthogonal linear nets preserve ‖δ‖ exactly.", "Saxe et al. 2013")

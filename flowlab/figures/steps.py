@@ -24,9 +24,10 @@ from flowlab.figures.words import decades, listed, said
 WEIGHTS = "dW_log10_norm"
 PANEL = 1.7  # inches, the height of a panel
 COLUMNS = 4
-TITLE = 84  # characters that fit above all panels of a row
 COLORS = "viridis"
-NONFINITE, ZERO = style.COLORS[1], "0.8"  # neither is among the colours of norms
+NONFINITE, BEYOND, ZERO = style.COLORS[1], style.COLORS[3], "0.8"  # no colours of norms
+RANGE = float(np.log10(np.finfo(np.float32).max))
+LETTERS = 76  # of panels' titles, side by side
 HATCHED = {"hatch": "xxxx", "edgecolor": NONFINITE, "facecolor": "none", "linewidth": 0}
 
 
@@ -41,16 +42,15 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
     """A norm's log10 in every layer (up) at every logged step (to the right), a panel for each run.
 
     Colours are means over seeds, the same in all panels. Cells in which no seed has a finite norm
-    have a colour of their own, and so have those in which every seed's is exactly zero; cells that
-    lack some seeds are hatched. Raises InputError without steps and for more than 8 runs.
+    have a colour of their own, and so have those in which every seed's is exactly zero, and those
+    whose mean is beyond float32's range, where exponents alone know it; cells that lack some seeds
+    are hatched. Raises InputError without steps and for more than 8 runs.
     """
     cells = _cells(sweep, column)
     names = _names(sweep)
-    columns = min(len(names), COLUMNS)
-    titles = {run: fill(name, TITLE // columns) for run, name in names.items()}
-    lines = max(title.count("\n") + 1 for title in titles.values())
-    rows = ceil(len(names) / columns)
-    known = cells["mean"].dropna()
+    rows = ceil(len(names) / COLUMNS)
+    columns = ceil(len(names) / rows)
+    known = cells.loc[cells["mean"] <= RANGE, "mean"]
     low, high = (known.min(), known.max()) if len(known) else (-1.0, 1.0)
     norm = Normalize(low, max(high, low + 1))  # a decade at least: rounding is no trend
     with style.context():
@@ -58,9 +58,10 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         for ax in axes.flat[len(names) :]:
             ax.set_visible(False)
-        for place, (ax, (run, title)) in enumerate(zip(axes.flat, titles.items(), strict=False)):
+        for place, (ax, (run, name)) in enumerate(zip(axes.flat, names.items(), strict=False)):
             image = _panel(ax, cells[cells["run"] == run], norm)
-            ax.set_title(title if len(names) > 1 else "", fontsize=style.TEXT)
+            title = fill(name, LETTERS // columns) if len(names) > 1 else ""
+            ax.set_title(title, fontsize=style.TEXT + (columns < COLUMNS))
             if place >= len(names) - columns:
                 ax.set_xlabel("step")
             if place % columns == 0:
@@ -73,7 +74,7 @@ def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:
         bar.set_label(f"{SYMBOLS.get(column, column)}, mean over seeds of the log")
         handles = _key(cells)
         height = LINE * legend(figure, handles, "lower") if handles else 0
-        figure.set_figheight(rows * (PANEL + 0.2 + LINE * lines) + 0.3 + height)
+        figure.set_figheight(rows * (PANEL + 0.35) + 0.3 + height)
     return figure
 
 
@@ -159,7 +160,7 @@ def _panel(ax: Axes, cells: pd.DataFrame, norm: Normalize) -> QuadMesh:
     image = ax.pcolormesh(*edges, means, cmap=COLORS, norm=norm, rasterized=True)
     none = means.isna()
     zero = none & (grids["zero"] == grids["seeds"])
-    for where, color in ((none & ~zero, NONFINITE), (zero, ZERO)):
+    for where, color in ((none & ~zero, NONFINITE), (means > RANGE, BEYOND), (zero, ZERO)):
         masked = np.ma.masked_where(~where, np.zeros(where.shape))
         ax.pcolormesh(*edges, masked, cmap=ListedColormap([color]), rasterized=True)
     partly = ~none & (grids["nonfinite"] + grids["zero"] > 0)
@@ -192,6 +193,7 @@ def _key(cells: pd.DataFrame) -> list:
     none, zero = cells["mean"].isna(), cells["zero"] == cells["seeds"]
     partly = ~none & (cells["nonfinite"] + cells["zero"] > 0)
     handles = {
+        "beyond the range of float32": ((cells["mean"] > RANGE).any(), Patch(facecolor=BEYOND)),
         "no seed has a finite norm": ((none & ~zero).any(), Patch(facecolor=NONFINITE)),
         "exactly zero in every seed": (zero.any(), Patch(facecolor=ZERO)),
         "some seeds zero or not finite, not in the mean": (partly.any(), Patch(**HATCHED)),

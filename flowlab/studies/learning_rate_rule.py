@@ -423,5 +423,5 @@ STUDY = Study(
         ),
     ),
     (critical_batch,),
-    rank=4,
+    rank=52,
 )

@@ -33,10 +33,10 @@ def head_of(figure):
 
 def shown(ax):
     """The means (layers, steps), and the cells of each colour that stands for none."""
-    means, *others = (mesh.get_array() for mesh in ax.collections[:3])
+    means, *others = (mesh.get_array() for mesh in ax.collections[:4])
     marked = {
         to_hex(mesh.get_cmap().colors[0]): ~np.ma.getmaskarray(cells)
-        for mesh, cells in zip(ax.collections[1:3], others, strict=True)
+        for mesh, cells in zip(ax.collections[1:4], others, strict=True)
     }
     return means.filled(np.nan), marked
 
@@ -78,6 +78,18 @@ def test_diverged_and_zero_cells_have_colours_of_their_own():
     assert "; seeds are not finite from step 8 on " in head_of(figure)
 
 
+def test_norms_that_exponents_alone_know_do_not_stretch_the_scale():
+    table = trained("a")
+    table.loc[table["step"] == 21, DW] = 2000.0
+    figure = draw(table)
+    _, marked = shown(panels(figure)[0])
+    assert marked[steps.BEYOND.lower()][:, 6].all() and marked[steps.BEYOND.lower()].sum() == 6
+    norm = panels(figure)[0].collections[0].norm
+    assert (norm.vmin, norm.vmax) == (-5, 0)
+    (text,) = figure.legends[0].get_texts()
+    assert text.get_text() == "beyond the range of float32"
+
+
 def test_cells_that_lack_some_seeds_are_hatched():
     table = trained("a")
     some = (table["seed"] > 2) & (table["step"] > 8)
@@ -86,7 +98,7 @@ def test_cells_that_lack_some_seeds_are_hatched():
     figure = draw(table)
     means, marked = shown(panels(figure)[0])
     assert not np.isnan(means).any() and not any(cells.any() for cells in marked.values())
-    hatched = panels(figure)[0].collections[3]
+    hatched = panels(figure)[0].collections[4]
     assert hatched.get_hatch() and len(hatched.get_paths()) == 6 * 2
     (text,) = figure.legends[0].get_texts()
     assert text.get_text().startswith("some seeds zero or not finite")

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from flowlab.errors import InputError
-from flowlab.studies import Reading
-from flowlab.studies import learning_rate_rule
+from flowlab.studies import Reading, learning_rate_rule
 from tests.support.drawing import assert_readable
 from tests.support.planted import Findings
 from tests.support.tables import curve
