@@ -79,6 +79,11 @@ def _rules(curve: pd.DataFrame) -> list[str]:
     return [rule for rule in RULES if rule in there]
 
 
+def _unbroken(rule: str) -> str:
+    """A rule's name that no line break divides."""
+    return RULES[rule].replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def bands(reading: Reading) -> Figure:
     """Loss and accuracy over the examples seen: a panel for each rule, a line for each batch."""
     curve = reading.trained
@@ -100,16 +105,15 @@ def bands_finding(reading: Reading) -> str:
         if len(gone):
             worst = gone.loc[gone["diverged"].idxmax()]
             lost.append(
-                f"{worst['diverged']} of {worst['n']} seeds diverge at {worst['batch_size']} with "
-                f"{RULES[rule]}"
+                f"{worst['diverged']} of {worst['n']} seeds diverge at B = {worst['batch_size']} "
+                f"with {_unbroken(rule)}"
             )
     parts = []
     for rule in sorted(ranges, key=lambda rule: ranges[rule][0] / ranges[rule][1]):
         low, high = ranges[rule]
         words = f"from B = {low} to {high}" if low < high else "at no other B"
-        parts.append(
-            f"{words if not parts else words.removeprefix('from B = ')} with {RULES[rule]}"
-        )
+        words = words.removeprefix("from B = ") if parts else words
+        parts.append(f"{words} with {_unbroken(rule)}")
     text = (
         f"Within {MARGIN * 100:.0f} % {OPTIMIZERS[rows['training'].iat[0]]} trains as at "
         f"B = {REFERENCE} {', '.join(parts)}"
@@ -164,7 +168,8 @@ def finals_finding(reading: Reading) -> str:
         least, largest = of["mean"].min(), of["batch_size"].max()
         at = of[of["batch_size"] == largest].nsmallest(1, "mean").iloc[0]
         parts.append(
-            f"{OPTIMIZERS[optimizer]}'s best rule at B = {largest}, {RULES[at['training_rule']]}, "
+            f"{OPTIMIZERS[optimizer]}'s best rule at B = {largest}, "
+            f"{_unbroken(at['training_rule'])}, "
             f"ends at {at['mean'] / least:.1f} times the least loss of all"
         )
     return f"No rule pays for every batch: {'; '.join(parts)}"
