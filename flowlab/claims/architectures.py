@@ -127,7 +127,7 @@ def initialization(trial):
 def clipped_gradients(trial):
     """Each network's own gradients to a third of the norm, and to a tenth of the largest entry."""
     few = type(trial)(trial.seed, max(2, trial.seeds // 8))
-    errors, turned = [], {}
+    errors, turned, left = [], {}, []
     for name in NETWORKS:
         chain, shape = network(name)
         x = few.random().standard_normal((few.seeds, *shape))
@@ -135,6 +135,7 @@ def clipped_gradients(trial):
         gradients = few.run(chain, x, few.parameters(chain, shape), dy).gradients
         short, _ = clipping.clipped(gradients, "norm", np.sqrt(clipping.whole(gradients).min()) / 3)
         errors += [1 - clipping.cosine(gradients, short), *clipping.unlike(gradients, short)]
+        left.append(np.sqrt(clipping.whole(short) / clipping.whole(gradients)).max())
         most = 0.1 * np.max([np.abs(g).max() for g in gradients.values()])
         cut, _ = clipping.clipped(gradients, "value", most)
         turned[name] = np.degrees(np.arccos(clipping.cosine(gradients, cut))).mean()
@@ -146,7 +147,7 @@ def clipped_gradients(trial):
         f"In {len(turned)} architectures clipping by the global norm left direction and per-layer "
         f"ratios unchanged to {result.measured:.0e}; clipping by value turned the gradient by "
         f"{shown}.",
-        result.verdict if min(turned.values()) > 1 else FAILS,
+        result.verdict if min(turned.values()) > 1 and max(left) < 0.4 else FAILS,
     )
 
 

@@ -251,8 +251,8 @@ def telling(table: pd.DataFrame) -> pd.DataFrame:
     return deep[deep["init"] == max(deep["init"], default="")]
 
 
-SMALL = {"network": "mlp", "width": 32, "batch_size": 32, "activation": "relu"}
-SMALL_TRAINING = {"name": "sgd", "lr": 0.05, "steps": 60, "log": 60}
+SMALL = {"width": 32, "batch_size": 32, "activation": "relu"}
+SMALL_TRAINING = {"name": "sgd", "lr": 0.1, "steps": 80, "log": 80}
 
 
 @finding(
@@ -264,9 +264,9 @@ SMALL_TRAINING = {"name": "sgd", "lr": 0.05, "steps": 60, "log": 60}
         {**SMALL, "init": init, "skip": skip, "norm": norm, "depth": depth}
         | {"training": SMALL_TRAINING}
         for init in ("he", "xavier")
-        for skip in ("none", "scaled")
+        for skip in ("none", "identity")
         for norm in ("none", "batch")
-        for depth in (4, 32)
+        for depth in (3, 24)
     ],
     times=1 / 16,
 )
