@@ -16,7 +16,8 @@ STATEMENT = (
     "architectures: "
 )
 BATCH, WIDTH, OUTPUTS = 4, 8, 5
-GAIN, STEPS = 3.0, 20  # of training from weights that are too large
+LARGE = {"depth": 6, "width": 32, "batch_size": 32}  # of networks that are trained
+GAIN, STEPS = 2.0, 20  # of training from weights that are too large
 _RECURRENT = ("rnn", "lstm", "gru")
 
 
@@ -169,8 +170,7 @@ def clipped_training(trial):
         for clip in ("none", "norm"):
             training = {"name": "sgd", "lr": 0.1, "steps": STEPS, "log": STEPS, "clip": clip}
             init = {"name": "he", "gain": GAIN}
-            sizes = {key: value for key, value in axes(name).items() if key != "data"}
-            curve = few.train(**sizes | {"batch_size": 32}, init=init, training=training).curve
+            curve = few.train(network=name, **LARGE, init=init, training=training).curve
             begin, end = (curve[curve["step"] == step] for step in (1, STEPS))
             lost[name, clip] = int((end["training_status"] != "ok").sum())
             losses = end["held_out_loss"].mean()
