@@ -199,5 +199,5 @@ STUDY = Study(
     "Wan et al. 2021; Kosson et al. 2023",
     (drawing("rotation", "sgd"),),
     (sgd,),
-    rank=58,
+    rank=57,
 )

@@ -167,5 +167,5 @@ STUDY = Study(
     "Cohen et al. 2021",
     (drawing("stability", "sgd"),),
     (gradient_descent,),
-    rank=57,
+    rank=55,
 )

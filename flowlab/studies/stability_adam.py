@@ -23,5 +23,5 @@ STUDY = Study(
     (drawing("stability_adam", "adam"),),
     (adam,),
     experiment="stability",
-    rank=57,
+    rank=56,
 )
