@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -46,7 +46,7 @@ _SHORTLISTED = 2  # forms of each peer that are timed in turn with ours
 
 
 @dataclass(frozen=True)
-class Form:
+class Trainee:
     """``run(steps)`` trains on; ``weights()`` are the layers' W so far, each (S, i, o)."""
 
     run: Callable[[int], object]
@@ -67,8 +67,9 @@ def training(
 
     ``seconds`` is flowlab's median for a step of the ensemble, ``ratio`` the median over rounds of
     the peer's time to flowlab's, ``low`` and ``high`` its extremes, ``peer`` the peer's fastest
-    form. The peer "flowlab, logged" is ``flowlab.train`` over an epoch's budget of the default
-    number of epochs beside the same without logging. Raises InputError for an unknown optimizer.
+    form. In the row of the smallest width whose peer is LOGGED, the peer is flowlab itself over
+    the default budget with its logged steps, beside as many steps that are not. ``compiled`` says
+    whether ``torch.compile`` takes part. Raises InputError for an unknown optimizer.
     """
     for name in optimizers:
         if name not in OPTIMIZERS:
@@ -82,17 +83,25 @@ def training(
                 settings = made(optimizer, **shape)
                 forms = forms_of(settings, optimizer, threads, pool, compiled)
                 rows += _rows(forms, rounds, width=width, optimizer=optimizer)
+        shape |= {"width": min(widths)}
+        rows.append(_logging(made(optimizers[0], **shape), optimizers[0], rounds, threads, pool))
     columns = ["width", "optimizer", "seconds", "peer", "ratio", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def report(table: pd.DataFrame) -> str:
     """The ratio to the faster peer by width, and where flowlab is behind."""
+    logged = table["peer"] == LOGGED
+    cost = ", ".join(f"{100 * (ratio - 1):.1f} %" for ratio in table.loc[logged, "ratio"])
+    table = table[~logged]
     faster = table.loc[table.groupby(["width", "optimizer"], sort=False)["ratio"].idxmin()]
     parts = [f"{r.width} {r.optimizer} {r.ratio:.2f} ({r.peer})" for r in faster.itertuples()]
     behind = sum(faster["ratio"] < 1)
     where = f"behind in {behind} of {len(faster)} rows" if behind else "behind nowhere"
-    return f"The faster peer's time to flowlab's: {', '.join(parts)}; flowlab is {where}."
+    return (
+        f"The faster peer's time to flowlab's: {', '.join(parts)}; flowlab is {where}. "
+        f"Logging at the default spacing adds {cost}."
+    )
 
 
 def made(optimizer: str, **shape) -> flowlab.Settings:
@@ -106,7 +115,7 @@ def _one_blas_thread():
         yield
 
 
-def _rows(forms: dict[str, Callable[[], Form]], rounds: int, **named) -> list[dict]:
+def _rows(forms: dict[str, Callable[[], Trainee]], rounds: int, **named) -> list[dict]:
     """Each peer's fastest form beside ours: heats one after another, the fastest in turn."""
     ours = forms[OURS]()
     repeats = _enough(ours.run)
@@ -125,7 +134,30 @@ def _rows(forms: dict[str, Callable[[], Form]], rounds: int, **named) -> list[di
     return [{**named, "peer": peer, **ratios.loc[peer]} for peer in best]
 
 
-def _heat(name: str, build: Callable[[], Form], repeats: int) -> float:
+def _logging(settings, optimizer: str, rounds: int, threads: int, pool) -> dict:
+    """The cost of logging: a training of the default budget with it and without."""
+    setup = prepare(replace(settings, training=replace(settings.training, steps=None)))
+    steps = setup.settings.training.step_count(setup.settings.batch_size, setup.batches.rows)
+    parts = [Part(setup, seeds, steps) for seeds in np.array_split(setup.seeds, threads)]
+    rate = setup.settings.training.lr
+
+    def plain(part):
+        for step in range(1, steps + 1):
+            part.step(step, rate)
+
+    def logged(part):
+        part.train(steps, lambda number: None)
+
+    forms = {
+        name: lambda f=f: list(pool.map(f, parts)) for name, f in ((OURS, plain), (LOGGED, logged))
+    }
+    found = race(forms, rounds, OURS).set_index("form")
+    row = found.loc[LOGGED, ["ratio", "ratio_low", "ratio_high"]].set_axis(["ratio", "low", "high"])
+    named = {"width": settings.width, "optimizer": optimizer, "peer": LOGGED}
+    return {**named, "seconds": found.loc[OURS, "median_s"] / steps, **row}
+
+
+def _heat(name: str, build: Callable[[], Trainee], repeats: int) -> float:
     """Seconds of a form that nobody else needs memory beside, the best of two calls."""
     form, times = build(), []
     for _ in range(3):
@@ -150,7 +182,7 @@ def _enough(run: Callable[[int], object]) -> int:
 
 def forms_of(
     settings: flowlab.Settings, optimizer: str, threads: int, pool, compiled: int
-) -> dict[str, Callable[[], Form]]:
+) -> dict[str, Callable[[], Trainee]]:
     """Builders of every form, each from the same start; those of peers that are installed."""
     setup = prepare(settings)
     start = Part(setup, setup.seeds).held.held
@@ -171,7 +203,7 @@ def forms_of(
     return forms
 
 
-def _flowlab(setup, threads, pool) -> Form:
+def _flowlab(setup, threads, pool) -> Trainee:
     parts = [
         (Part(setup, seeds, 10**6), count(1)) for seeds in np.array_split(setup.seeds, threads)
     ]
@@ -190,7 +222,7 @@ def _flowlab(setup, threads, pool) -> Form:
             found += [W[:, k] for k in range(W.shape[1])]
         return found
 
-    return Form(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
+    return Trainee(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
 
 
 # --- PyTorch --------------------------------------------------------------------------------------
@@ -245,7 +277,7 @@ def _trainer(loss, weights, data, optimizer, kind, threads):
 
 def _torch_at_once(
     layers, data, optimizer, threads, pool, kind, split=False, compiled=False, functional=False
-) -> Form:
+) -> Trainee:
     """All networks by batched products; ``split`` gives each thread a part of them."""
     import torch
 
@@ -268,8 +300,8 @@ def _torch_at_once(
         return [torch.cat([W for W, _ in parts]).detach().numpy() for parts in by_layer]
 
     if split:
-        return Form(lambda steps: list(pool.map(lambda run: run(steps), runs)), weights)
-    return Form(runs[0], weights)
+        return Trainee(lambda steps: list(pool.map(lambda run: run(steps), runs)), weights)
+    return Trainee(runs[0], weights)
 
 
 def _loss_by_vmap(weights, x, labels):
@@ -282,7 +314,7 @@ def _loss_by_vmap(weights, x, labels):
     return torch.func.vmap(one)(weights, x, labels).sum()
 
 
-def _torch_net_by_net(layers, data, optimizer, threads, pool, kind, split=False) -> Form:
+def _torch_net_by_net(layers, data, optimizer, threads, pool, kind, split=False) -> Trainee:
     """One network after another, as a module of linear layers would."""
     import torch
 
@@ -304,8 +336,8 @@ def _torch_net_by_net(layers, data, optimizer, threads, pool, kind, split=False)
 
     if split:
         parts = [[runs[s] for s in part] for part in np.array_split(np.arange(len(runs)), threads)]
-        return Form(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
-    return Form(partial(some, runs), weights)
+        return Trainee(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
+    return Trainee(partial(some, runs), weights)
 
 
 TORCH = {}
@@ -350,7 +382,7 @@ def _jax_step(optimizer):
     return step
 
 
-def _jax(layers, data, optimizer, threads, pool, at_once, split=False) -> Form:
+def _jax(layers, data, optimizer, threads, pool, at_once, split=False) -> Trainee:
     os.environ.setdefault("NPROC", str(threads))  # of its pool, if it has not started
     import jax
     import jax.numpy as jnp
@@ -383,8 +415,8 @@ def _jax(layers, data, optimizer, threads, pool, at_once, split=False) -> Form:
         return [join([np.asarray(W) for W, _ in parts]) for parts in by_layer]
 
     if split:
-        return Form(lambda steps: list(pool.map(partial(some, steps=steps), states)), weights)
-    return Form(lambda steps: [some(own, steps) for own in states], weights)
+        return Trainee(lambda steps: list(pool.map(partial(some, steps=steps), states)), weights)
+    return Trainee(lambda steps: [some(own, steps) for own in states], weights)
 
 
 JAX = {
