@@ -316,8 +316,8 @@ class Passes:
         if count > 1:
             key = (*kind, block, len(carry[0]), shape)
             first = count - 1 if direction < 0 else 0
-            example = map_leaves(lambda stack: stack.at(first), xs)
-            program = self.scans.program(key, partial(step, start), carry, example, keep, direction)
+            own = partial(step, start)
+            program = self.scans.program(key, own, carry, xs, first, keep, direction)
             if program is not None:
                 take = self.workspace.take
                 yield start, count, *program.scan(carry, xs, count, take, keep, direction)

@@ -211,15 +211,17 @@ class Scans:
         step: Callable,
         carry: Carry,
         xs: Nest,
+        layer: int,
         keep: tuple[bool, ...],
         direction: int,
     ) -> Program | None:
-        """The program of ``step``, recorded on the layer of ``carry`` and ``xs`` (arrays).
+        """The program of ``step``, recorded on ``carry`` and that ``layer`` of ``xs``, of Stacks.
 
         None where its recorded kernel calls are not all that the step does. ``key`` names what
         programs may be shared by; equal keys are recorded once.
         """
         if key not in self._programs:
+            xs = map_leaves(lambda stack: stack.at(layer), xs)
             copies = tuple(map(np.copy, carry)), map_leaves(np.copy, xs)
             result, program = record(step, *copies)
             repeats = program.repeats(result, carry, xs, keep, direction)

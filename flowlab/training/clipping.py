@@ -109,7 +109,7 @@ def clip(kind: str, at: float, gradients: list[Gradient], norm: bool) -> Clipped
 
 
 def _powers(exponents: np.ndarray) -> np.ndarray:
-    return np.ldexp(1.0, np.clip(exponents, -_FAR, _FAR).astype(np.int32))
+    return np.ldexp(1.0, np.minimum(np.maximum(exponents, -_FAR), _FAR))
 
 
 def _scaled(factor: np.ndarray, exponents: np.ndarray) -> np.ndarray:
