@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.choices import groups, kinds
+from experiments.choices import groups, kinds, need_optimizer
 from experiments.command import guarded, invocation, note
 from experiments.help import Command
 from experiments.ranking import check, ranking
@@ -122,6 +122,7 @@ def read(arguments: list[str]) -> dict[str, list[Any]]:
     # A group's name is that of its choice.
     known = {key.removesuffix(".name"): found for key, found in kinds().items()}
     found: dict[str, list[Any]] = {}
+    need_optimizer(dict(text.partition("=")[::2] for text in arguments))
     for text in arguments:
         key, equals, value = text.partition("=")
         if not equals:
@@ -182,11 +183,12 @@ def _made(typed: dict[str, Any]) -> Settings:
 
 
 def _kept(results_dir: str, values: dict[str, list[Any]]) -> Iterator[Kept]:
-    """The runs whose settings are among those that are named."""
+    """The runs whose settings are among those that are named; untrained ones by default."""
     if not Path(results_dir).is_dir():
         return
     problems: list[str] = []
     wanted = {key: found for key, found in values.items() if key not in _APART}
+    wanted = {"training": ["none"]} | wanted
     for folder in find(results_dir, ("runs", ".old-runs"), problems).values():
         experiment = Experiment(folder)
         with suppress(InputError):  # damaged: the other commands say so
@@ -278,20 +280,24 @@ def _measured(run: Kept) -> str:
 
 def _compared(kept: list[Kept], by: str, kept_within: float) -> pd.DataFrame:
     """The comparison of kept runs; those that cannot be read are left out."""
-    tables, predictions = [], []
+    tables, predictions, curves = [], [], [pd.DataFrame()]
     for run in kept:
         with suppress(InputError):
             table, prediction = run.experiment.read(run.name), run.experiment.prediction(run.name)
+            if run.settings.trained:
+                curves.append(run.experiment.curve(run.name))
             tables.append(table)
             predictions.append(prediction)
     if not tables:
         return pd.DataFrame()
-    return compare(pd.concat(tables), pd.concat(predictions), kept_within, by)
+    table, prediction, curve = map(pd.concat, (tables, predictions, curves))
+    return compare(table, prediction, kept_within, by, curve)
 
 
 def _print_theory(table: pd.DataFrame, first: Settings) -> None:
     frame = table.drop(columns=["measured", "because"])
-    print(f"By theory: {answer(frame, first.kept_within)}\n")
+    start = ", at initialization" if first.trained else ""
+    print(f"By theory{start}: {answer(frame, first.kept_within)}\n")
     more = {"measured": list(table["measured"])} if table["measured"].any() else {}
     if len(table) > 1:
         print(ranking(frame, first.rank, "name fewer values to see them", more) + "\n")
@@ -324,13 +330,16 @@ def _print_cost(missing: list[Asked], values: dict, arguments: list[str]) -> Non
         given.append("init=" + ",".join(dict.fromkeys(str(one.typed["init"]) for one in missing)))
     several = any("," in text for text in given)
     command = invocation("run", *(["-m"] * several), *given)
-    runs = "it" if len(missing) == 1 else f"the {len(missing)} that are not measured"
-    print(f"To measure {runs} ({_about(seconds)}, {gib * 1024:,.0f} MiB):\n  {command}")
+    done = "train" if all(one.settings.trained for one in missing) else "measure"
+    runs = "it" if len(missing) == 1 else f"the {len(missing)} that are not {done.rstrip('e')}ed"
+    print(f"To {done} {runs} ({_about(seconds)}, {gib * 1024:,.0f} MiB):\n  {command}")
 
 
 def _seconds(setup: Setup) -> float:
-    """Roughly how long a measurement takes: its matrix products at this machine's pace."""
-    operations = 0
+    """Roughly how long it takes: its matrix products, in every step, at this machine's pace."""
+    settings, operations, steps = setup.settings, 0, 1
+    if settings.trained:
+        steps = settings.training.step_count(settings.batch_size, setup.batches.rows)
     for place in setup.network.walk(setup.shape):
         weights = sum(
             prod(parameter.shape)
@@ -338,7 +347,7 @@ def _seconds(setup: Setup) -> float:
             for parameter in parameters.values()
         )
         operations += 6 * weights * prod(place.shape[:-1])
-    return operations * setup.settings.seeds / (_EFFICIENCY * _pace())
+    return steps * operations * settings.seeds / (_EFFICIENCY * _pace())
 
 
 @cache

@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments.benchmarks import batch_law, layers, probe, sweeps
+from experiments.benchmarks import batch_law, layers, probe, sweeps, training
 from experiments.help import RESULTS_DIR, Command, Option, written
 from flowlab.errors import check_count, unknown
 from flowlab.progress import Progress
@@ -22,6 +22,7 @@ SUITES = {
     "batch_law": (batch_law.batch_law, batch_law.report),
     "layers": (layers.layers, layers.report),
     "sweeps": (sweeps.sweeps, sweeps.report),
+    "training": (training.training, training.report),
 }
 
 

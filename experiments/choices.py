@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import get_args
 
+from flowlab.errors import InputError
 from flowlab.settings import Settings
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -33,3 +34,17 @@ def kinds(schema=Settings, prefix: str = "") -> dict[str, tuple[type, ...]]:
 def keys(kind: type | None = None) -> list[str]:
     """Every dotted key of the settings, or of those of one ``kind``."""
     return [key for key, found in kinds().items() if kind in (None, *found)]
+
+
+def need_optimizer(given: dict[str, str]) -> None:
+    """Raise InputError for options of training where nothing trains; an experiment may.
+
+    Settings themselves cannot see an option that is given as it is by default.
+    """
+    if {"training", "training.name", "experiment"} & {*given}:
+        return
+    for key, value in given.items():
+        if key.startswith("training."):
+            raise InputError(
+                f"{key} needs an optimizer, training=sgd, adam or adamw; got {key}={value} alone"
+            )

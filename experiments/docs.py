@@ -44,8 +44,9 @@ def renewed(page: str) -> str:
     return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
-def _settings() -> str:
+def _settings(beginning: str = "") -> str:
     frame = settings.frame()
+    frame = frame[frame["key"].str.startswith(beginning)]
     return _markdown(
         {
             "key": frame["key"].map("`{}`".format),
@@ -83,6 +84,8 @@ _TABLES = {
     "choices": _choices,
     "columns": lambda: _columns("run", "row", "measured", "status"),
     "predicted": lambda: _columns("predicted"),
+    "curves": lambda: _columns("curve"),
+    "training": lambda: _settings("training"),
 }
 
 

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from experiments.choices import groups, keys
+from experiments.choices import groups, keys, need_optimizer
 from experiments.hydra_private import get_args_parser, raw
 from flowlab.errors import InputError, Notice, unknown
 from flowlab.settings import make
@@ -55,25 +55,10 @@ def check_overrides(arguments: list[str]) -> argparse.Namespace:
         _check(override, choices, known, received)
         read.append(text)
     received.overrides = read
-    _check_training(received)
+    if not (received.config_path or received.config_name):
+        need_optimizer(dict(text.partition("=")[::2] for text in received.overrides))
     _check_experiment(received, choices["experiment"])
     return received
-
-
-def _check_training(received) -> None:
-    """Raise InputError for options of training where nothing trains.
-
-    Settings themselves cannot see one that is given as it is by default.
-    """
-    given = dict(text.partition("=")[::2] for text in received.overrides)
-    trained = {"training", "training.name", "experiment"} & {*given}
-    if trained or received.config_path or received.config_name:
-        return
-    for key, value in given.items():
-        if key.startswith("training."):
-            raise InputError(
-                f"{key} needs an optimizer, training=sgd, adam or adamw; got {key}={value} alone"
-            )
 
 
 def _check_experiment(received, kept: list[str]) -> None:

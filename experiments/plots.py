@@ -104,6 +104,8 @@ def _study(study: Study, reading: Reading, folder: Path, progress: Progress) -> 
     """Draw a study's figures and print its findings; how many figures were drawn."""
     drawn = 0
     for drawing in study.figures:
+        if not drawing.applies(reading):
+            continue
         progress.at(f"drawing {folder.name}/{drawing.name}")
         try:
             paths = draw(drawing, reading, folder)

@@ -225,6 +225,15 @@ class TrainingSettings:
             )
         return count
 
+    @property
+    def state(self) -> int:
+        """How many numbers an optimizer holds for each parameter."""
+        return {"sgd": 1 if self.momentum else 0, "adam": 2, "adamw": 2}.get(self.name, 0)
+
+    def logged_at_most(self, count: int) -> int:
+        """How many steps of ``count`` are logged, or one or two more."""
+        return len(self.logged(count)) if self.log is None else min(count // self.log + 2, count)
+
     def logged(self, count: int) -> list[int]:
         """The steps of ``count`` that are logged, in order: always the first and the last."""
         if self.log is not None:

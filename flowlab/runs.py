@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from flowlab import notebook, schema
@@ -33,6 +34,7 @@ from flowlab.storage.experiment import Experiment, load
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
 from flowlab.training import loop
+from flowlab.training.curve import of_training
 from flowlab.training.loop import Trained
 
 
@@ -175,16 +177,13 @@ def run(
     experiment, known = Experiment(folder), {}
     for name in extend:
         with suppress(InputError):  # gone: another sweep's, which held its seeds, replaced it
-            known[name] = experiment.read(name)
+            curve = experiment.curve(name) if settings.trained else None
+            known[name] = experiment.read(name), curve
     with Compilation() as compiled, shown(progress) as watch:
-        curve = None
-        if settings.trained:
-            trained = loop.train(settings, watch, network=own)
-            table, curve = trained.table, trained.curve
-        elif known:
-            table = _joined(settings, known.values(), own)
+        if known:
+            table, curve = _joined(settings, known.values(), watch, own)
         else:
-            table = ensemble.measure(settings, watch, network=own)
+            table, curve = _made(settings, watch, own)
         prediction = predicted(settings, own)
     metadata = {
         "settings": own.resolved(settings) if own else settings.resolved(),
@@ -195,7 +194,7 @@ def run(
     name = own.run(settings) if own else settings.run()
     path = experiment.save(name, table, prediction, metadata, curve)
     held = set(table["seed"])
-    experiment.remove([name for name, frame in known.items() if held.issuperset(frame["seed"])])
+    experiment.remove([name for name, (of, _) in known.items() if held.issuperset(of["seed"])])
     verdict = judge(table, prediction, settings.kept_within)
     seconds = time.perf_counter() - begun - compiled.seconds
     return FinishedRun(path, table, prediction, verdict, seconds, curve)
@@ -207,25 +206,46 @@ def _written(value: Any) -> str:
     return text if len(text) < 100 and "\n" not in text and "<" not in text else "..."
 
 
-def _joined(settings: Settings, known, own: Network | None) -> pd.DataFrame:
-    """What ``measure`` gives, measuring only the seeds that no known table holds."""
+def _made(
+    settings: Settings, watch: Progress | None, own: Network | None
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The table of a run, and its curve if it is trained."""
+    if settings.trained:
+        trained = loop.train(settings, watch, network=own)
+        return trained.table, trained.curve
+    return ensemble.measure(settings, watch, network=own), None
+
+
+def _joined(settings: Settings, known, watch: Progress | None, own: Network | None):
+    """What ``_made`` gives, made only of the seeds that no known table and curve hold."""
     missing = set(range(settings.seed, settings.seed + settings.seeds))
-    frames = []
-    for frame in known:
-        frames.append(frame[frame["seed"].isin(missing)])
-        missing -= set(frame["seed"])
+    parts = []
+    for frames in known:
+        parts.append([None if of is None else of[of["seed"].isin(missing)] for of in frames])
+        missing -= set(frames[0]["seed"])
     for seed in sorted(missing):
         if seed - 1 not in missing:
             count = next(n for n in range(1, settings.seeds + 1) if seed + n not in missing)
-            some = replace(settings, seed=seed, seeds=count)
-            frames.append(ensemble.measure(some, network=own))
-    table = pd.concat(frames, ignore_index=True)
-    # Rows of layers come first, then those of steps, each by seed.
-    order = pd.DataFrame({"step": table["time"].notna(), "seed": table["seed"]})
-    table = table.loc[order.sort_values(["step", "seed"], kind="stable").index]
+            parts.append(_made(replace(settings, seed=seed, seeds=count), watch, own))
+    tables, curves = zip(*parts, strict=True)
+    table, axes = pd.concat(tables, ignore_index=True), axes_of(settings, own)
+    # Step by step of a training; of each, rows of layers come first, then those of time steps.
+    order = table[["seed"]].assign(time=table["time"].notna(), step=0)
+    if settings.trained:
+        order["step"] = table["step"]
+    table = table.loc[order.sort_values(["step", "time", "seed"], kind="stable").index]
     # Settings hold for all rows; older tables may lack some of their columns.
     rows, values = (
         {name: table[name].array for name in schema.names(part) if name in table}
         for part in ("row", "measured")
     )
-    return tidy(axes_of(settings, own), rows, values, table["status"].array)
+    table = tidy(axes, rows, values, table["status"].array)
+    if not settings.trained:
+        return table, None
+    curve = pd.concat(curves).sort_values(["step", "seed"])
+    columns = [name for name in curve if name in schema.names("curve")]
+    steps = {
+        step: {name: rows[name].to_numpy(na_value=np.nan) for name in columns}
+        for step, rows in curve.groupby("step")
+    }
+    return table, of_training(axes, np.unique(curve["seed"]), steps)

@@ -221,7 +221,9 @@ def _ended(row) -> str:
 
 
 def accuracy_words(row) -> str:
-    """The accuracy of a trained run in per cent, with its interval."""
+    """The accuracy of a trained run in per cent, with its interval; "not known" where it is not."""
+    if np.isnan(row["accuracy"]):
+        return "not known"
     low, high = 100 * max(row["accuracy_low"], 0.0), 100 * min(row["accuracy_high"], 1.0)
     interval = f" [{low:.1f}, {high:.1f}]" if np.isfinite(row["accuracy_low"]) else ""
     return f"{100 * row['accuracy']:.1f} %{interval}"

@@ -12,7 +12,7 @@ The cost of a loss level in steps S and in examples E = SB, over batch sizes B, 
 at B_crit. It is derived for the best learning rate of each batch size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf, isfinite, log, log1p, nan
 
@@ -47,10 +47,9 @@ def at(
     """
     wanted = np.asarray(list(examples), np.float64)
     values = _columns(curve, column, "examples", by)
-    found = {}
-    for key, rows in values.groupby(level=values.index.names[:-1], sort=False):
-        x, y = rows.index.get_level_values("examples").to_numpy(float), _scaled(rows, column)
-        found[key] = np.interp(np.log(wanted), np.log(x), y, nan, nan)
+    found = {
+        key: np.interp(np.log(wanted), x, y, nan, nan) for key, x, y in _curves(values, column)
+    }
     index = pd.MultiIndex.from_tuples(found, names=values.index.names[:-1])
     frame = pd.DataFrame(list(found.values()), index, pd.Index(wanted, name="examples"))
     return _unscaled(frame.stack(**_STACK), column).rename(column)
@@ -109,9 +108,8 @@ def needed(
     check_positive("loss", loss)
     values = _columns(curve, column, along, by)
     found = {}
-    for key, rows in values.groupby(level=values.index.names[:-1], sort=False):
-        x = np.log(rows.index.get_level_values(along).to_numpy(float))
-        y = _scaled(rows, column).to_numpy() - log(loss)
+    for key, x, y in _curves(values, column):
+        y = y - log(loss)
         below = np.flatnonzero(y <= 0)
         if len(below) == 0:
             found[key] = inf
@@ -323,6 +321,14 @@ def _columns(curve: pd.DataFrame, column: str, along: str, by: str | Iterable[st
         raise InputError(f"by must keep {runs} runs apart; got {', '.join(by) or 'nothing'}")
     values = curve.set_index(keys)[column].astype(float)
     return values.sort_index(level=along, kind="stable", sort_remaining=False)
+
+
+def _curves(values: pd.Series, column: str) -> Iterator[tuple[tuple, np.ndarray, np.ndarray]]:
+    """Each seed's key, logs along training and values as they are interpolated."""
+    x, y = values.index.get_level_values(-1).to_numpy(float), _scaled(values, column).to_numpy()
+    groups = values.groupby(level=values.index.names[:-1], sort=False)
+    for key, where in groups.indices.items():
+        yield key if isinstance(key, tuple) else (key,), np.log(x[where]), y[where]
 
 
 def _names(by: str | Iterable[str]) -> list[str]:

@@ -49,7 +49,7 @@ def draw(
     """The figure of a tidy table (one row per run, seed, layer), whatever its runs vary.
 
     Trained runs with their ``curve``, of one or two settings: loss and accuracy over the examples
-    seen; without it, or of more settings, up to eight runs: ‖dW‖ by layer and step. Else what is at
+    seen; without it, up to eight runs: ‖dW‖ by layer and step. Else what is at
     initialization. One run: norms against layer, of a recurrent net against step. Up to eight runs:
     their lines on one axis. Depth, or the steps of a sequence, varies: the change from output to
     input against it. The batch size: the batch law. The network: a panel for each. Two settings: a
@@ -67,7 +67,7 @@ def choose(of: Conditions) -> Form:
     if training.fits(of):
         drawn, found = partial(training.training, of), partial(training.finding, of)
         return Form(drawn, found, partial(training.caption, of))
-    if steps.fits(of):
+    if of.curve is None and steps.fits(of):
         return _form(steps.layer_by_step, steps.finding, of)
     if len(of.points) == 1:
         return Form(

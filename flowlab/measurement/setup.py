@@ -3,6 +3,7 @@
 One :class:`Setup` is made for each run and read by all that measure it, predict it or look into it.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ import numpy as np
 
 from flowlab import data
 from flowlab.errors import InputError
-from flowlab.layer import Shape
+from flowlab.layer import Shape, leaves
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.rows import Row, layout
 from flowlab.networks import Network, build, example_shape, features
@@ -238,28 +239,35 @@ def needed(
 ) -> tuple[float, float]:
     """GiB of one network's parameters and activations, and of a table's rows for one seed.
 
+    A training holds gradients, the optimizer's state and, at logged steps, the parameters before
+    the step as well; its table has rows of every logged step. What sharpness takes is not counted.
     Nothing is allocated. Unless a ``network`` is given no deep one is built: layers between the
     ends are alike, so that two shallow nets show what a layer adds.
     """
     if network is not None:
-        elements, rows = _size(network, _shape(settings, batches))
-        return _gib(settings, elements, rows)
+        return _gib(settings, *_size(network, settings, batches))
     counts = []
     for more in (0, 1):
         depth = min(settings.depth, 4 + more)
         shallow = build(replace(settings, depth=depth), _outputs(settings, batches))
-        counts.append(_size(shallow, _shape(settings, batches)))
+        counts.append(_size(shallow, settings, batches))
     beyond = max(settings.depth - 4, 0)
     elements, rows = (first + beyond * (last - first) for first, last in zip(*counts, strict=True))
     return _gib(settings, elements, rows)
 
 
-def _size(network: Network, shape: Shape) -> tuple[int, int]:
-    """Elements that a forward pass keeps, and rows, steps included."""
+def _size(network: Network, settings: Settings, batches: Batches) -> tuple[int, int]:
+    """Elements that a pass and an update keep, and rows, those of time steps included."""
+    shape, training = _shape(settings, batches), settings.training
     rows = sum(map(len, layout(network, shape)))
     if network.steps:
         rows += (len(network.blocks) - 1) * shape[1]
-    return network.chain.declare(shape).elements, rows
+    declared = network.chain.declare(shape)
+    if not settings.trained:
+        return declared.elements, rows
+    parameters = sum(math.prod(leaf.shape) for _, leaf in leaves(declared.parameters))
+    logged = training.logged_at_most(training.step_count(settings.batch_size, batches.rows))
+    return declared.elements + (2 + training.state) * parameters, rows * logged
 
 
 def _gib(settings: Settings, elements: int, rows: int) -> tuple[float, float]:

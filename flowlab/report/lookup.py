@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from flowlab import schema
+from flowlab.analysis.comparison import accuracy_words
 from flowlab.report.document import Lookup, Section, Text
 from flowlab.report.reading import Chapter
 from flowlab.report.words import NOTHING, decades, setting
@@ -11,6 +14,7 @@ TITLE = "All runs"
 # Settings that stand before the measures; rarer ones stand behind them.
 FIRST = ("network", "init", "activation", "depth", "width", "skip", "norm", "batch_size")
 MEASURES = ("decades [95 %]", "trend", "theory", "difference", "agreement", "rate")
+ENDS = ("accuracy [95 %]", "held-out loss", "diverged")  # of trained runs
 HINT = (
     "One row for each run, the least change first. A heading sorts; the boxes below the headings "
     "filter, numbers also by >1, <−2 or 10..50."
@@ -30,7 +34,8 @@ def section(chapters: list[Chapter]) -> list[Section]:
     varying = [name for name in settings if len(values[name]) > 1]
     first = [name for name in FIRST if name in varying]
     rest = [name for name in varying if name not in first]
-    columns = ("experiment", *first, *MEASURES, *rest, "seeds", "run")
+    ends = [name for name in ENDS if any(name in row for row in rows)]
+    columns = ("experiment", *first, *ends, *MEASURES, *rest, "seeds", "run")
     cells = tuple(tuple(row.get(name, NOTHING) for name in columns) for row in rows)
     return [Section(TITLE, (Text(HINT), Lookup("Every run that can be judged", columns, cells)))]
 
@@ -53,4 +58,17 @@ def _records(chapter: Chapter) -> Iterator[tuple[tuple, dict[str, str]]]:
             **{name: judged[name] or NOTHING for name in ("agreement", "trend")},
             "rate": judged["rate"].replace("-", "−") or NOTHING,
         }
+        if "accuracy" in judged and judged["diverged"] == judged["diverged"]:
+            own |= _ends(judged)
         yield (size != size, size if size == size else 0.0, chapter.rank, str(run)), own
+
+
+def _ends(judged: pd.Series) -> dict[str, str]:
+    """How the networks of a trained run end."""
+    known = judged["accuracy"] == judged["accuracy"]
+    loss = judged["held_out_loss"]
+    return {
+        "accuracy [95 %]": accuracy_words(judged) if known else NOTHING,
+        "held-out loss": f"{loss:.3g}" if loss == loss else NOTHING,
+        "diverged": f"{judged['diverged']:.0f} of {judged['seeds']}",
+    }

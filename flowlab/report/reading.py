@@ -13,6 +13,7 @@ import pandas as pd
 
 from flowlab import schema
 from flowlab.analysis.comparison import differing, ordered, row
+from flowlab.analysis.training import ends
 from flowlab.analysis.verdicts import READ, Verdict, judge
 from flowlab.errors import InputError
 from flowlab.report.document import Picture
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # they come with matplotlib
     from flowlab.studies import Reading, Study
 
 PARTS = ("runs", ".old-runs", "ledger", "figures")
-CURVE = ("run", "seed", "step", "examples")  # of every curve of training
+CURVE = ("run", "seed", "step", "examples", "training_status")  # of every curve of training
 _UNUSABLE = (ArithmeticError, LookupError, TypeError, ValueError)  # of tables of another making
 
 
@@ -201,6 +202,9 @@ class Reader:
         prediction = prediction[prediction["run"].isin(list(chapter.verdicts))] if curves else None
         training = self._part(kept, "curves", CURVE, set(chapter.verdicts))
         training = None if training is None or training.empty else training
+        if training is not None:
+            ended = {run: ends(of) for run, of in training.groupby("run", observed=True)}
+            chapter.judged = chapter.judged.join(pd.DataFrame.from_dict(ended, "index"))
         chapter.reading = Reading(table, prediction, self.kept_within, images[0], training)
         return set(stored)
 

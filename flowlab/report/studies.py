@@ -1,6 +1,6 @@
 """A section for each experiment: question, answer, figures, findings, and how to make it anew."""
 
-from flowlab.analysis.comparison import axes_of, named
+from flowlab.analysis.comparison import accuracy_words, axes_of, named
 from flowlab.report import claims, lookup
 from flowlab.report.answers import sentences
 from flowlab.report.document import Block, Code, Fold, Reference, Section, Table, Text
@@ -50,15 +50,20 @@ def _findings(chapter: Chapter, reader: Reader) -> list[Block]:
 
 
 def _ranking(chapter: Chapter) -> Fold:
-    """The comparison of runs that no study is about, the least change first."""
+    """The comparison of runs that no study is about: the least change first, of trained runs the
+    best trained.
+    """
     comparison = chapter.comparison
-    axes = axes_of(comparison)
+    axes, trained = axes_of(comparison), "accuracy" in comparison
+    first = "the best trained" if trained else "the least change"
     rows = []
     for _, run in comparison.iterrows():
         interval = ""
         if run["low"] == run["low"]:
             interval = f" [{decades(run['low'])}, {decades(run['high'])}]"
         words = run["rate"].replace("-", "−") or "–", decades(run["theory"]), run["agreement"]
-        rows.append((named(run, axes), decades(run["decades"]) + interval, *words))
-    table = Table("The least change first", RANKED, tuple(rows))
-    return Fold(f"Ranking of {number(len(rows))} runs, the least change first", (table,))
+        ended = (accuracy_words(run), f"{run['held_out_loss']:.3g}") if trained else ()
+        rows.append((named(run, axes), *ended, decades(run["decades"]) + interval, *words))
+    columns = (RANKED[0], *(("accuracy [95 %]", "held-out loss") if trained else ()), *RANKED[1:])
+    table = Table(f"{first[0].upper()}{first[1:]} first", columns, tuple(rows))
+    return Fold(f"Ranking of {number(len(rows))} runs, {first} first", (table,))

@@ -7,7 +7,7 @@ study, add these two files: every module here is found by itself, and its findin
 from importlib import import_module
 from pkgutil import iter_modules
 
-from flowlab.studies.study import Drawing, Reading, Study, TableClaim, chosen
+from flowlab.studies.study import Drawing, Reading, Study, TableClaim, by_step, chosen
 
 __all__ = ["ANY", "SINGLE", "Drawing", "Reading", "Study", "TableClaim", "load", "of"]
 
@@ -16,7 +16,7 @@ ANY, SINGLE = (
     Study(
         "How far does the gradient's norm change on its way back?",
         "the results folder",
-        (chosen(name),),
+        (chosen(name), by_step(f"{name}_by_step")),
     )
     for name in ("sweep", "profiles")
 )

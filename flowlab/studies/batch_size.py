@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from flowlab.analysis import batch_law
+from flowlab.analysis import batch_law, curves
 from flowlab.analysis.statistics import mean_interval
 from flowlab.claims import compare
 from flowlab.claims.claim import CONDITIONAL, FAILS, HOLDS, OPEN, Finding
@@ -19,6 +19,7 @@ from flowlab.figures.batch_law import finding as finding_of_batches
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY
 from flowlab.figures.shown import Shown
+from flowlab.studies.learning_rate_rule import MARGIN
 from flowlab.studies.study import Drawing, Reading, Study, finding, runs_with
 
 HEIGHT = 3.3  # inches
@@ -127,6 +128,16 @@ QUICK = [
     for size in (1, 4, 16, 64, 256)
 ]
 
+# Of a sum the rate 0.1/32 is that of a mean of 32 examples, 0.1.
+TRAINED = [
+    {
+        **{"depth": 3, "width": 32, "reduction": reduction, "batch_size": size},
+        "training": {"name": "sgd", "lr": rate, "examples": 6144},
+    }
+    for reduction, rate in (("sum", 0.1 / 32), ("mean", 0.1))
+    for size in (32, 128, 1024)
+]
+
 
 def _families(table: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
     """By reduction ‖g_B‖² of runs over the law of the largest batch, and log10 of the law's norm.
@@ -195,10 +206,14 @@ def law_of_batches(reading: Reading) -> Finding:
     "must scale with the batch.",
     "the text",
     CONDITIONAL,
-    runs=QUICK,
+    runs=[*QUICK, *TRAINED],
 )
 def larger_batches(reading: Reading) -> Finding:
-    """The slope of log ‖dW‖ from the least to the largest of the batch sizes, and the law's."""
+    """The slope of log ‖dW‖ from the least to the largest of the batch sizes, and the law's.
+
+    Where runs were trained at a constant learning rate their curves must agree with it: those of a
+    sum coincide up to some batch and overshoot beyond, those of a mean fall behind.
+    """
     slopes, predicted = {}, {}
     for reduction, (ratios, exact) in _families(reading.table).items():
         sizes = _sizes(exact)
@@ -213,13 +228,42 @@ def larger_batches(reading: Reading) -> Finding:
     law = mean_interval(predicted["sum"]).mean
     result = compare.mean("slope of log‖dW‖ in log B, sum", slopes["sum"], law, allowance=0.1)
     grows, shrinks = measured["sum"].low > 0.5 - 0.1, measured["mean"].high < 0
-    verdict = CONDITIONAL if result.verdict == HOLDS and grows and shrinks else OPEN
+    asked, sentence = _asked_of_the_rate(reading.curve)
+    agreed = result.verdict == HOLDS and grows and shrinks and asked
     return result.finding(
         f"Under sum ‖dW‖ grows as B^{measured['sum'].mean:.2f} up to B = {sizes[-1]}; under mean, "
-        f"the usual choice, it shrinks as B^{measured['mean'].mean:.2f} towards |G|. What that "
-        "asks of the learning rate is not measured here.",
-        verdict if result.verdict != FAILS else FAILS,
+        f"the usual choice, it shrinks as B^{measured['mean'].mean:.2f} towards |G|. {sentence}",
+        FAILS if result.verdict == FAILS else CONDITIONAL if agreed else OPEN,
     )
+
+
+def _asked_of_the_rate(curve: pd.DataFrame | None) -> tuple[bool, str]:
+    """Whether curves ask of the learning rate what the norms do, and a sentence that says so."""
+    if curve is None:
+        return True, "What that asks of the learning rate is not measured here."
+    curve = curve[(curve["training"] == "sgd") & (curve["training_rule"] == "constant")]
+    examples = curve["examples"].max() * np.array([0.5, 0.75, 1])
+    least = int(curve["batch_size"].min())
+    rows = curves.coincidences(curve, least, examples, MARGIN, by="reduction")
+    if set(rows["reduction"]) != set(batch_law.REDUCTIONS):
+        raise InputError("curve must hold trainings under sum and under mean; it does not")
+    total, mean = (rows[rows["reduction"] == reduction] for reduction in ("sum", "mean"))
+    near, far, behind = total.iloc[0], total.iloc[-1], mean.iloc[0]
+    kept = near["verdict"] == curves.COINCIDE
+    over = far["verdict"] == curves.DIFFER and (far["diverged"] > 0 or far["low"] > 1)
+    fallen = behind["verdict"] == curves.DIFFER and behind["low"] > 1
+    lost = f" and {far['diverged']} of {far['n']} seeds diverge" if far["diverged"] else ""
+    return kept and over and fallen, (
+        f"After as many digits at one learning rate the loss at B = {near['batch_size']} is "
+        f"{_ratio(near)} times that at B = {least} under sum, {_ratio(behind)} under mean: of a "
+        "sum, whose constant rate is the linear rule of a mean, it need not be scaled, of a mean "
+        f"it must grow as B, and neither holds for every batch: at B = {far['batch_size']} the sum "
+        f"overshoots to {_ratio(far)} times the loss{lost}."
+    )
+
+
+def _ratio(row: pd.Series) -> str:
+    return f"{row['ratio']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
 
 
 STUDY = Study(

@@ -274,5 +274,5 @@ STUDY = Study(
         Drawing("clipping", reached_finding, reached_figure, reached_caption),
         Drawing("clipping_profiles", profiles_finding, profiles, profiles_caption),
     ),
-    rank=22,
+    rank=53,
 )

@@ -12,8 +12,8 @@ from flowlab.analysis.verdicts import KEPT_WITHIN
 from flowlab.claims.claim import HOLDS, Claim, Finding, register
 from flowlab.claims.trial import Trial
 from flowlab.errors import InputError
-from flowlab.figures import through_time
-from flowlab.figures.choice import choose
+from flowlab.figures import steps, through_time
+from flowlab.figures.choice import choose, described
 from flowlab.figures.head import fixed, head
 from flowlab.figures.sweeps import Conditions, sweep
 
@@ -83,6 +83,7 @@ class Drawing:
     draw: Callable[[Reading], Figure]
     caption: Callable[[Reading], str]
     select: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    applies: Callable[[Reading], bool] = lambda reading: True
 
     def shown(self, reading: Reading) -> Reading:
         """What of a reading the figure shows."""
@@ -107,6 +108,18 @@ def chosen(
         lambda reading: choose(reading.sweep).figure(),
         lambda reading: choose(reading.sweep).caption(),
         select,
+    )
+
+
+def by_step(name: str) -> Drawing:
+    """The drawing of gradients by layer and step, of trained runs of which :func:`chosen` shows the
+    curves."""
+    return Drawing(
+        name,
+        lambda reading: steps.finding(reading.sweep),
+        lambda reading: steps.layer_by_step(reading.sweep),
+        lambda reading: described(reading.sweep),
+        applies=lambda reading: reading.curve is not None and steps.fits(reading.sweep),
     )
 
 

@@ -306,5 +306,5 @@ STUDY = Study(
         ),
     ),
     (trains_smoothly,),
-    rank=20,
+    rank=51,
 )

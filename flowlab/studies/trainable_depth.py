@@ -154,5 +154,5 @@ STUDY = Study(
     "Schoenholz et al. 2017",
     (Drawing("trainable_depth", depth_finding, depth_map, depth_caption),),
     (trainable_depth,),
-    rank=21,
+    rank=54,
 )

@@ -24,7 +24,7 @@ from flowlab.measurement.passes import WORTH_COMPILING, Drawn, Held, Passes
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST
 from flowlab.measurement.scan import Scans
-from flowlab.measurement.setup import Batches, Setup, prepare
+from flowlab.measurement.setup import Batches, Setup, needed, prepare
 from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics.blas import one_thread
@@ -74,7 +74,7 @@ def train(
     def one(seeds: np.ndarray) -> list[Log]:
         return Part(setup, seeds, steps).train(steps, count)
 
-    with one_thread(), ThreadPoolExecutor(len(parts)) as pool:
+    with one_thread(), ThreadPoolExecutor(threads(settings)) as pool:
         logs = list(pool.map(one, parts))
     axes = axes_of(settings, network)
     return Trained(_table(setup, axes, logs), of_training(axes, setup.seeds, _curves(logs)))
@@ -161,13 +161,14 @@ class Part:
             "noise_scale": noise.exact(
                 norms.values, norms.status == LOST, self.setup.rows, norms.at, n
             ),
-            "noise_scale_two_batches": noise.two_batches(
-                of_quarter, found.norm, n // 4, n, self.settings.reduction == "mean"
-            ),
             "diverged_step": np.where(bad > 0, bad, np.nan),
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),
         }
+        if self.quarter is not None:
+            mean = self.settings.reduction == "mean"
+            scale = noise.two_batches(of_quarter, found.norm, n // 4, n, mean)
+            curve["noise_scale_two_batches"] = scale
         if self.settings.training.sharpness:
             curve |= curvature(self.setup, self.seeds, step, before, self.updater)
         self.clipped[:], self.since = 0, 0
@@ -224,9 +225,8 @@ def _parts(setup: Setup) -> list[np.ndarray]:
     """Seeds in as few parts as keep every thread busy and fit the memory budget."""
     seeds, settings = setup.seeds, setup.settings
     workers = min(threads(settings), len(seeds))
-    elements = setup.network.chain.declare(setup.shape).elements
-    one_seed = elements * np.dtype(settings.dtype).itemsize
-    fit = int(settings.memory_gib * 2**30 // (one_seed * workers))
+    one_seed, _ = needed(settings, setup.batches, setup.network if setup.own else None)
+    fit = int(settings.memory_gib // (one_seed * workers))
     rounds = -(-len(seeds) // (workers * max(1, fit)))
     return np.array_split(seeds, min(workers * rounds, len(seeds)))
 

@@ -109,3 +109,24 @@ def test_bad_questions_end_in_one_line(asking, arguments, message):
 def test_the_cost_scales_with_the_seeds():
     few, many = (ask._seconds(prepare(flowlab.make(depth=5, width=64, seeds=n))) for n in (4, 16))
     assert many == pytest.approx(4 * few, rel=1e-9)
+
+
+def test_training_is_asked_for_by_name(asking):
+    flowlab.run(init="he", **SMALL)
+    trained = flowlab.run(init="he", training={"name": "sgd", "steps": 5}, **SMALL)
+    code, output, errors = asking(*TYPED, "init=he")
+    assert (code, errors) == (0, "") and "training" not in output and "Also kept" not in output
+    code, output, errors = asking(*TYPED, "init=he", "training=sgd")
+    assert (code, errors) == (0, "")
+    change = f"{foresee(trained.prediction, seeds=3).predicted:z.2f}".replace("-", "−")
+    assert f"By theory, at initialization: {change} [" in output
+    # Of another budget, so that it stands apart, by what it reaches.
+    _, other = output.split("Also kept with ")
+    accuracy = 100 * trained.curve[trained.curve["step"] == 5]["held_out_accuracy"].mean()
+    assert f"held-out accuracy {accuracy:.1f} %" in other.lower()
+    assert "\nTo train it (" in other and other.rstrip().endswith("init=he training=sgd")
+    code, output, errors = asking(*TYPED, "init=he", "training=sgd", "training.steps=5")
+    row = output.split("Measured: ")[1].splitlines()[0]
+    assert f"{trained.verdict.change.mean:z.2f} [" in row and "To train" not in output
+    code, output, errors = asking(*TYPED, "training.lr=0.1")
+    assert (code, output) == (2, "") and "training.lr needs an optimizer" in errors

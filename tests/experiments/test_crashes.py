@@ -132,13 +132,13 @@ def test_a_killed_sweep_loses_nothing(
         raise
 
 
-def _strike(sweep: Sweep, kind: str, moment: float, rng: random.Random) -> bool:
+def _strike(sweep: Sweep, kind: str, moment: float, rng: random.Random, last: int = EVENTS) -> bool:
     """Kill at a moment between 0, the start, and 1, the end; False if the end came before."""
     starting = 0.2 if kind != "worker" else 0.0  # of all moments, those before the first event
     if moment < starting:
         time.sleep(moment / starting * 3)
     else:
-        events = int((moment - starting) / (1 - starting) * EVENTS)
+        events = int((moment - starting) / (1 - starting) * last)
         if not sweep.until(lambda: sweep.events() >= events):
             return False
         time.sleep(rng.uniform(0, 0.05))
@@ -200,6 +200,100 @@ def test_a_replaced_run_gives_way_though_its_process_died(call, tmp_path):
     assert len(kept(tmp_path)) == 6  # two narrow runs and a wide one, each with its prediction
     code, output, errors = call(*wider)
     assert (code, errors) == (0, "") and "1 measured" in output
+    assert_same(kept(tmp_path), expected)
+
+
+# --- Trained --------------------------------------------------------------------------------------
+
+TRAINED = [*SMALL, "seeds=3", "depth=3,4,5", "training=sgd,adam", "training.lr=0.1,0.01"]
+TRAINED += ["training.steps=20"]
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory):
+    """The tables of TRAINED, made by one process."""
+    folder = tmp_path_factory.mktemp("curves")
+    assert Sweep(folder, *TRAINED, "hydra.launcher.workers=1").end()[0] == 0
+    found = kept(folder)
+    assert sum("/curves/" in path for path in found) == len(found) / 3 == 12
+    return found
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        [WORKERS, "hydra.sweeper.part=1"],
+        [WORKERS, "hydra.sweeper.part=5", "threads=2"],
+        ["hydra/launcher=basic", "threads=3"],
+        ["hydra.launcher.workers=1", "memory_gib=0.001", "threads=1"],
+    ],
+)
+def test_trained_tables_are_the_same_however_they_are_made(how, curves, tmp_path):
+    assert Sweep(tmp_path, *TRAINED, *how).end()[0] == 0
+    assert_same(kept(tmp_path), curves)
+
+
+def test_a_killed_sweep_of_trained_runs_resumes_to_equal_bits(
+    attempt, curves, tmp_path, record_property
+):
+    rng = random.Random(attempt)
+    sweep = Sweep(tmp_path, *TRAINED, WORKERS)
+    record_property("kill", "attempt")
+    kind = ("everything", "worker", "parent")[attempt % 3]
+    record_property("kill", kind)
+    if not _strike(sweep, kind, 0.3 + 0.7 * (attempt * 0.6180339887 % 1), rng, 2 * 12):
+        record_property("kill", "late")
+    sweep.end()
+    with _noted(record_property, "loss"):
+        found = kept(tmp_path)
+        assert_within(found, curves)
+        runs, curved = (
+            {Path(path).name for path in found if f"/{part}/" in path}
+            for part in ("runs", "curves")
+        )
+        assert runs <= curved
+        earlier = states(tmp_path)
+        code, _, errors = Sweep(tmp_path, *TRAINED, WORKERS).end()
+        assert (code, errors) == (0, "")
+        assert_same(kept(tmp_path), curves)
+        later = states(tmp_path)
+        assert all(later[path] == state for path, state in earlier.items() if "/runs/" in path)
+
+
+DIES_BETWEEN = """
+import os
+original = os.replace
+def replace(source, target, *more):
+    if "/PART/" in str(target):
+        os.kill(os.getpid(), 9)
+    return original(source, target, *more)
+os.replace = replace
+"""
+
+
+@pytest.mark.parametrize("part", ["theory", "runs"])
+def test_a_sweep_killed_between_two_files_of_a_run_trains_it_anew(part, curves, tmp_path):
+    alone = ["hydra.launcher.workers=1"]
+    hook = DIES_BETWEEN.replace("PART", part)
+    assert Sweep(tmp_path, *TRAINED, *alone, hook=hook).end()[0] == -9
+    left = {path.split("/")[2] for path in kept(tmp_path)}
+    assert left == {"curves"} | ({"theory"} if part == "runs" else set())
+    assert Experiment(tmp_path / "results/single").index() == {}
+    assert Sweep(tmp_path, *TRAINED, *alone).end()[0] == 0
+    assert_same(kept(tmp_path), curves)
+
+
+def test_a_trained_run_whose_curve_is_lost_is_trained_anew(call, tmp_path):
+    few = [*SMALL, "seeds=2", "depth=2,3", "training=sgd", "training.steps=3"]
+    assert call(*few)[0] == 0
+    expected = kept(tmp_path)
+    lost, torn = sorted((tmp_path / "results/single/curves").iterdir())
+    lost.unlink()
+    assert call(*few)[1].count("1 measured") == 1
+    assert_same(kept(tmp_path), expected)
+    torn.write_bytes(torn.read_bytes()[:100])
+    code, output, errors = call(*few)
+    assert (code, errors) == (0, "") and "1 measured" in output and "1 kept from before" in output
     assert_same(kept(tmp_path), expected)
 
 

@@ -3,6 +3,7 @@
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import flowlab
@@ -101,6 +102,55 @@ def test_what_is_needed_is_what_the_whole_net_declares(axes, upstream):
         np.testing.assert_allclose(needed(run, batches), np.divide(expected, GIB), rtol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("training", "state", "logged"),
+    [
+        ({"name": "sgd", "steps": 10}, 0, 6),  # 1, 2, 3, 5, 8 and the last
+        ({"name": "sgd", "momentum": 0.9, "steps": 10, "log": 1}, 1, 10),
+        ({"name": "adam", "steps": 9, "log": 4}, 2, 4),  # 1, 4, 8 and the last
+    ],
+)
+def test_a_training_needs_gradients_and_the_optimizers_state_too(training, state, logged):
+    axes = {"depth": 9, "width": 32, "dtype": "float64", "data": "gaussian"}
+    plain, run = flowlab.make(**axes), flowlab.make(**axes, training=training)
+    parameters = 8 * 32 * 32 + 32 * 10 + 8 * 32 + 10
+    assert len(run.training.logged(run.training.steps)) == logged
+    network, row = needed(plain, Batches(plain))
+    more, rows = needed(run, Batches(run))
+    assert round((more - network) * GIB) == 8 * (2 + state) * parameters
+    assert rows == pytest.approx(logged * row)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_takes_what_is_needed(optimizer):
+    training = {"name": optimizer, "steps": 3}
+    axes = {"depth": 6, "width": 512, "batch_size": 8, "seeds": 4, "threads": 2}
+    run = flowlab.make(**axes, training=training)
+    flowlab.train(flowlab.make(**axes | {"width": 8}, training=training))  # compiled, data loaded
+    tracemalloc.start()
+    flowlab.train(run)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.7 < peak / (GIB * 4 * needed(run, Batches(run))[0]) < 1.4
+
+
+def test_parts_of_a_training_share_the_memory():
+    training = {"name": "sgd", "momentum": 0.9, "steps": 2}
+    axes = {"depth": 6, "width": 512, "batch_size": 8, "seeds": 6, "threads": 1}
+    run = flowlab.make(**axes, training=training)
+    one = needed(run, Batches(run))[0]
+    tight = flowlab.make(**axes, training=training, memory_gib=1.5 * one)
+    whole = flowlab.train(run)
+    tracemalloc.start()
+    parts = flowlab.train(tight)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.6 * one * GIB
+    for name in ("table", "curve"):
+        ours, theirs = getattr(parts, name), getattr(whole, name)
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
 def test_a_table_of_so_many_rows_takes_so_much_memory():
     run = flowlab.make(depth=300, width=1, batch_size=1, seeds=100, data="gaussian", init="lecun")
     batches = Batches(run)
@@ -132,6 +182,11 @@ def test_a_table_of_so_many_rows_takes_so_much_memory():
         ({"data": "gaussian", "network": {"name": "cnn", "image": 10**6}}, "memory_gib must"),
         ({"data": "gaussian", "network": {"name": "rnn", "steps": 2**31 - 1}}, "memory_gib must"),
         ({"width": 2000, "memory_gib": 0.5}, "memory_gib must be at least 0.81 for"),
+        ({"width": 2000, "memory_gib": 1.5, "training": "adam"}, "memory_gib must be at least 3.6"),
+        (
+            {"training": {"name": "sgd", "steps": 2**31 - 1, "log": 1}},
+            "memory_gib must be at least 1,638,400.",
+        ),
     ],
 )
 def test_a_run_that_needs_too_much_is_refused_before_it_takes_any(axes, line):

@@ -62,14 +62,16 @@ def test_trained_runs_are_drawn_with_their_curves(tmp_path, capsys):
     for init in ("he", "xavier"):
         run = flowlab.run(**of, init=init, training=trained, results_dir=str(tmp_path))
     code, output, errors = command(tmp_path, capsys)
-    assert (code, errors) == (0, []) and output == [str(tmp_path / "mine/figures/sweep.png")]
+    figures = tmp_path / "mine" / "figures"
+    names = ("sweep", "sweep_by_step")
+    assert (code, errors) == (0, []) and output == [str(figures / f"{name}.png") for name in names]
     described = json.loads((tmp_path / "mine/figures/sweep.json").read_text())
     assert described["finding"].startswith("Of 2 runs ")
     assert "has the best held-out accuracy at the end" in described["finding"]
     (tmp_path / "mine/curves" / f"{run.path.stem}.parquet").unlink()
     code, output, _ = command(tmp_path, capsys)
     described = json.loads((tmp_path / "mine/figures/sweep.json").read_text())
-    assert code == 0 and len(output) == 1 and "keep" in described["finding"]
+    assert code == 0 and len(output) == 2 and described["finding"].startswith("Between layers")
 
 
 def test_one_experiment_on_demand(results, undrawn, capsys):

@@ -21,6 +21,7 @@ from experiments.sweep.progress import Journal
 from experiments.sweep.work import Work
 from flowlab.measurement import ensemble
 from flowlab.settings import Settings, make
+from flowlab.training import loop
 from tests.support.sweeping import ROOT, assert_same
 
 SMALL = ["width=8", "batch_size=8", "seeds=2", "data=gaussian"]
@@ -162,6 +163,26 @@ def test_widening_seeds_measures_only_new_ones(call, tmp_path, monkeypatch, netw
     assert_same(tables(narrow), tables(wide))  # the narrow run has given way
     code, output, _ = call(*common, "seed=3", "seeds=2")
     assert code == 0 and "1 kept from before" in output and len(measured) == 2
+
+
+@pytest.mark.parametrize("more", [["network=rnn"], ["training.lr=300", "norm=batch"]])
+def test_widening_seeds_trains_only_new_ones(call, tmp_path, monkeypatch, more):
+    common = ["-m", *SMALL[:2], "depth=3", "training=sgd", "training.steps=6", *more]
+    wide, narrow = tmp_path / "wide", tmp_path / "narrow"
+    for folder, *seeds in ((wide, "seed=1", "seeds=6"), (narrow, "seed=2", "seeds=2")):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert call(*common, *seeds)[0] == 0
+    trained, original = [], loop.train
+
+    def train(settings, *more, **named):
+        trained.append((settings.seed, settings.seeds))
+        return original(settings, *more, **named)
+
+    monkeypatch.setattr(loop, "train", train)
+    code, _, errors = call(*common, "seed=1", "seeds=6")
+    assert (code, errors) == (0, "") and trained == [(1, 1), (4, 3)]
+    assert_same(tables(narrow), tables(wide))  # the narrow run has given way, its curve too
 
 
 def test_runs_of_other_seeds_are_left_alone(call, tmp_path, monkeypatch):

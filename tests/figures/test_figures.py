@@ -360,7 +360,6 @@ def test_bad_input_is_one_line():
         (lambda: caption(table.drop(columns="delta_log10_norm")), "got delta_log10_norm"),
         (lambda: caption(table.iloc[:0]), "at least one row"),
         (lambda: profiles(sweep("abcdefghi")[0]), "at most 8 runs .*; got 9: filter it .*query"),
-        (lambda: profiles(table.assign(step=table["seed"])), "step"),
     ]
     for call, message in cases:
         with pytest.raises(InputError, match=message) as caught:

@@ -10,5 +10,6 @@ def pytest_generate_tests(metafunc):
     if "claim" in metafunc.fixturenames:
         metafunc.parametrize("claim", tested.STUDY.findings, ids=lambda claim: claim.id)
     if "plant" in metafunc.fixturenames:
-        pairs = [(id, plant) for id, plants in tested.PLANTS.items() for plant in plants]
-        metafunc.parametrize("id, plant", pairs)
+        parts = (("table", tested.PLANTS), ("curve", tested.CURVES))
+        wrong = [(id, plant, p) for p, of in parts for id, plants in of.items() for plant in plants]
+        metafunc.parametrize("id, plant, part", wrong)

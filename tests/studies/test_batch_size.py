@@ -1,11 +1,14 @@
 """Noise scales by layer, and what findings say of wrong tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import flowlab
 from flowlab.analysis import batch_law
+from flowlab.errors import InputError
 from flowlab.studies import Reading
 from flowlab.studies.batch_size import (
     STUDY,
@@ -16,6 +19,7 @@ from flowlab.studies.batch_size import (
 )
 from tests.support.drawing import assert_readable
 from tests.support.planted import Findings
+from tests.support.planted import measured as measured_reading
 
 
 def measured(**axes):
@@ -62,5 +66,38 @@ PLANTS = {
 }
 
 
+def times(factor, **where):
+    """The held-out loss of runs with these settings is ``factor`` times as high."""
+
+    def bend(curve):
+        hit = (curve[list(where)] == list(where.values())).all(axis=1)
+        loss = curve["held_out_loss"]
+        return curve.assign(held_out_loss=loss.mask(hit, factor * loss))
+
+    return bend
+
+
+CURVES = {
+    "S4": [
+        times(1.2, reduction="sum", batch_size=128),  # a sum's rate would have to be scaled
+        times(1 / 40, reduction="sum", batch_size=1024),  # no batch would be too large for it
+        times(1 / 3, reduction="mean", batch_size=128),  # a mean's rate would not
+    ]
+}
+
+
 class TestFindings(Findings):
-    STUDY, PLANTS = STUDY, PLANTS
+    STUDY, PLANTS, CURVES = STUDY, PLANTS, CURVES
+
+    def test_norms_alone_say_nothing_of_the_rate(self):
+        (claim,) = (claim for claim in STUDY.findings if claim.id == "S4")
+        found = claim.find(replace(measured_reading("S4"), curve=None))
+        assert found.verdict in claim.expected
+        assert found.sentence.endswith("is not measured here.")
+
+    def test_curves_must_be_of_both_reductions(self):
+        (claim,) = (claim for claim in STUDY.findings if claim.id == "S4")
+        reading = measured_reading("S4")
+        alone = reading.curve[reading.curve["reduction"] == "sum"]
+        with pytest.raises(InputError, match="under sum and under mean"):
+            claim.find(replace(reading, curve=alone))

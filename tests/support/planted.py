@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from math import log10
+from types import MappingProxyType
 
 from flowlab.claims.claim import CLAIMS, HOLDS
 from flowlab.claims.trial import Trial
@@ -29,28 +30,30 @@ def assert_expected(claim):
     assert finding.sentence.endswith(".") and "\n" not in finding.sentence
 
 
-def assert_turned(study, id, plant):
-    """The finding on the table as ``plant`` changes it is not one of those expected."""
+def assert_turned(study, id, plant, part="table"):
+    """The finding on the table, or the curve, as ``plant`` changes it is none of those expected."""
     (claim,) = (claim for claim in study.findings if claim.id == id)
     right = measured(id)
-    wrong = replace(right, table=plant(right.table.copy()))
+    wrong = replace(right, **{part: plant(getattr(right, part).copy())})
     assert claim.find(wrong).verdict not in claim.expected
 
 
 class Findings:
-    """The tests of a study's findings; ``PLANTS`` maps each one's id to tables gone wrong."""
+    """The tests of a study's findings; ``PLANTS`` maps each one's id to tables gone wrong,
+    ``CURVES`` to curves."""
 
     STUDY: Study
-    PLANTS: Mapping[str, list]
+    PLANTS: Mapping[str, list] = MappingProxyType({})
+    CURVES: Mapping[str, list] = MappingProxyType({})
 
     def test_the_finding_is_as_expected(self, claim):
         assert_expected(claim)
 
-    def test_a_wrong_table_turns_the_verdict(self, id, plant):
-        assert_turned(self.STUDY, id, plant)
+    def test_a_wrong_table_or_curve_turns_the_verdict(self, id, plant, part):
+        assert_turned(self.STUDY, id, plant, part)
 
-    def test_every_finding_has_a_wrong_table(self):
-        assert set(self.PLANTS) == {claim.id for claim in self.STUDY.findings}
+    def test_every_finding_has_a_wrong_table_or_curve(self):
+        assert {*self.PLANTS, *self.CURVES} == {claim.id for claim in self.STUDY.findings}
 
 
 def tilted(factor, **where):

@@ -169,7 +169,7 @@ def by_torch(setup, seed, start):
 
 def trained(setup):
     """(parameters at first and at last, block by block for each seed; what was logged)."""
-    part = Part(setup, setup.seeds)
+    part = Part(setup, setup.seeds, STEPS)
     depth, seeds = setup.settings.depth, range(len(setup.seeds))
     first = [of_blocks(part.held.held, s, depth) for s in seeds]
     logs = part.train(STEPS, lambda steps: None)
