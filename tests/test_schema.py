@@ -128,16 +128,24 @@ def test_runs_that_differ_in_a_setting_differ_in_a_column_and_in_words(key, path
 
 @cache
 def numbers(text):
-    table = flowlab.measure(settings.from_plain(json.loads(text)))
-    return table[[*schema.names("row"), *schema.names("measured"), "status"]]
+    run = settings.from_plain(json.loads(text))
+    if run.trained:
+        training = dataclasses.replace(run.training, epochs=None, examples=None, steps=3)
+        trained = flowlab.train(dataclasses.replace(run, training=training))
+        frames = trained.table, trained.curve
+    else:
+        frames = (flowlab.measure(run),)
+    known = [*schema.names("row"), *schema.names("measured"), *schema.names("curve"), "status"]
+    return [frame[[name for name in known if name in frame]] for frame in frames]
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key != "experiment"])
 def test_a_setting_that_is_null_changes_no_number(key, path):
     unseen = [(a, b) for a, b in pairs(key, path) if not differ(a, b)]
-    for a, b in unseen[:6]:
+    for a, b in [*unseen[:6], *(pair for pair in unseen[6:] if pair[0].trained)][:12]:
         first, other = (json.dumps(dataclasses.asdict(run)) for run in (a, b))
-        pd.testing.assert_frame_equal(numbers(first), numbers(other), check_exact=True)
+        for ours, theirs in zip(numbers(first), numbers(other), strict=True):
+            pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
 def test_columns_have_one_name_one_meaning_and_one_type():
@@ -149,6 +157,10 @@ def test_columns_have_one_name_one_meaning_and_one_type():
     ]
     for one, other in pairwise(tables):
         assert one.dtypes.equals(other.dtypes)
+    trained = flowlab.train(made(TRAINED))
+    assert trained.table.dtypes.equals(tables[0].dtypes)
+    own = schema.names("run", "setting"), ["seed", "step"], schema.names("curve")
+    assert list(trained.curve) == [name for names in own for name in names]
     columns = schema.columns()
     assert list(tables[0].columns) == list(columns)
     for name, column in columns.items():
@@ -201,16 +213,26 @@ def test_a_registered_column_stands_in_every_later_table(monkeypatch):
 TYPES = {"string", "Int64", "Float64", "boolean", "int64", "float64"}
 
 
-@pytest.mark.parametrize("network", ["mlp", "rnn", "transformer"])
-def test_types_are_those_of_the_schema_wherever_a_table_comes_from(network, tmp_path):
+TRAINED = {"training": {"name": "sgd", "steps": 3}}
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [*({"network": name} for name in ("mlp", "rnn", "transformer")), TRAINED],
+    ids=["mlp", "rnn", "transformer", "trained"],
+)
+def test_types_are_those_of_the_schema_wherever_a_table_comes_from(axes, tmp_path):
     known = {name: column.dtype for name, column in schema.columns(*schema.PARTS).items()}
     assert set(known.values()) == TYPES
-    done = flowlab.run(**TINY, network=network, experiment="x", results_dir=str(tmp_path))
+    done = flowlab.run(**TINY, **axes, experiment="x", results_dir=str(tmp_path))
     experiment = Experiment(tmp_path / "x")
-    for frame, part in ((done.table, "runs"), (done.prediction, "theory")):
+    frames = {"runs": done.table, "theory": done.prediction}
+    frames |= {} if done.curve is None else {"curves": done.curve}
+    reads = {"runs": experiment.read, "theory": experiment.prediction, "curves": experiment.curve}
+    for part, frame in frames.items():
         expected = {name: known[name] for name in frame}
         for _ in range(2):
-            read = {"runs": experiment.read, "theory": experiment.prediction}[part](done.path.stem)
+            read = reads[part](done.path.stem)
             folder = tmp_path / "x" / part
             loaded = experiment.load(part=part)
             for table in (frame, read, loaded, pd.read_parquet(folder)):

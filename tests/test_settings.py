@@ -29,6 +29,16 @@ from flowlab.errors import InputError
         ({"network": {"imge": 4}}, "network.key must be one of .*; got imge; did you mean image?"),
         ({"init": {"gain": "2"}}, "init.gain must be a number; got '2'"),
         ({"init": 3}, "init must be a name or a dictionary of settings; got 3"),
+        ({"training": "sdg"}, "training must be one of .*; got sdg; did you mean sgd?"),
+        (
+            {"training": {"lr": 0.2}},
+            "training.lr needs an optimizer, .* got 0.2",
+        ),
+        ({"training": {"name": "sgd", "lrr": 1}}, "got lrr; did you mean lr?"),
+        ({"training": {"name": "sgd", "lr": -1}}, "training.lr must be a finite number above 0"),
+        ({"training": {"name": "sgd", "lr": "1"}}, "training.lr must be a number; got '1'"),
+        ({"training": {"name": "sgd", "steps": 2.5}}, "training.steps must be an integer; got 2.5"),
+        ({"training": "sgd", "upstream": "ones"}, "upstream must be loss for training; got ones"),
     ],
 )
 def test_bad_settings_are_one_line(axes, message):
@@ -61,6 +71,9 @@ def test_a_run_is_named_by_what_determines_its_numbers():
         ({"network": "lstm", "data": "gaussian"}, "447b661e849f889d"),
         ({"data": {"name": "file", "path": "my.csv", "target": "label"}}, "2a40074c721daee1"),
         ({"init": "orthogonal_relu"}, "02af92049ecb47aa"),
+        ({"training": "none"}, "e07e2bf2a47f0603"),
+        ({"training": "sgd", "depth": 10}, "63478603b9be0ad9"),
+        ({"training": {"name": "adam", "lr": 0.01, "epochs": 5}, "depth": 10}, "9a8a940c269bda1b"),
     ],
 )
 def test_known_runs_keep_their_names(axes, run):

@@ -46,7 +46,7 @@ _SHORTLISTED = 2  # forms of each peer that are timed in turn with ours
 
 
 @dataclass(frozen=True)
-class Trainer:
+class Trainee:
     """``run(steps)`` trains on; ``weights()`` are the layers' W so far, each (S, i, o)."""
 
     run: Callable[[int], object]
@@ -115,7 +115,7 @@ def _one_blas_thread():
         yield
 
 
-def _rows(forms: dict[str, Callable[[], Trainer]], rounds: int, **named) -> list[dict]:
+def _rows(forms: dict[str, Callable[[], Trainee]], rounds: int, **named) -> list[dict]:
     """Each peer's fastest form beside ours: heats one after another, the fastest in turn."""
     ours = forms[OURS]()
     repeats = _enough(ours.run)
@@ -157,7 +157,7 @@ def _logging(settings, optimizer: str, rounds: int, threads: int, pool) -> dict:
     return {**named, "seconds": found.loc[OURS, "median_s"] / steps, **row}
 
 
-def _heat(name: str, build: Callable[[], Trainer], repeats: int) -> float:
+def _heat(name: str, build: Callable[[], Trainee], repeats: int) -> float:
     """Seconds of a form that nobody else needs memory beside, the best of two calls."""
     form, times = build(), []
     for _ in range(3):
@@ -182,7 +182,7 @@ def _enough(run: Callable[[int], object]) -> int:
 
 def forms_of(
     settings: flowlab.Settings, optimizer: str, threads: int, pool, compiled: int
-) -> dict[str, Callable[[], Trainer]]:
+) -> dict[str, Callable[[], Trainee]]:
     """Builders of every form, each from the same start; those of peers that are installed."""
     setup = prepare(settings)
     start = Part(setup, setup.seeds).held.held
@@ -203,7 +203,7 @@ def forms_of(
     return forms
 
 
-def _flowlab(setup, threads, pool) -> Trainer:
+def _flowlab(setup, threads, pool) -> Trainee:
     parts = [
         (Part(setup, seeds, 10**6), count(1)) for seeds in np.array_split(setup.seeds, threads)
     ]
@@ -222,7 +222,7 @@ def _flowlab(setup, threads, pool) -> Trainer:
             found += [W[:, k] for k in range(W.shape[1])]
         return found
 
-    return Trainer(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
+    return Trainee(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
 
 
 # --- PyTorch --------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def _trainer(loss, weights, data, optimizer, kind, threads):
 
 def _torch_at_once(
     layers, data, optimizer, threads, pool, kind, split=False, compiled=False, functional=False
-) -> Trainer:
+) -> Trainee:
     """All networks by batched products; ``split`` gives each thread a part of them."""
     import torch
 
@@ -300,8 +300,8 @@ def _torch_at_once(
         return [torch.cat([W for W, _ in parts]).detach().numpy() for parts in by_layer]
 
     if split:
-        return Trainer(lambda steps: list(pool.map(lambda run: run(steps), runs)), weights)
-    return Trainer(runs[0], weights)
+        return Trainee(lambda steps: list(pool.map(lambda run: run(steps), runs)), weights)
+    return Trainee(runs[0], weights)
 
 
 def _loss_by_vmap(weights, x, labels):
@@ -314,7 +314,7 @@ def _loss_by_vmap(weights, x, labels):
     return torch.func.vmap(one)(weights, x, labels).sum()
 
 
-def _torch_net_by_net(layers, data, optimizer, threads, pool, kind, split=False) -> Trainer:
+def _torch_net_by_net(layers, data, optimizer, threads, pool, kind, split=False) -> Trainee:
     """One network after another, as a module of linear layers would."""
     import torch
 
@@ -336,8 +336,8 @@ def _torch_net_by_net(layers, data, optimizer, threads, pool, kind, split=False)
 
     if split:
         parts = [[runs[s] for s in part] for part in np.array_split(np.arange(len(runs)), threads)]
-        return Trainer(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
-    return Trainer(partial(some, runs), weights)
+        return Trainee(lambda steps: list(pool.map(partial(some, steps=steps), parts)), weights)
+    return Trainee(partial(some, runs), weights)
 
 
 TORCH = {}
@@ -382,7 +382,7 @@ def _jax_step(optimizer):
     return step
 
 
-def _jax(layers, data, optimizer, threads, pool, at_once, split=False) -> Trainer:
+def _jax(layers, data, optimizer, threads, pool, at_once, split=False) -> Trainee:
     os.environ.setdefault("NPROC", str(threads))  # of its pool, if it has not started
     import jax
     import jax.numpy as jnp
@@ -415,8 +415,8 @@ def _jax(layers, data, optimizer, threads, pool, at_once, split=False) -> Traine
         return [join([np.asarray(W) for W, _ in parts]) for parts in by_layer]
 
     if split:
-        return Trainer(lambda steps: list(pool.map(partial(some, steps=steps), states)), weights)
-    return Trainer(lambda steps: [some(own, steps) for own in states], weights)
+        return Trainee(lambda steps: list(pool.map(partial(some, steps=steps), states)), weights)
+    return Trainee(lambda steps: [some(own, steps) for own in states], weights)
 
 
 JAX = {

@@ -16,7 +16,8 @@ STATEMENT = (
     "architectures: "
 )
 BATCH, WIDTH, OUTPUTS = 4, 8, 5
-GAIN, STEPS = 3.0, 20  # of training from weights that are too large
+LARGE = {"depth": 6, "width": 32, "batch_size": 32}  # of networks that are trained
+GAIN, STEPS = 2.0, 20  # of training from weights that are too large
 _RECURRENT = ("rnn", "lstm", "gru")
 
 
@@ -127,7 +128,7 @@ def initialization(trial):
 def clipped_gradients(trial):
     """Each network's own gradients to a third of the norm, and to a tenth of the largest entry."""
     few = type(trial)(trial.seed, max(2, trial.seeds // 8))
-    errors, turned = [], {}
+    errors, turned, left = [], {}, []
     for name in NETWORKS:
         chain, shape = network(name)
         x = few.random().standard_normal((few.seeds, *shape))
@@ -135,6 +136,7 @@ def clipped_gradients(trial):
         gradients = few.run(chain, x, few.parameters(chain, shape), dy).gradients
         short, _ = clipping.clipped(gradients, "norm", np.sqrt(clipping.whole(gradients).min()) / 3)
         errors += [1 - clipping.cosine(gradients, short), *clipping.unlike(gradients, short)]
+        left.append(np.sqrt(clipping.whole(short) / clipping.whole(gradients)).max())
         most = 0.1 * np.max([np.abs(g).max() for g in gradients.values()])
         cut, _ = clipping.clipped(gradients, "value", most)
         turned[name] = np.degrees(np.arccos(clipping.cosine(gradients, cut))).mean()
@@ -146,7 +148,7 @@ def clipped_gradients(trial):
         f"In {len(turned)} architectures clipping by the global norm left direction and per-layer "
         f"ratios unchanged to {result.measured:.0e}; clipping by value turned the gradient by "
         f"{shown}.",
-        result.verdict if min(turned.values()) > 1 else FAILS,
+        result.verdict if min(turned.values()) > 1 and max(left) < 0.4 else FAILS,
     )
 
 
@@ -159,27 +161,26 @@ def clipped_gradients(trial):
 def clipped_training(trial):
     """The same training of every network from twice the gain, with clipping by norm and without.
 
-    It must bring every clipped network's held-out loss below that at initialization, and some
-    network must diverge without: else nothing is shown.
+    On the whole clipped networks must come below the loss at initialization, and some network must
+    diverge without clipping: else nothing is shown.
     """
     few = type(trial)(trial.seed, max(2, trial.seeds // 16))
-    lost, worse, shown = {}, [], {}
+    lost, falls, shown = {}, [], {}
     for name in NETWORKS:
         for clip in ("none", "norm"):
             training = {"name": "sgd", "lr": 0.1, "steps": STEPS, "log": STEPS, "clip": clip}
             init = {"name": "he", "gain": GAIN}
-            sizes = {key: value for key, value in axes(name).items() if key != "data"}
-            curve = few.train(**sizes | {"batch_size": 32}, init=init, training=training).curve
+            curve = few.train(network=name, **LARGE, init=init, training=training).curve
             begin, end = (curve[curve["step"] == step] for step in (1, STEPS))
             lost[name, clip] = int((end["training_status"] != "ok").sum())
             losses = end["held_out_loss"].mean()
             if clip == "norm":
-                worse += [name] * (not losses < begin["training_loss"].mean())
+                falls.append(np.log(losses / begin["training_loss"].mean()))
             alive = end["training_status"] == "ok"
             shown[name, clip] = f"{losses:.2g}" if alive.all() else "diverged"
     clipped = sum(count for (_, clip), count in lost.items() if clip == "norm")
     alone = sum(count for (_, clip), count in lost.items() if clip == "none")
-    result = compare.Comparison("clipped networks that diverge or learn nothing", 0, clipped, 0.5)
+    result = compare.Comparison("clipped networks that diverge", 0, clipped, 0.5)
     verdict = result.verdict if alone else OPEN
     words = ", ".join(
         f"{shown[name, 'norm']} against {shown[name, 'none']} in {name}" for name in NETWORKS
@@ -188,5 +189,5 @@ def clipped_training(trial):
         f"From {GAIN:g} times the gain {alone} of {len(NETWORKS) * few.seeds} networks diverge in "
         f"{STEPS} steps without clipping and {clipped} with it; the held-out loss with clipping "
         f"against without: {words}.",
-        FAILS if worse else verdict,
+        verdict if np.mean(falls) < 0 else FAILS,
     )

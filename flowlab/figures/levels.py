@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -13,8 +14,10 @@ from flowlab.figures import style
 from flowlab.figures.labels import MOST, End, label_ends
 from flowlab.figures.panels import GREY, INTERVAL, LINE, THEORY, legend
 from flowlab.figures.shown import Shown
+from flowlab.figures.words import number
 
 HEIGHT = 3.2  # inches
+WITHIN = (1, 1.5, 2, 3, 5, 7)  # ticks of an axis that is shorter than a decade
 
 
 def over_steps(values: pd.DataFrame, label: str, theory: str, from_step: float = 0) -> Figure:
@@ -45,7 +48,7 @@ def over_steps(values: pd.DataFrame, label: str, theory: str, from_step: float =
                 ends.append(End(x[-1], known["mean"].iloc[-1], name, color))
         low, high = ax.dataLim.intervaly
         pad = 0.06 * (high - low)
-        style.decades(ax, low - pad, high + pad)
+        _frame(ax, low - pad, high + pad)
         last = values["step"].max()
         ax.set_xlim(0, last)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
@@ -66,3 +69,14 @@ def over_steps(values: pd.DataFrame, label: str, theory: str, from_step: float =
         figure.set_figheight(HEIGHT + LINE * height)
         label_ends(figure, {ax: ends})
     return figure
+
+
+def _frame(ax: Axes, low: float, high: float) -> None:
+    """Limits of a log10 axis: within a decade its ticks are plain numbers."""
+    style.decades(ax, low, high)
+    if high - low < 1:
+        tens = 10.0 ** np.arange(np.floor(low), np.ceil(high) + 1)
+        ticks = np.multiply.outer(tens, WITHIN).ravel()
+        ticks = ticks[(np.log10(ticks) >= low) & (np.log10(ticks) <= high)]
+        ax.set_yticks(np.log10(ticks), [number(tick) for tick in ticks])
+        ax.tick_params(axis="y", labelsize=style.TEXT)

@@ -257,7 +257,7 @@ def _asked_of_the_rate(curve: pd.DataFrame | None) -> tuple[bool, str]:
         f"After as many digits at one learning rate the loss at B = {near['batch_size']} is "
         f"{_ratio(near)} times that at B = {least} under sum, {_ratio(behind)} under mean: of a "
         "sum, whose constant rate is the linear rule of a mean, it need not be scaled, of a mean "
-        f"it must grow as B, both up to the critical batch: at B = {far['batch_size']} the sum "
+        f"it must grow as B, and neither holds for every batch: at B = {far['batch_size']} the sum "
         f"overshoots to {_ratio(far)} times the loss{lost}."
     )
 

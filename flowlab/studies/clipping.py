@@ -23,6 +23,8 @@ LOOKS = {
     kind: {"color": style.COLORS[place - 1], "marker": style.MARKERS[place]}
     for place, kind in enumerate(CLIPPINGS)
 }  # without clipping black
+WORDS = {kind: f"by {kind}" for kind in CLIPPINGS} | {"adaptive": "adaptively"}
+SAME = 0.005  # decades: below, layers lose alike
 LOST = {"marker": "x", "linestyle": "none", "markersize": 5}
 
 
@@ -84,16 +86,17 @@ def reached_figure(reading: Reading) -> Figure:
         figure = Shown(figsize=(style.WIDTH, ROW * len(networks) + 1.1))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         left.set_xscale("log")
+        edge = {"transform": left.get_yaxis_transform(), "clip_on": False}
         for kind, of in rows.groupby("clip", sort=False):
             y = of["network"].map(networks.index) + offsets[kind]
             for ax, name in ((left, "loss"), (right, "angle")):
                 margins = [of[name] - of[f"{name}_low"], of[f"{name}_high"] - of[name]]
                 look = {**LOOKS[kind], "linestyle": "none", "elinewidth": 0.9}
                 ax.errorbar(of[name], y, xerr=np.nan_to_num(margins), label=kind, **look)
-            lost = y[of["diverged"] > 0]
-            edge = {"transform": left.get_yaxis_transform(), "clip_on": False}
-            color = LOOKS[kind]["color"]
-            left.plot([1.0] * len(lost), lost, color=color, label=f"lost: {kind}", **edge, **LOST)
+            lost = y[of["diverged"] > 0].to_numpy()
+            if len(lost):
+                look = {"color": LOOKS[kind]["color"], "label": f"lost: {kind}", **LOST}
+                left.plot(np.ones(len(lost)), lost, **look, **edge)
         first = rows.groupby("network", sort=False)["first"].first()
         left.plot(first, range(len(first)), color=GREY, marker="|", markersize=16, linestyle="none")
         left.set_yticks(range(len(networks)), networks)
@@ -101,7 +104,7 @@ def reached_figure(reading: Reading) -> Figure:
         left.xaxis.set_major_locator(LogLocator(numticks=6))
         left.xaxis.set_minor_formatter(NullFormatter())
         left.set_xlabel("held-out loss after training")
-        right.set_xlabel("angle of the first step to the gradient, degrees")
+        right.set_xlabel("turn of the first step, degrees")
         right.set_xlim(-4, 94)
         right.set_xticks([0, 30, 60, 90])
         for ax in (left, right):
@@ -127,20 +130,16 @@ def reached_finding(reading: Reading) -> str:
     """In which networks seeds diverge without clipping, and with it."""
     rows = reached(reading)
     without, clipped = rows[rows["clip"] == "none"], rows[rows["clip"] != "none"]
-    gain = reading.table["gain"].iat[0]
-    parts = [
-        f"Starting {gain:g} times too large, {_lost(without)} without clipping"
-        if len(without)
-        else f"Start at {gain:g} times the gain"
-    ]
+    parts = [f"{_lost(without)} without clipping"]
     for kind, of in clipped.groupby("clip", sort=False):
         if of["diverged"].any():
             parts.append(f"{_lost(of)} under clip={kind}")
     if not clipped["diverged"].any():
-        parts.append("none does under any clipping")
+        parts.append("none with it")
     turned = clipped.groupby("clip", sort=False)["angle"].max()
-    words = ", ".join(f"{kind} {angle:.0f}°" for kind, angle in turned.items())
-    return f"{'; '.join(parts)}; it turns the first step by up to {words}"
+    words = ", ".join(f"{angle:.0f}° ({kind})" for kind, angle in turned.items())
+    gain = f"From weights {reading.table['gain'].iat[0]:g} times too large"
+    return f"{gain} {' and '.join(parts)}; the first step turns by at most {words}"
 
 
 def _lost(rows: pd.DataFrame) -> str:
@@ -237,16 +236,24 @@ def apart(reading: Reading) -> pd.DataFrame:
 
 def profiles_finding(reading: Reading) -> str:
     """How unlike layers are clipped: the same factor by norm, others differ."""
-    rows, parts = apart(reading), []
+    rows, same, unlike = apart(reading), [], []
     for kind in CLIPPINGS[1:]:
         if kind in rows.index:
-            of = rows.loc[kind]
-            network, most = of["apart"].idxmax(), of["apart"].max()
-            if most < 0.005:
-                parts.append(f"by {kind} it is the same factor in every layer")
+            of = rows.loc[kind, "apart"]
+            unit = " more" if not unlike else ""
+            if of.max() < SAME:
+                same.append(WORDS[kind])
             else:
-                parts.append(f"by {kind} layers differ by up to {decades(most)} ({network})")
-    return f"What clipping takes from ‖dW‖: {', '.join(parts)}"
+                unlike.append(f"{WORDS[kind]} up to {decades(of.max())}{unit} ({of.idxmax()})")
+    parts = [f"Clipping {listed(same, 4)} takes the same factor from every layer's ‖dW‖"] * bool(
+        same
+    )
+    if unlike:
+        parts.append(
+            f"{'it' if same else 'Clipping'} takes {listed(unlike, 4)} from one layer than "
+            "from another"
+        )
+    return "; ".join(parts)
 
 
 def profiles_caption(reading: Reading) -> str:

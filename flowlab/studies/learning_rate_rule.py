@@ -8,7 +8,7 @@ of the gradients.
 
 from collections.abc import Iterable
 from functools import cached_property
-from math import inf, isfinite
+from math import inf, isfinite, log
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,15 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from flowlab.analysis import curves
 from flowlab.analysis.statistics import Interval
+from flowlab.claims import compare
+from flowlab.claims.claim import FAILS, HOLDS, OPEN, Finding
 from flowlab.errors import InputError
 from flowlab.figures import style, training
 from flowlab.figures.labels import End, label_ends
 from flowlab.figures.panels import GREY, LINE, legend
 from flowlab.figures.shown import Shown
 from flowlab.figures.words import listed
-from flowlab.studies.study import Drawing, Reading, Study
+from flowlab.studies.study import Drawing, Reading, Study, finding
 
 RULES = {
     "constant": "constant η",
@@ -77,6 +79,11 @@ def _rules(curve: pd.DataFrame) -> list[str]:
     return [rule for rule in RULES if rule in there]
 
 
+def _unbroken(rule: str) -> str:
+    """A rule's name that no line break divides."""
+    return RULES[rule].replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def bands(reading: Reading) -> Figure:
     """Loss and accuracy over the examples seen: a panel for each rule, a line for each batch."""
     curve = reading.trained
@@ -98,16 +105,15 @@ def bands_finding(reading: Reading) -> str:
         if len(gone):
             worst = gone.loc[gone["diverged"].idxmax()]
             lost.append(
-                f"{worst['diverged']} of {worst['n']} seeds diverge at {worst['batch_size']} with "
-                f"{RULES[rule]}"
+                f"{worst['diverged']} of {worst['n']} seeds diverge at B = {worst['batch_size']} "
+                f"with {_unbroken(rule)}"
             )
     parts = []
     for rule in sorted(ranges, key=lambda rule: ranges[rule][0] / ranges[rule][1]):
         low, high = ranges[rule]
         words = f"from B = {low} to {high}" if low < high else "at no other B"
-        parts.append(
-            f"{words if not parts else words.removeprefix('from B = ')} with {RULES[rule]}"
-        )
+        words = words.removeprefix("from B = ") if parts else words
+        parts.append(f"{words} with {_unbroken(rule)}")
     text = (
         f"Within {MARGIN * 100:.0f} % {OPTIMIZERS[rows['training'].iat[0]]} trains as at "
         f"B = {REFERENCE} {', '.join(parts)}"
@@ -162,7 +168,8 @@ def finals_finding(reading: Reading) -> str:
         least, largest = of["mean"].min(), of["batch_size"].max()
         at = of[of["batch_size"] == largest].nsmallest(1, "mean").iloc[0]
         parts.append(
-            f"{OPTIMIZERS[optimizer]}'s best rule at B = {largest}, {RULES[at['training_rule']]}, "
+            f"{OPTIMIZERS[optimizer]}'s best rule at B = {largest}, "
+            f"{_unbroken(at['training_rule'])}, "
             f"ends at {at['mean'] / least:.1f} times the least loss of all"
         )
     return f"No rule pays for every batch: {'; '.join(parts)}"
@@ -188,27 +195,40 @@ def finals_caption(reading: Reading) -> str:
 
 
 class Costs:
-    """What losses cost at each batch size under its best rule, and the noise scale on the way."""
+    """What losses cost at each batch size at the best of the learning rates that were tried.
+
+    The curves are those of runs of one optimizer whose rates stay as they are, whatever rule gave
+    them. Only losses that every seed of three batch sizes reaches are among ``fits``.
+    """
 
     def __init__(self, curve: pd.DataFrame, losses: Iterable[float] = LOSSES):
-        self.curve, self.losses = curve, tuple(losses)
+        self.curve = curve.drop_duplicates(["batch_size", "learning_rate", "seed", "step"])
+        self.losses = tuple(losses)
+
+    @cached_property
+    def rates(self) -> dict[float, pd.Series]:
+        """At each loss the rate that needs the fewest examples, by batch size."""
+        found = {}
+        for loss, needed in self._needed.items():
+            means = np.log(needed).groupby(level=["batch_size", "learning_rate"]).mean()
+            best = means[np.isfinite(means)].groupby(level="batch_size").idxmin()
+            found[loss] = best.map(lambda key: key[1])
+        return found
+
+    @cached_property
+    def _needed(self) -> dict[float, pd.Series]:
+        keys = ["batch_size", "learning_rate"]
+        return {loss: curves.needed(self.curve, loss, by=keys) for loss in self.losses}
 
     @cached_property
     def fits(self) -> dict[float, curves.TradeOff]:
-        """The trade-off at each loss that every seed of three batch sizes reaches.
-
-        The rule that needs the fewest examples stands for its batch size, since the law is that of
-        the best learning rate. Raises InputError where there is none.
-        """
+        """The trade-off at each loss; raises InputError where there is none."""
         found = {}
-        for loss in self.losses:
-            needed = curves.needed(self.curve, loss, by=["batch_size", "training_rule"])
-            means = np.log(needed).groupby(level=["batch_size", "training_rule"]).mean()
-            best = means.groupby(level="batch_size").idxmin().dropna()
-            keys = needed.index.droplevel("seed")
-            chosen = needed[keys.isin(best.to_list())].droplevel("training_rule")
+        for loss, needed in self._needed.items():
+            best = pd.MultiIndex.from_arrays([self.rates[loss].index, self.rates[loss]])
+            chosen = needed[needed.index.droplevel("seed").isin(best)]
             try:
-                found[loss] = curves.trade_off(chosen)
+                found[loss] = curves.trade_off(chosen.droplevel("learning_rate"))
             except InputError as error:
                 lacking = error
         if not found:
@@ -218,15 +238,13 @@ class Costs:
     @cached_property
     def noise(self) -> dict[float, Interval]:
         """The noise scale on the way to each of these losses, where gradients have one."""
-        rules = _rules(self.curve)
-        rule = "linear" if "linear" in rules else rules[0]
-        of = self.curve[self.curve["training_rule"] == rule]
-        sizes = np.sort(of["batch_size"].unique())
-        of = of[of["batch_size"] == sizes[np.abs(np.log(sizes / NOISE_AT)).argmin()]]
         found = {}
         for loss in self.fits:
+            rates = self.rates[loss]
+            size = rates.index[np.abs(np.log(rates.index / NOISE_AT)).argmin()]
+            of = self.curve[self.curve["batch_size"] == size]
             try:
-                found[loss] = curves.mean_noise_scale(of, loss)
+                found[loss] = curves.mean_noise_scale(of[of["learning_rate"] == rates[size]], loss)
             except InputError:
                 continue
         return found
@@ -331,14 +349,60 @@ def trade_off_caption(reading: Reading) -> str:
             f"loss {loss:g}: E_min = {_whole(fit.examples)}, S_min = {fit.steps.mean:.1f} "
             f"[{fit.steps.low:.1f}, {fit.steps.high:.1f}], points off by {100 * fit.misfit:.1f} %"
         )
-        if fit.left_out:
-            text += f", without B = {listed(map(str, fit.left_out))}, where a seed falls short"
+        short = sorted(set(found.curve["batch_size"]) - set(fit.points["batch_size"]))
+        if short:
+            text += f", without B = {listed(map(str, short))}, where a seed falls short"
         parts.append(text)
     return (
-        "What the losses cost at each batch size under the rule that needs the fewest examples, "
-        "geometric mean over seeds; intervals of fits from seeds drawn anew. "
+        "What the losses cost at each batch size at the learning rate that needs the fewest "
+        "examples, of those that the rules give; geometric mean over seeds; intervals of fits from "
+        "seeds drawn anew. "
         f"{'; '.join(parts)}. The noise scale is the median over seeds of single batches near "
         f"B = {NOISE_AT}, averaged over the way to the loss."
+    )
+
+
+RATES = [
+    {
+        **{"depth": 3, "width": 32, "batch_size": size},
+        "training": {"name": "sgd", "lr": rate, "examples": 1536},
+    }
+    for size in (16, 32, 64, 128, 256)
+    for rate in (0.1, 0.2, 0.4, 0.8)
+]
+
+
+@finding(
+    "R1",
+    "The critical batch of training, E_min/S_min, is the noise scale of the gradients, within a "
+    "factor of three.",
+    "McCandlish et al. 2018, eq. 2.11 and 2.12",
+    runs=RATES,
+    times=0.375,
+)
+def critical_batch(reading: Reading) -> Finding:
+    """At the greatest loss with a fit; the errors of both are taken as independent."""
+    curve = reading.trained
+    found = Costs(curve[curve["training"] == "sgd"])
+    loss, fit = next(iter(found.fits.items()))
+    if loss not in found.noise:
+        raise InputError("curve must hold a noise scale; got none: its layers couple examples")
+    noise = found.noise[loss]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean, low, high = (
+            np.log([getattr(fit.batch, end), getattr(noise, end)])
+            for end in ("mean", "low", "high")
+        )
+        ratio = float(mean[0] - mean[1])
+        ends = ratio - np.hypot(*(mean - low)), ratio + np.hypot(*(high - mean))
+    result = compare.Comparison("ln(B_crit/B_s)", 0.0, ratio, log(3), *map(float, ends))
+    inside = isfinite(ratio) and max(-result.low, result.high) <= log(3)
+    outside = result.low > log(3) or result.high < -log(3)
+    return result.finding(
+        f"Down to a loss of {loss:g} the cost in steps and examples bends at a batch of "
+        f"{_whole(fit.batch)}; the gradients on the way have the noise scale {_whole(noise)}: the "
+        f"ratio is {np.exp(ratio):.2f} [{np.exp(result.low):.2f}, {np.exp(result.high):.2f}].",
+        HOLDS if inside else FAILS if outside else OPEN,
     )
 
 
@@ -363,5 +427,6 @@ STUDY = Study(
             of_optimizer("sgd"),
         ),
     ),
+    (critical_batch,),
     rank=52,
 )

@@ -10,7 +10,7 @@ from flowlab.studies.study import Reading, Study, finding
     "In equilibrium a step of AdamW turns weights before a normalization by "
     "√(2ηλ(1 − β1)/(1 + β1)).",
     "Kosson et al. 2023; derived from independent gradients",
-    runs=runs("adamw", (0.01, 0.5), (0.02, 1.0)),
+    runs=runs("adamw", (0.02, 0.5), (0.02, 1.0)),
     times=1 / 8,
 )
 def adamw(reading: Reading) -> Finding:
@@ -24,4 +24,5 @@ STUDY = Study(
     (drawing("rotation_adamw", "adamw"),),
     (adamw,),
     experiment="rotation",
+    rank=58,
 )

@@ -9,7 +9,7 @@ from flowlab.studies.study import Reading, Study, finding
     "O7",
     "Under full-batch Adam with β1 = 0.9 the preconditioned sharpness settles at 38/η.",
     "Cohen et al. 2022",
-    runs=runs("adam", 0.01, 0.02),
+    runs=runs("adam", 0.02),
     times=1 / 8,
 )
 def adam(reading: Reading) -> Finding:
@@ -23,4 +23,5 @@ STUDY = Study(
     (drawing("stability_adam", "adam"),),
     (adam,),
     experiment="stability",
+    rank=56,
 )

@@ -52,10 +52,12 @@ def outcomes(reading: Reading, *axes: str) -> pd.DataFrame:
 
 
 def _nets(reading: Reading) -> pd.DataFrame:
-    """``outcomes`` with each net's family, whether it ``trains``, and the size of its change."""
-    nets = outcomes(reading, *AXES)
+    """``outcomes`` with each net's family, whether the mean change is ``kept`` within the threshold
+    of verdicts, whether it ``trains``, and the size of its change end to end and per layer."""
+    nets = outcomes(reading, *AXES).dropna(subset="mean")
     skip, norm = nets["skip"] != "none", nets["norm"] != "none"
     nets["family"] = np.array(FAMILIES)[2 * skip.to_numpy(int) + norm.to_numpy(int)]
+    nets["kept"] = nets["mean"].abs() < reading.kept_within
     nets["trains"] = nets["accuracy"] >= TRAINS
     nets = nets.assign(decades=nets["mean"].abs(), rate=nets["mean"].abs() / nets["crossed"])
     ranks = {"skip": SKIPS, "norm": NORMALIZATIONS, "family": FAMILIES}
@@ -81,7 +83,7 @@ def correlation(nets: pd.DataFrame, by: str = "decades") -> Interval:
 
 def _tally(nets: pd.DataFrame, kept: bool) -> str:
     """How many nets that keep, or that do not keep, the gradient train."""
-    of = nets[(nets["trend"] == "kept") if kept else nets["trend"].isin(["vanishing", "exploding"])]
+    of = nets[nets["kept"] == kept]
     return f"{of['trains'].sum()} of {len(of)}"
 
 
@@ -91,7 +93,7 @@ def scatter(reading: Reading) -> Figure:
     Means over seeds; bars are their 95 % intervals. Colours are normalizations, marks skips;
     the dotted line is where nets are said to train. Raises InputError without trained runs.
     """
-    nets = _nets(reading).dropna(subset="mean")
+    nets = _nets(reading)
     norms, skips = (_ordered(nets, name) for name in ("norm", "skip"))
     with style.context():
         figure = Shown(figsize=(style.WIDTH, HEIGHT))
@@ -156,8 +158,7 @@ def scatter_caption(reading: Reading) -> str:
 
 def _exceptions(nets: pd.DataFrame) -> pd.DataFrame:
     """Nets that change the gradient and train, and those that keep it and do not."""
-    kept, changed = nets["trend"] == "kept", nets["trend"].isin(["vanishing", "exploding"])
-    return nets[(changed & nets["trains"]) | (kept & ~nets["trains"])]
+    return nets[nets["kept"] != nets["trains"]]
 
 
 def grid(reading: Reading) -> Figure:
@@ -251,8 +252,8 @@ def telling(table: pd.DataFrame) -> pd.DataFrame:
     return deep[deep["init"] == max(deep["init"], default="")]
 
 
-SMALL = {"network": "mlp", "width": 32, "batch_size": 32, "activation": "relu"}
-SMALL_TRAINING = {"name": "sgd", "lr": 0.05, "steps": 60, "log": 60}
+SMALL = {"width": 32, "batch_size": 32, "activation": "relu"}
+SMALL_TRAINING = {"name": "sgd", "lr": 0.1, "steps": 60, "log": 60}
 
 
 @finding(
@@ -264,9 +265,9 @@ SMALL_TRAINING = {"name": "sgd", "lr": 0.05, "steps": 60, "log": 60}
         {**SMALL, "init": init, "skip": skip, "norm": norm, "depth": depth}
         | {"training": SMALL_TRAINING}
         for init in ("he", "xavier")
-        for skip in ("none", "scaled")
+        for skip in ("none", "identity")
         for norm in ("none", "batch")
-        for depth in (4, 32)
+        for depth in (3, 24)
     ],
     times=1 / 16,
 )

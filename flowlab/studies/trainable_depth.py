@@ -119,7 +119,7 @@ def _edges(centres: np.ndarray) -> np.ndarray:
     f"Tanh nets train up to a depth of about {SCALES}ξ_c, ξ_c the depth scale of correlations.",
     "Schoenholz et al. 2017, section 5",
     runs=[
-        {"network": "mlp", "width": 32, "batch_size": 32, "activation": "tanh", "depth": depth}
+        {"width": 32, "batch_size": 32, "activation": "tanh", "depth": depth}
         | {"init": {"name": "normal", "sigma_w": sigma_w, "sigma_b": sqrt(0.05)}}
         | {"training": {"name": "sgd", "lr": 0.05, "steps": 100, "log": 100}}
         for sigma_w in (0.8, 1.0, 1.3)

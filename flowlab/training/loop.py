@@ -161,13 +161,14 @@ class Part:
             "noise_scale": noise.exact(
                 norms.values, norms.status == LOST, self.setup.rows, norms.at, n
             ),
-            "noise_scale_two_batches": noise.two_batches(
-                of_quarter, found.norm, n // 4, n, self.settings.reduction == "mean"
-            ),
             "diverged_step": np.where(bad > 0, bad, np.nan),
             "diverged_layer": np.where(bad > 0, layer, np.nan),
             "training_status": np.where(bad > 0, DIVERGED, OK),
         }
+        if self.quarter is not None:
+            mean = self.settings.reduction == "mean"
+            scale = noise.two_batches(of_quarter, found.norm, n // 4, n, mean)
+            curve["noise_scale_two_batches"] = scale
         if self.settings.training.sharpness:
             curve |= curvature(self.setup, self.seeds, step, before, self.updater)
         self.clipped[:], self.since = 0, 0

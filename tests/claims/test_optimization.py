@@ -1,6 +1,7 @@
-"""A4 and O1 to O5, with errors that turn the verdicts."""
+"""A4, O1 to O5 and O10, with errors that turn the verdicts."""
 
 from flowlab.claims import optimization
+from flowlab.claims.trial import Trial
 from flowlab.optimizers import TrainingSettings
 from flowlab.training.updates import Updater
 from tests.support.plants import corrupt
@@ -10,7 +11,9 @@ from tests.support.verdicts import Verdicts
 def longer_steps(patch):
     """Every step is by a twentieth too long."""
     step = Updater.__call__
-    patch.setattr(Updater, "__call__", lambda self, g, e, rate: step(self, g, e, 1.05 * rate))
+    patch.setattr(
+        Updater, "__call__", lambda self, g, e, rate, *of: step(self, g, e, 1.05 * rate, *of)
+    )
 
 
 def steeper_hessian(patch):
@@ -45,6 +48,11 @@ def unscaled(place):
     return plant
 
 
+def nothing_normalized(patch):
+    train = Trial.train
+    patch.setattr(Trial, "train", lambda *args, **axes: train(*args, **axes | {"norm": "none"}))
+
+
 PLANTS = {
     "A4": [corrupt("2.W"), corrupt("2.b"), longer_steps],
     "O1": [longer_steps, steeper_hessian],
@@ -52,6 +60,7 @@ PLANTS = {
     "O3": [longer_steps, rule_of(1.0), rule_of(0.0)],
     "O4": [rule_of(1.0), unscaled(0), unscaled(2)],
     "O5": [rule_of(0.5), rule_of(1.0), rule_of(0.0)],
+    "O10": [longer_steps, nothing_normalized],
 }
 
 

@@ -43,6 +43,15 @@ def test_a_trained_run_writes_table_prediction_and_curve(call, tmp_path):
     assert "\nCurve:  results/single/curves/" in output
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_batches_of_any_size_are_trained_on(call, tmp_path, size):
+    code, _, errors = call(*SGD, f"batch_size={size}")
+    assert (code, errors) == (0, "")
+    curve = flowlab.load(tmp_path / "results/single/curves")
+    assert curve["examples"].unique().tolist() == [size, 2 * size, 3 * size]
+    assert curve["training_loss"].notna().all() and curve["noise_scale_two_batches"].isna().all()
+
+
 def test_training_is_named_as_it_is_typed():
     assert how(make()) == ""
     assert how(make(training="sgd")) == ", training=sgd lr=0.1"

@@ -33,7 +33,7 @@ def test_a_study_asks_one_question_and_names_its_source(name):
 
 def test_figures_and_claims_have_names_of_their_own():
     figures = [drawing.name for study in STUDIES.values() for drawing in study.figures]
-    assert len(figures) == len(set(figures)) == 25
+    assert len(figures) == len(set(figures)) == 35
     ids = [claim.id for study in STUDIES.values() for claim in study.findings]
     assert len(ids) == len(set(ids)) and set(ids) < set(claims.load())
 

@@ -10,6 +10,7 @@ from flowlab import initializers
 from flowlab.claims.trial import Trial
 from flowlab.layers import normalization
 from flowlab.schema import DELTA
+from flowlab.training import updates
 
 _measure, _tables = Trial.measure, {}
 
@@ -104,6 +105,11 @@ def pullback_off(layer, name="dx", factor=1 + 1e-6):
         patch.setattr(layer, "pullback", wrong)
 
     return plant
+
+
+def clips(wrong):
+    """Training clips by ``wrong(kind, at, gradients, norm)`` in place of what it should."""
+    return lambda patch: patch.setattr(updates, "clip", wrong)
 
 
 def scheme(name, **change):
