@@ -373,7 +373,7 @@ RATES = [
 
 
 @finding(
-    "R1",
+    "B5",
     "The critical batch of training, E_min/S_min, is the noise scale of the gradients, within a "
     "factor of three.",
     "McCandlish et al. 2018, eq. 2.11 and 2.12",

@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 from experiments import command
 from experiments.sweep import plugins
 from flowlab import studies
-from flowlab.settings import NETWORKS, Settings, make
+from flowlab.settings import NETWORKS, Settings, frame, make
 
 NAMES = command.groups()["experiment"]
 TINY = {"depth": (3, 4), "width": (8, 9), "batch_size": (4, 5), "seeds": (2, 3)}
+BUDGETS = {"steps": 3, "examples": 12, "epochs": 0.01}  # of training
 
 
 def sweep(name):
@@ -22,6 +23,12 @@ def sweep(name):
     params = OmegaConf.load(command.CONF / "experiment" / f"{name}.yaml").get("hydra")
     params = params.sweeper.params if params else {}
     return {key: str(values).split(",") for key, values in params.items()}
+
+
+def budget(name):
+    """A training's budget made tiny, in its own terms."""
+    own = OmegaConf.load(command.CONF / "experiment" / f"{name}.yaml").get("training") or {}
+    return [f"training.{key}={value}" for key, value in BUDGETS.items() if key in own]
 
 
 @pytest.fixture
@@ -56,6 +63,7 @@ def test_the_first_comment_is_the_command_of_a_sweep_that_runs(name, call, tmp_p
     axes = {key: [values[0], values[-1]] for key, values in sweep(name).items()}
     axes |= {key: list(map(str, TINY[key])) for key in axes if key in TINY}
     sizes = [f"{key}={small[0]}" for key, small in TINY.items() if key not in axes]
+    sizes += [text for text in budget(name) if text.partition("=")[0] not in axes]
     swept = [f"{key}={','.join(values)}" for key, values in axes.items()]
     code, _, errors = call(*words[3:], *sizes, *swept)
     assert (code, errors) == (0, "")
@@ -65,8 +73,9 @@ def test_the_first_comment_is_the_command_of_a_sweep_that_runs(name, call, tmp_p
     conditions = len(list(product(*axes.values())))
     assert table["run"].nunique() == theory["run"].nunique() == conditions
     assert set(table["experiment"]) == {folder.name}
+    columns = frame().set_index("key")["column"]
     for key, values in axes.items():
-        column = table[key.removeprefix("init.").removeprefix("network.")].unique()
+        column = table[columns[key]].unique()
         if key != "init":  # two choices of init may share a name and differ in gain
             assert sorted(map(str, column)) == sorted(values)
 

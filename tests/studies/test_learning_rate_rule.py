@@ -162,7 +162,7 @@ def no_bend(curve):
 
 class TestFindings(Findings):
     STUDY = learning_rate_rule.STUDY
-    CURVES = MappingProxyType({"R1": [noise_times(10), noise_times(0.1), no_bend]})
+    CURVES = MappingProxyType({"B5": [noise_times(10), noise_times(0.1), no_bend]})
 
     def test_without_noise_scales_there_is_nothing_to_compare(self):
         (claim,) = learning_rate_rule.STUDY.findings
