@@ -22,7 +22,7 @@ register(
     Column("epoch", "", "passes over the training examples, likewise", part=CURVE),
     Column("learning_rate", "", "the learning rate of the step", part=CURVE),
     Column("training_loss", "", "loss of the step's batch before the update", part=CURVE),
-    Column("held_out_loss", "", "loss of the held-out examples after the update", part=CURVE),
+    Column("held_out_loss", "", "mean loss of the held-out examples after the update", part=CURVE),
     Column(
         "held_out_accuracy",
         "share",

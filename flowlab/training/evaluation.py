@@ -60,7 +60,7 @@ class Evaluation:
         self.size = size
 
     def __call__(self, held: Held, running: Running) -> tuple[np.ndarray, np.ndarray]:
-        """(loss, accuracy), each (S,): the mean loss, or the sum under that reduction."""
+        """(loss, accuracy), each (S,): means over the examples, whatever the run's reduction."""
         settings, count = self.setup.settings, self.held_out
         blocks = self.network.blocks
         source = Held(
@@ -85,8 +85,7 @@ class Evaluation:
             if labels.ndim == 2:
                 right += (own.argmax(axis=2) == labels).sum(axis=1)
             self.passes.workspace.reset()
-        if settings.reduction == "mean":
-            total /= count if settings.loss == "cross_entropy" else count * self.setup.outputs
+        total /= count if settings.loss == "cross_entropy" else count * self.setup.outputs
         classes = labels.ndim == 2
         accuracy = np.where(np.isfinite(total), right / count, np.nan)
         return total, accuracy if classes else np.full(len(total), np.nan)
