@@ -11,7 +11,7 @@ from flowlab.errors import InputError
 from flowlab.studies import Reading, trainability
 from flowlab.studies.trainability import STUDY
 from tests.support.drawing import assert_readable
-from tests.support.planted import Findings, tilted
+from tests.support.planted import Findings
 from tests.support.tables import curve, net, together
 
 SCATTER, GRID, STEPS = STUDY.figures
@@ -114,6 +114,12 @@ def flat(table):
     return table.assign(delta_log10_norm=0.0)
 
 
+def inverted(curve):
+    """What trains does not, and the other way round."""
+    return curve.assign(held_out_accuracy=1 - curve["held_out_accuracy"])
+
+
 class TestFindings(Findings):
     STUDY = STUDY
-    PLANTS = {"S17": [flat, tilted(1e4, skip="identity", norm="batch")]}  # noqa: RUF012
+    PLANTS = {"S17": [flat]}  # noqa: RUF012
+    CURVES = {"S17": [inverted]}  # noqa: RUF012
