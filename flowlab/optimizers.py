@@ -247,9 +247,8 @@ class TrainingSettings:
     def batch_factor(self, batch_size: int) -> float:
         """What the rule multiplies the learning rate by for a batch of this size.
 
-        linear: k = B/B_0 (Goyal et al. 2017, section 2.1); sqrt and sde: √k (Krizhevsky 2014,
-        section 5; Malladi et al. 2022, definition 5.2); noise: 1/(1 + B_noise/B) over what that is
-        at B_0 (McCandlish et al. 2018, eq. 2.7).
+        linear: k = B/B_0 (Goyal et al. 2017); sqrt and sde: √k (Krizhevsky 2014; Malladi et al.
+        2022); noise: 1/(1 + B_noise/B) over what that is at B_0 (McCandlish et al. 2018).
         """
         k = batch_size / self.rule_batch
         match self.rule:

@@ -209,7 +209,7 @@ def mean_noise_scale(curve: pd.DataFrame, loss: float, level: float = 0.95) -> I
     """The noise scale of one run on its way to a loss: what B_crit is to be compared with.
 
     Its mean over the steps that noiseless gradients would have taken, of which a step with noise
-    scale b is 1/(1 + b/B) (McCandlish et al. 2018, eq. 2.7 and 2.12, where S and E are sums over
+    scale b is 1/(1 + b/B) (McCandlish et al. 2018, eq. 2.12, where S and E are sums over
     steps). The way ends at the geometric mean of what seeds need; the interval is as wide as if all
     steps erred alike. Raises InputError as :func:`noise_scales` does, and where a seed does not
     reach the loss.

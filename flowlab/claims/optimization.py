@@ -183,7 +183,7 @@ def _quadratic(seeds: int, coordinates: int, training=SGD, batch_size: int = 1) 
 @claim(
     "O3",
     "Scaling the learning rate by √B keeps the covariance η²Σ/B of one step.",
-    "Krizhevsky 2014, section 5; Hoffer et al. 2017, section 4",
+    "Krizhevsky 2014; Hoffer et al. 2017",
 )
 def square_root_rule(trial):
     """Linear regression on normal inputs, residuals Aᵀx + ξ: trΣ = (d + 1)‖A‖² + d·o, by Isserlis.
@@ -220,7 +220,7 @@ def square_root_rule(trial):
     "O4",
     "Adam under η√κ, 1 − β → κ(1 − β), ε/√κ moves alike over the same examples at κ times the "
     "batch.",
-    "Malladi et al. 2022, definition 5.2",
+    "Malladi et al. 2022",
 )
 def adam_rule(trial):
     """Weights on a quadratic of curvature 1 under noise of sd s = σ/√B in the gradient.
@@ -272,7 +272,7 @@ def adam_rule(trial):
 @claim(
     "O5",
     "The learning rate that lowers the loss most in a step is ε_max/(1 + B_noise/B).",
-    "McCandlish et al. 2018, eq. 2.7, with B_noise = tr(HΣ)/GᵀHG",
+    "McCandlish et al. 2018, with B_noise = tr(HΣ)/GᵀHG",
 )
 def noise_rule(trial):
     """Quadratics with curvatures from 1/4 to 4 and noise of its own in each coordinate.

@@ -16,7 +16,7 @@ from flowlab.figures.shown import Shown
 from flowlab.studies.study import Drawing, Reading, Study, finding
 from flowlab.studies.trainability import COLORS, TRAINS, black_or_white, outcomes
 
-SCALES = 6  # depth scales to which nets train (Schoenholz et al. 2017, section 5)
+SCALES = 6  # depth scales to which nets train (Schoenholz et al. 2017)
 HEIGHT = 3.6  # inches
 POINTS = 241  # of theory's line
 TOLERANCE = 0.1  # share of nets beyond the bound that may train
@@ -117,7 +117,7 @@ def _edges(centres: np.ndarray) -> np.ndarray:
 @finding(
     "S17-depth",
     f"Tanh nets train up to a depth of about {SCALES}ξ_c, ξ_c the depth scale of correlations.",
-    "Schoenholz et al. 2017, section 5",
+    "Schoenholz et al. 2017",
     runs=[
         {"width": 32, "batch_size": 32, "activation": "tanh", "depth": depth}
         | {"init": {"name": "normal", "sigma_w": sigma_w, "sigma_b": sqrt(0.05)}}

@@ -1,4 +1,4 @@
-"""The gradient noise scale trΣ/|G|² of a whole network (McCandlish et al. 2018, eq. 2.9).
+"""The gradient noise scale trΣ/|G|² of a whole network (McCandlish et al. 2018).
 
 |G|² is the squared norm of the mean gradient and trΣ the trace of the covariance of the examples'
 gradients, both estimated without bias. All norms are log2, since gradients may lie beyond floats.
@@ -42,7 +42,7 @@ def exact(
 def two_batches(
     small: np.ndarray, big: np.ndarray, n_small: int, n_big: int, mean: bool
 ) -> np.ndarray:
-    """B_s (S,) from the log2 norms (S,) of the gradients of two batches (appendix A.1, A.2).
+    """B_s (S,) from the log2 norms (S,) of the gradients of two batches (ibid., appendix A.1).
 
     ``mean`` says that gradients are means over the batch rather than sums.
     """
