@@ -1,6 +1,7 @@
 """Whole networks trained beside PyTorch: the same parameters, batches and steps, in float64."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,18 +201,18 @@ def test_a_trained_network_is_that_of_torch(network, optimizer):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("network", ["mlp", "cnn", "lstm", "batch", "batch, cnn"])
 def test_the_held_out_loss_is_that_of_torch(network, reduction):
-    """Batch norm's statistics are running ones there."""
+    """A mean over the examples under either reduction; batch norm's statistics are running ones."""
     training = OPTIMIZERS["momentum"] | {"lr": 0.01, "log": 5}
     setup = made(NETWORKS[network], training, reduction=reduction)
     first, _, logs = trained(setup)
-    rows = np.arange(setup.batches.held_out)
+    rows, mean = np.arange(setup.batches.held_out), replace(setup.settings, reduction="mean")
     for s, seed in enumerate(setup.seeds):
         net, _, _ = by_torch(setup, seed, first[s])
         x, labels = setup.batches.evaluated([seed], rows)
         with torch.no_grad():
             y = net.eval()(torch.tensor(x[0]))
-            loss = loss_of(setup.settings, y, labels[0]).item()
-            in_training = loss_of(setup.settings, net.train()(torch.tensor(x[0])), labels[0])
+            loss = loss_of(mean, y, labels[0]).item()
+            in_training = loss_of(mean, net.train()(torch.tensor(x[0])), labels[0])
         accuracy = (y.argmax(1).numpy() == labels[0]).mean()
         np.testing.assert_allclose(logs[-1].curve["held_out_loss"][s], loss, rtol=1e-10)
         assert logs[-1].curve["held_out_accuracy"][s] == accuracy
