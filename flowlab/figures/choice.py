@@ -67,7 +67,7 @@ def choose(of: Conditions) -> Form:
     if training.fits(of):
         drawn, found = partial(training.training, of), partial(training.finding, of)
         return Form(drawn, found, partial(training.caption, of))
-    if of.curve is None and steps.fits(of):
+    if not training.complete(of) and steps.fits(of):
         return _form(steps.layer_by_step, steps.finding, of)
     if len(of.points) == 1:
         return Form(

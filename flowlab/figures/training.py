@@ -139,13 +139,16 @@ def finals(panels: Panels, axis: str, label: str, column: str = LOSS) -> Figure:
 
 def fits(sweep: Conditions) -> bool:
     """Whether every run has a curve, and one or two settings vary, few enough to be legible."""
-    if sweep.curve is None or len(sweep.axes) > 2:
-        return False
-    if not set(sweep.points.index) <= set(sweep.curve["run"]):
+    if not complete(sweep) or len(sweep.axes) > 2:
         return False
     lines, panels = _axes(sweep)
     few = lines is None or len(sweep.values(lines)) <= MOST
     return few and (panels is None or len(sweep.values(panels)) <= MOST_PANELS)
+
+
+def complete(sweep: Conditions) -> bool:
+    """Whether every run has a curve."""
+    return sweep.curve is not None and set(sweep.points.index) <= set(sweep.curve["run"])
 
 
 def training(sweep: Conditions) -> Figure:

@@ -91,7 +91,7 @@ def test_workers_report_what_they_compile(tmp_path, monkeypatch):
     def run(settings, command, extend):
         summed(np.ones((2, 3)), np.empty(2))
         verdict = SimpleNamespace(trend="kept")
-        return SimpleNamespace(seconds=1000.0, verdict=verdict)
+        return SimpleNamespace(seconds=1000.0, verdict=verdict, curve=None)
 
     monkeypatch.setattr(work, "run", run)
     monkeypatch.setattr(work, "row", lambda verdict: {})
