@@ -236,8 +236,8 @@ class Passes:
 
     ``workspace`` and ``scans`` are a thread's own and may serve one pass after another.
     ``recorded`` says whether stretches may be passed by compiled loops, ``quantities`` whether
-    those of blocks' outputs are measured; ``shortest`` is how long a stretch is at least, other
-    blocks are passed one by one.
+    those of blocks' outputs are measured; ``shortest`` is how long a stretch is at least, by
+    default 24; other blocks are passed one by one.
     """
 
     def __init__(
@@ -248,9 +248,9 @@ class Passes:
         scans: Scans,
         recorded: bool = True,
         quantities: bool = True,
-        shortest: int = WORTH_COMPILING,
+        shortest: int | None = None,
     ):
-        self.quantities, self.shortest = quantities, shortest
+        self.quantities, self.shortest = quantities, shortest or WORTH_COMPILING
         self.network, self.shapes = network, shapes
         self.workspace, self.scans, self.recorded = workspace, scans, recorded
         self.homogeneous = network.chain.homogeneous
