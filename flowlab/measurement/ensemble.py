@@ -226,16 +226,20 @@ def threads(settings: Settings) -> int:
     return settings.threads or len(os.sched_getaffinity(0))
 
 
-def _parts(setup: Setup) -> list[np.ndarray]:
-    """Seeds in parts that keep every thread busy and together fit the memory budget.
+def split(setup: Setup, one_seed: float, most: float = math.inf) -> list[np.ndarray]:
+    """Seeds in as few parts as keep every thread busy and together fit the memory budget.
 
-    Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory.
+    ``one_seed`` is what a seed needs, in GiB; a part has ``most`` seeds at most, but one.
     """
     settings, seeds = setup.settings, setup.seeds
     workers = min(threads(settings), len(seeds))
-    elements = setup.network.chain.declare(setup.shape).elements
-    one_seed = elements * np.dtype(settings.dtype).itemsize
-    fit = int(settings.memory_gib * 2**30 // (one_seed * workers))
-    warm = _PART_ELEMENTS * len(setup.network.blocks) // elements
-    rounds = -(-len(seeds) // (workers * max(1, min(fit, warm))))
+    fit = min(settings.memory_gib // (one_seed * workers), most)
+    rounds = math.ceil(len(seeds) / (workers * max(1, fit)))
     return np.array_split(seeds, min(workers * rounds, len(seeds)))
+
+
+def _parts(setup: Setup) -> list[np.ndarray]:
+    """Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory."""
+    elements = setup.network.chain.declare(setup.shape).elements
+    one_seed = elements * np.dtype(setup.settings.dtype).itemsize / 2**30
+    return split(setup, one_seed, _PART_ELEMENTS * len(setup.network.blocks) // elements)

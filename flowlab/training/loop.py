@@ -18,7 +18,7 @@ from flowlab.errors import InputError
 from flowlab.initializers import Initializer
 from flowlab.layer import Nest, Workspace
 from flowlab.layers.loss import LOSSES
-from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, threads
+from flowlab.measurement.ensemble import Count, Progress, readings, round_trip, split, threads
 from flowlab.measurement.norms import Norms
 from flowlab.measurement.passes import WORTH_COMPILING, Drawn, Held, Passes
 from flowlab.measurement.quantities import columns
@@ -68,7 +68,8 @@ def train(
         raise InputError("training must name an optimizer, sgd, adam or adamw; got none")
     setup = prepare(settings, batches, network)
     steps = settings.training.step_count(settings.batch_size, setup.batches.rows)
-    parts = _parts(setup)
+    one_seed, _ = needed(settings, setup.batches, network)
+    parts = split(setup, one_seed)
     count = Count(progress, steps * len(parts))
 
     def one(seeds: np.ndarray) -> list[Log]:
@@ -142,7 +143,7 @@ class Part:
         n = self.settings.batch_size
         norms = Norms(self.setup, self.seeds, self.held)
         before = moves.copied(self.held.held)
-        of_quarter = self._norm_of_quarter(step)
+        of_quarter = self._norm_of_quarter(step) if self.quarter else None
         loss, found = self._step(step, rate, self.logged, Logging(norms), measured=True)
         norms.finish()
         self.workspace.reset()
@@ -185,9 +186,7 @@ class Part:
         )
 
     def _norm_of_quarter(self, step: int) -> np.ndarray:
-        """log2 norm (S,) of the gradient of a batch's first quarter; NaN where nobody asked."""
-        if self.quarter is None:
-            return np.full(len(self.seeds), np.nan)
+        """log2 norm (S,) of the gradient of a batch's first quarter."""
         n, sink = self.settings.batch_size // 4, Stepping(len(self.seeds))
         x, labels = (of[:, :n] for of in self.setup.batches(self.seeds, step))
         x, labels = np.ascontiguousarray(x), np.ascontiguousarray(labels)
@@ -219,16 +218,6 @@ def declared(passes: Passes) -> dict[int, Nest]:
     """The declared parameters of every stretch's blocks."""
     blocks, shapes = passes.network.blocks, passes.shapes
     return {at: blocks[at].declare(shapes[at]).parameters for at, _ in passes.stretches()}
-
-
-def _parts(setup: Setup) -> list[np.ndarray]:
-    """Seeds in as few parts as keep every thread busy and fit the memory budget."""
-    seeds, settings = setup.seeds, setup.settings
-    workers = min(threads(settings), len(seeds))
-    one_seed, _ = needed(settings, setup.batches, setup.network if setup.own else None)
-    fit = int(settings.memory_gib // (one_seed * workers))
-    rounds = -(-len(seeds) // (workers * max(1, fit)))
-    return np.array_split(seeds, min(workers * rounds, len(seeds)))
 
 
 def _table(setup: Setup, axes: dict, logs: list[list[Log]]) -> pd.DataFrame:

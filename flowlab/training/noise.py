@@ -54,14 +54,6 @@ def two_batches(
     return _scale(square, (g_small - g_big) / (1 / n_small - 1 / n_big))
 
 
-def whole(norms: np.ndarray) -> np.ndarray:
-    """log2 √Σ‖·‖² (S,) of log2 norms (S, parameters)."""
-    largest = np.max(norms, axis=1)
-    largest = np.where(np.isfinite(largest), largest, 0.0)
-    with np.errstate(divide="ignore", over="ignore"):
-        return largest + 0.5 * np.log2(np.exp2(2 * (norms - largest[:, None])).sum(axis=1))
-
-
 def _ratio(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The sums of squares (S,) of two sets of log2 norms (S, k), in one unit for each network."""
     unit = np.maximum(first.max(axis=1), second.max(axis=1))
