@@ -97,13 +97,13 @@ class TrainingSettings:
     decay_every: int | None = _setting(
         None,
         "steps after which the learning rate falls, for schedule=step",
-        lambda settings: _trained(settings) and settings.training.schedule == "step",
+        lambda settings: settings.training.schedule == "step",
         check=check_count,
     )
     decay_factor: float = _setting(
         0.1,
         "factor by which it falls then",
-        lambda settings: _trained(settings) and settings.training.schedule == "step",
+        lambda settings: settings.training.schedule == "step",
         check=_part,
         allowed="numbers between 0 and 1",
     )
@@ -125,7 +125,7 @@ class TrainingSettings:
     clip_at: float = _setting(
         1.0,
         "the largest norm, value or share of the weights' norm that is left as it is",
-        lambda settings: _trained(settings) and settings.training.clip != "none",
+        lambda settings: settings.training.clip != "none",
         check=check_positive,
     )
     rule: str = _setting(
@@ -137,13 +137,13 @@ class TrainingSettings:
     rule_batch: int = _setting(
         32,
         "the batch size at which lr stands as it is",
-        lambda settings: _trained(settings) and settings.training.rule != "constant",
+        lambda settings: settings.training.rule != "constant",
         check=check_count,
     )
     noise_scale: float | None = _setting(
         None,
         "the gradient noise scale in examples, for rule=noise",
-        lambda settings: _trained(settings) and settings.training.rule == "noise",
+        lambda settings: settings.training.rule == "noise",
         unit="examples",
         check=check_positive,
     )
