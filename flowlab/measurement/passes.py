@@ -17,7 +17,6 @@ from typing import Protocol
 
 import numpy as np
 
-from flowlab.errors import InputError
 from flowlab.initializers import Initializer
 from flowlab.layer import (
     Layer,
@@ -339,10 +338,7 @@ class Passes:
     def _kind(self, block: Layer) -> tuple[Hashable, ...]:
         """What decides which kernels pass a block, beside its shapes, the source and the sink."""
         if block not in self._described:
-            try:
-                self._described[block] = repr(described(block))
-            except InputError:  # a user's, with attributes that nothing is known of
-                self._described[block] = object()
+            self._described[block] = repr(described(block))
         of_network = self.homogeneous, self.network.tokens
         return self._described[block], *of_network, self.quantities, registered()
 
