@@ -37,7 +37,7 @@ from flowlab.settings import Settings
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
 # Elements of a layer, all seeds of a part together.
-_PART_ELEMENTS = 2**17
+_PART_ELEMENTS = 2**18
 
 # What nobody works at, kept from one measurement to the next, each with so many bytes at most: to
 # get fresh memory from the system takes as long as a shallow net.
