@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.benchmarks import batch_law, layers, probe, sweeps, training
+from experiments.benchmarks import batch_law, depths, layers, probe, sweeps, training
 from experiments.benchmarks.machine import machine, words
 from experiments.help import RESULTS_DIR, Command, Option, written
 from flowlab.errors import InputError, check_count, unknown
@@ -27,6 +27,7 @@ from flowlab.storage.versions import versions
 # ``report(table)``, what the rows mean, all of them or those that there are.
 SUITES = {
     "probe": probe,
+    "depths": depths,
     "layers": layers,
     "training": training,
     "batch_law": batch_law,

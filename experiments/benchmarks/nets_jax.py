@@ -8,11 +8,15 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+HE = math.sqrt(2)  # the gain
 UNROLLED, SCANNED = "jax unrolled, vmap", "jax scan, vmap"
 
 
 def forms(width: int, seeds: int, depth: int, batch: int, gram: bool) -> dict[str, Callable]:
-    """Every form by its name; ``gram`` adds those which take ‖dW‖ from Gram matrices."""
+    """Every form by its name, a function of the gain, He's by default.
+
+    ``gram`` adds those which take ‖dW‖ from Gram matrices.
+    """
     import jax
 
     keys = list(jax.random.split(jax.random.key(0), seeds))
@@ -23,27 +27,28 @@ def forms(width: int, seeds: int, depth: int, batch: int, gram: bool) -> dict[st
     found = {}
     for name, function in passes.items():
         own = partial(drawn, width, depth, batch, function)
-        found[f"jax {name}, vmap"] = partial(_at_once, jax.jit(jax.vmap(own)), keys)
+        at_once = jax.jit(jax.vmap(own, (0, None)))
+        found[f"jax {name}, vmap"] = partial(_at_once, at_once, keys)
         found[f"jax {name}, net by net"] = partial(_one_by_one, jax.jit(own), keys)
     return found
 
 
-def _at_once(compiled, keys):
+def _at_once(compiled, keys, gain=HE):
     import jax.numpy as jnp
 
-    return compiled(jnp.stack(keys)).block_until_ready()
+    return compiled(jnp.stack(keys), gain).block_until_ready()
 
 
-def _one_by_one(compiled, keys):
-    return [compiled(key).block_until_ready() for key in keys]
+def _one_by_one(compiled, keys, gain=HE):
+    return [compiled(key, gain).block_until_ready() for key in keys]
 
 
-def drawn(width: int, depth: int, batch: int, function, key):
-    """``function(W, x, d)`` of a net under He, W (depth, w, w), x and d (B, w)."""
+def drawn(width: int, depth: int, batch: int, function, key, gain):
+    """``function(W, x, d)`` of a drawn net, W (depth, w, w) of deviation gain/√w, x, d (B, w)."""
     import jax
 
     kw, kx, kd = jax.random.split(key, 3)
-    W = jax.random.normal(kw, (depth, width, width)) * math.sqrt(2 / width)
+    W = jax.random.normal(kw, (depth, width, width)) * (gain / math.sqrt(width))
     return function(W, *(jax.random.normal(k, (batch, width)) for k in (kx, kd)))
 
 

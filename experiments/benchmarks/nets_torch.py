@@ -14,12 +14,16 @@ GRAM, COMPILED, COMPILED_GRAM = "torch batched, Gram", "torch.compile", "torch.c
 
 @dataclass(frozen=True)
 class Nets:
-    """Nets under He, their inputs and the cotangents of their outputs, drawn whenever asked for."""
+    """Nets, their inputs and the cotangents of their outputs, drawn whenever asked for.
+
+    Weights have the deviation ``gain`` over √width: He's by default.
+    """
 
     width: int
     seeds: int
     depth: int
     batch: int
+    gain: float = math.sqrt(2)
 
     def all(self):
         """(W, x, d): W a list of (S, w, w), x and d (S, B, w)."""
@@ -33,7 +37,7 @@ class Nets:
     def _drawn(self, *ensemble):
         import torch
 
-        deviation, square = math.sqrt(2 / self.width), (self.width, self.width)
+        deviation, square = self.gain / math.sqrt(self.width), (self.width, self.width)
         W = [torch.randn(*ensemble, *square).mul_(deviation) for _ in range(self.depth)]
         return W, *(torch.randn(*ensemble, self.batch, self.width) for _ in range(2))
 
