@@ -50,10 +50,9 @@ def _torch(form, width, batch, seeds, threads) -> Callable:
 
 
 def _jax(form, width, batch, seeds, threads) -> Callable:
-    import jax
+    import jax  # noqa: F401  before the clock of the first depth starts
 
     def measure(depth):
-        jax.clear_caches()  # what other depths compiled is of no use, and takes memory
         run = nets_jax.forms(width, seeds, depth, batch, gram=batch < width)[form]
         return lambda _, gain: run(gain)
 

@@ -3,12 +3,14 @@
 import os
 import signal
 from contextlib import nullcontext
+from importlib.util import find_spec
 from itertools import pairwise
 
 import pandas as pd
 import pytest
 
-from experiments.benchmarks import depths
+import flowlab
+from experiments.benchmarks import depth_sweep, depths
 from experiments.benchmarks.depths import KEPT, OURS, Timed, estimate, spaced
 
 TINY = {"width": 4, "batch": 3, "seeds": 2, "count": 3, "deepest": 6, "threads": 1}
@@ -63,14 +65,31 @@ def test_report_says_what_is_estimated():
     assert depths.report(pd.DataFrame(rows[1:2])) == "The sweep of depth was not timed."
 
 
-def test_every_form_has_a_process_of_its_own(said, monkeypatch):
-    monkeypatch.setattr(depths, "PEERS", (depths.nets_jax.SCANNED,))
+def test_flowlab_has_processes_of_its_own(said, monkeypatch):
+    monkeypatch.setattr(depths, "PEERS", ())
     monkeypatch.setattr(depths.tempfile, "TemporaryDirectory", nullcontext)  # kernels that are kept
-    found = pd.DataFrame(depths.rows(said.append, **TINY, seconds=30)).set_index("form")
-    assert list(found.index) == [OURS, KEPT, depths.nets_jax.SCANNED]
+    found = pd.DataFrame(depths.rows(said.append, **TINY)).set_index("form")
+    assert list(found.index) == [OURS, KEPT]
     assert (found["timed"] == 3).all() and (found["deepest"] == 6).all()
     assert (found["seconds"] == found["measured"]).all() and (found["start"] > 0).all()
     assert f"{OURS}: depth 6" in said
+
+
+@pytest.mark.parametrize("form", depths.PEERS)
+def test_a_peer_goes_through_depths_in_their_order(form, capsys):
+    if not find_spec(form.split()[0]):
+        pytest.skip("not installed")
+    depth_sweep.work(form, width=4, batch=3, seeds=2, threads=1, depths=[3, 2])
+    assert capsys.readouterr().out.split() == ["ready", "3", "2"]
+
+
+def test_flowlabs_part_takes_every_initialization(monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr("flowlab.measure", lambda **given: measured.append(given))
+    depth_sweep.work(KEPT, width=4, batch=3, seeds=2, threads=1, depths=[2, 5])
+    assert [given["depth"] for given in measured] == [2] * 4 + [5] * 4
+    made = [flowlab.make(**given) for given in measured]
+    assert len({settings.run() for settings in made}) == 8
 
 
 @pytest.fixture
