@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.benchmarks import batch_law, depths, layers, probe, sweeps, training
+from experiments.benchmarks import (
+    batch_law,
+    depths,
+    elementary,
+    layers,
+    probe,
+    roofline,
+    sweeps,
+    training,
+)
 from experiments.benchmarks.machine import machine, words
 from experiments.help import RESULTS_DIR, Command, Option, written
 from flowlab.errors import InputError, check_count, unknown
@@ -32,6 +41,8 @@ SUITES = {
     "training": training,
     "batch_law": batch_law,
     "sweeps": sweeps,
+    "roofline": roofline,
+    "elementary": elementary,
 }
 _NUMBER, _TEXT = 7, 14  # letters of a column
 
