@@ -61,7 +61,8 @@ class Workspace:
     """Buffers that are allocated once and handed out again.
 
     ``take`` gives an uninitialised array, or one filled with ``fill`` where a test must see
-    unwritten elements; ``give`` returns it early; ``reset`` returns everything.
+    unwritten elements; ``give`` returns it early; ``reset`` returns everything, and ``trim`` lets
+    go of it all where that is more than so many bytes.
     """
 
     def __init__(self, fill: float | None = None):
@@ -86,6 +87,11 @@ class Workspace:
 
     def reset(self) -> None:
         self._free = defaultdict(list, {key: list(arrays) for key, arrays in self._all.items()})
+
+    def trim(self, most: int) -> None:
+        if sum(array.nbytes for arrays in self._all.values() for array in arrays) > most:
+            self._all.clear()
+        self.reset()
 
 
 Watch = Callable[["Layer", Arrays, np.ndarray, np.ndarray, Arrays], None]

@@ -12,7 +12,7 @@ the column's name holds ``log10`` it returns log2. What one layer knows (``atten
 stands on the layer, as :attr:`flowlab.layer.Layer.readings`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +75,11 @@ def output_quantity(
         return function
 
     return register
+
+
+def registered() -> Hashable:
+    """What is registered: equal as long as the same functions are."""
+    return tuple(_OPERATIONS.items()), tuple(_OUTPUTS.items())
 
 
 def of_operation(layer: Layer) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from flowlab.kernel import generate, recorded
 from flowlab.layer import Nest, leaves, map_leaves
 
 Carry = tuple[np.ndarray, ...]
+_KEPT = 256
 _compiled: dict[str, Callable] = {}
 _lock = Lock()
 
@@ -200,7 +201,10 @@ class Program:
 
 
 class Scans:
-    """The programs of one thread, each proved to repeat the layer that it was recorded of."""
+    """The programs of one thread, each proved to repeat the layer that it was recorded of.
+
+    The last :data:`_KEPT` of them are kept.
+    """
 
     def __init__(self):
         self._programs: dict[Hashable, Program | None] = {}
@@ -217,14 +221,16 @@ class Scans:
     ) -> Program | None:
         """The program of ``step``, recorded on ``carry`` and that ``layer`` of ``xs``, of Stacks.
 
-        None where its recorded kernel calls are not all that the step does. ``key`` names what
-        programs may be shared by; equal keys are recorded once.
+        None where its recorded kernel calls are not all that the step does. ``key`` must say all
+        that decides which calls these are and their constants: equal keys are recorded once.
         """
         if key not in self._programs:
             xs = map_leaves(lambda stack: stack.at(layer), xs)
             copies = tuple(map(np.copy, carry)), map_leaves(np.copy, xs)
             result, program = record(step, *copies)
             repeats = program.repeats(result, carry, xs, keep, direction)
+            while len(self._programs) >= _KEPT:
+                del self._programs[next(iter(self._programs))]
             self._programs[key] = program if repeats else None
         return self._programs[key]
 
