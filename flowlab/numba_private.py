@@ -7,6 +7,7 @@ missing.
 from numba.core import cgutils, config, event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime import rtsys
 from numba.np.arrayobj import make_array
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "config",
     "event",
     "make_array",
+    "rtsys",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numba
 import pytest
 from numba.core.caching import IndexDataCacheFile
+from numba.core.runtime import rtsys
 
 from flowlab.cache import _CacheFile
 from flowlab.errors import Notice
@@ -35,6 +36,9 @@ def test_a_compiled_function_has_the_private_names():
     file = getattr(getattr(function, "_cache", None), "_cache_file", None)
     lacking = f"a function of Numba {numba.__version__} lacks _cache._cache_file"
     assert isinstance(file, IndexDataCacheFile), lacking
+    lacking = f"a cache of Numba {numba.__version__} lacks _load_overload"
+    assert hasattr(function._cache, "_load_overload"), lacking
+    assert hasattr(rtsys, "initialize"), f"the runtime of Numba {numba.__version__} has changed"
     assert hasattr(numba.core.config, "CACHE_DIR"), f"Numba {numba.__version__} lacks CACHE_DIR"
 
 
