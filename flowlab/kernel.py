@@ -30,6 +30,9 @@ from flowlab.cache import keep
 from flowlab.errors import InputError
 from flowlab.numba_private import cgutils, make_array
 
+# Kernels are called from Python and from one another alone: no C wrappers to compile as well.
+OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
+
 
 class ShapeError(InputError):
     """A shape that does not fit: layer, axis, expected and received."""
@@ -37,7 +40,7 @@ class ShapeError(InputError):
 
 def jit(function, *, inline: bool = False):
     """Compile a helper for use inside kernels, in place of every call if ``inline``."""
-    return njit(function, error_model="numpy", fastmath={"contract"}, forceinline=inline)
+    return njit(function, fastmath={"contract"}, forceinline=inline, **OPTIONS)
 
 
 @intrinsic
@@ -92,7 +95,7 @@ class Kernel:
 
     @cached_property
     def single(self):
-        own = njit(self.function, error_model="numpy", fastmath=self._fastmath)
+        own = njit(self.function, fastmath=self._fastmath, **OPTIONS)
         if not self.elementwise:
             return keep(own, self.home[1])
         names = [f"a{i}" for i in range(len(self.dimensions))]
@@ -196,7 +199,7 @@ def generate(
     source = f"def {name}({', '.join(arguments)}):\n{body}"
     namespace = {**namespace, "__name__": module}
     exec(compile(source, file, "exec"), namespace)
-    return keep(njit(namespace[name], nogil=True, error_model="numpy"), file)
+    return keep(njit(namespace[name], nogil=True, **OPTIONS), file)
 
 
 def kernel(signature: str, *, reassociate: bool = False):

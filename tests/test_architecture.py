@@ -15,8 +15,17 @@ PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
 ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebook", "analysis"]
 ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "optimizers"]
-ORDER += ["settings", "storage", "networks", "measurement", "training", "laws", "instruments"]
-ORDER += ["lessons", "theory", "registration", "prediction", "runs", "figures", "claims"]
+ORDER += ["settings", "storage", "networks", "measurement", "ahead", "training", "laws"]
+ORDER += [
+    "instruments",
+    "lessons",
+    "theory",
+    "registration",
+    "prediction",
+    "runs",
+    "figures",
+    "claims",
+]
 ORDER += ["studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
