@@ -16,17 +16,8 @@ PACKAGE = ROOT / "flowlab"
 ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebook", "analysis"]
 ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "optimizers"]
 ORDER += ["settings", "storage", "networks", "measurement", "ahead", "training", "laws"]
-ORDER += [
-    "instruments",
-    "lessons",
-    "theory",
-    "registration",
-    "prediction",
-    "runs",
-    "figures",
-    "claims",
-]
-ORDER += ["studies", "report"]
+ORDER += ["instruments", "lessons", "theory", "registration", "prediction", "runs", "figures"]
+ORDER += ["claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},
