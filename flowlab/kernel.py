@@ -26,9 +26,12 @@ import numpy as np
 from numba import njit
 from numba.extending import intrinsic
 
+from flowlab import vectors
 from flowlab.cache import keep
 from flowlab.errors import InputError
 from flowlab.numba_private import cgutils, make_array
+
+vectors.settle()  # before the first function is compiled
 
 # Kernels are called from Python and from one another alone: no C wrappers to compile as well.
 OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
@@ -108,6 +111,7 @@ class Kernel:
     @cached_property
     def compiled(self):
         """The function over the ensemble."""
+        vectors.check()
         names = [f"a{i}" for i in range(len(self.dimensions))]
         views = [f"{n}[s:s+1]" if self.writes_scalar(k) else f"{n}[s]" for k, n in enumerate(names)]
         given = ", ".join([*views, *self.constants])

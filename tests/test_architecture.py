@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flowlab"
 # Every part of flowlab, each above all that it may import.
 ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebook", "analysis"]
-ORDER += ["cache", "kernel", "numerics", "layer", "initializers", "layers", "data", "optimizers"]
-ORDER += ["settings", "storage", "networks", "measurement", "ahead", "training", "laws"]
-ORDER += ["instruments", "lessons", "theory", "registration", "prediction", "runs", "figures"]
-ORDER += ["claims", "studies", "report"]
+ORDER += ["cache", "vectors", "kernel", "numerics", "layer", "initializers", "layers", "data"]
+ORDER += ["optimizers", "settings", "storage", "networks", "measurement", "ahead", "training"]
+ORDER += ["laws", "instruments", "lessons", "theory", "registration", "prediction", "runs"]
+ORDER += ["figures", "claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},
