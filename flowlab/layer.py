@@ -61,7 +61,8 @@ class Workspace:
     """Buffers that are allocated once and handed out again.
 
     ``take`` gives an uninitialised array, or one filled with ``fill`` where a test must see
-    unwritten elements; ``give`` returns it early; ``reset`` returns everything.
+    unwritten elements; ``give`` returns it early; ``reset`` returns everything; ``clear`` forgets
+    all buffers, whose memory is free once nobody holds them.
     """
 
     def __init__(self, fill: float | None = None):
@@ -86,6 +87,10 @@ class Workspace:
 
     def reset(self) -> None:
         self._free = defaultdict(list, {key: list(arrays) for key, arrays in self._all.items()})
+
+    def clear(self) -> None:
+        self._all.clear()
+        self._free.clear()
 
 
 Watch = Callable[["Layer", Arrays, np.ndarray, np.ndarray, Arrays], None]

@@ -153,7 +153,7 @@ def round_trip(
         setup.settings, seeds, y, exponent, labels, visitor.known, passes.workspace
     )
     visitor.turn(scaled[0], known)
-    for stretch in passes.backward(scaled, passed, visitor):
+    for stretch in passes.backward(scaled, passed, source, visitor):
         visitor.put_backward(stretch)
         count(stretch.forward.count)
     return y, exponent

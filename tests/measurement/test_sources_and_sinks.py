@@ -40,7 +40,7 @@ def passed(held, **axes):
     forward = list(passes.forward((x, exponent), source))
     y, exponent, *_ = output = forward[-1].output
     dy, _ = upstream(settings, seeds, y, exponent, labels, known, passes.workspace)
-    for stretch in passes.backward(dy, forward, sink):
+    for stretch in passes.backward(dy, forward, source, sink):
         sink.keep(stretch)
     return setup, output, stretch.output, sink
 
