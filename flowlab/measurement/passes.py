@@ -306,6 +306,7 @@ class Passes:
                 scaled = forward.output
                 yield _without_tape(forward, checkpoint)
             scaled = map_leaves(np.copy, scaled)
+            del forward  # which holds buffers
             self._release(segment, following)
         yield from self._forward(segments[-1], scaled, source)
 
@@ -326,6 +327,7 @@ class Passes:
                 yield backward if len(segments) == 1 else _own(backward)
             if following is not None:
                 scaled = map_leaves(np.copy, scaled)
+                del way, backward  # which hold buffers
                 self._release(segment, following)
 
     def _forward(
