@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -39,7 +39,7 @@ from flowlab.measurement.scan import Scans, Stack, single
 from flowlab.networks import Network
 from flowlab.numerics.scale import log2_norm, shift, shifted
 
-# Shorter stretches are passed in Python before their loop would be compiled.
+# Fewer equal layers are passed in Python before their loop would be compiled.
 WORTH_COMPILING = 24
 # Layers passed in one compiled call: few enough for a live progress bar.
 LONGEST = 256
@@ -243,10 +243,10 @@ class Passes:
 
     ``workspace`` and ``scans`` are a thread's own and may serve one pass after another.
     ``recorded`` says whether stretches may be passed by compiled loops, ``quantities`` whether
-    those of blocks' outputs are measured; ``shortest`` is how long a stretch is at least, by
-    default 24; other blocks are passed one by one. ``most`` is how many elements of one network the
-    tape of a segment may have, unless a single block has more; by default the whole network is one
-    segment. If there are several, the workspace is reset after each.
+    those of blocks' outputs are measured; ``shortest`` is how many equal blocks in a row make
+    stretches, by default 24; others are passed one by one. ``most`` is how many elements of one
+    network the tape of a segment may have, unless a single block has more; by default the whole
+    network is one segment. If there are several, the workspace is reset after each.
     """
 
     def __init__(
@@ -270,16 +270,13 @@ class Passes:
         """(first, count) of equal blocks with equal input shapes in a row, none too long."""
         kinds = list(zip(self.network.blocks, self.shapes, strict=True))
         start = 0
-        while start < len(kinds):
-            longest = max(1, min(LONGEST, self.most / self._elements(start)))
-            stop = start + 1
-            while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start + 1 <= longest:
-                stop += 1
-            one_by_one = not (self.recorded and kinds[start][0].recorded)
-            if one_by_one or stop - start < self.shortest:
-                yield from ((layer, 1) for layer in range(start, stop))
-            else:
-                yield start, stop - start
+        for (block, _), alike in groupby(kinds):
+            stop = start + len(list(alike))
+            longest = 1
+            if self.recorded and block.recorded and stop - start >= self.shortest:
+                longest = max(1, int(min(LONGEST, self.most / self._elements(start))))
+            for first in range(start, stop, longest):
+                yield first, min(longest, stop - first)
             start = stop
 
     def _elements(self, index: int) -> int:

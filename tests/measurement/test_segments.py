@@ -15,7 +15,7 @@ from flowlab.measurement.passes import Drawn, Gradients, Passes
 from flowlab.measurement.scan import Scans
 from flowlab.measurement.setup import prepare
 from flowlab.networks import Network
-from tests.measurement.test_sources_and_sinks import NETWORKS
+from tests.support.networks import NETWORKS
 
 BIASED = NETWORKS["biased"] | {"depth": 100}
 DEEP = {
