@@ -128,3 +128,21 @@ def test_arrays_left_in_buffers_are_seen(monkeypatch, name):
     monkeypatch.setattr(passes, name, left)
     setup = prepared(**BIASED)
     assert passed(setup, 5000)[0] != passed(setup)[0]
+
+
+@pytest.mark.parametrize("axes", [{}, {"norm": "layer", "skip": "identity"}])
+def test_observers_are_shown_the_same(axes):
+    shown = []
+    for gib in (2.0, 1e-9):
+        seen = {}
+
+        def observe(of, seen=seen):
+            arrays = of.x, of.x_exponent, of.dy, of.dy_exponent
+            for k, seed in enumerate(of.seeds):
+                seen[seed, of.layer, of.op] = [array[k].tobytes() for array in arrays]
+
+        settings = flowlab.make(depth=60, width=8, batch_size=4, seeds=3, memory_gib=gib, **axes)
+        table = flowlab.measure(settings, observe=observe)
+        shown.append((seen, table.to_csv()))
+    assert len(shown[0][0]) == len(table)
+    assert shown[0] == shown[1]
