@@ -61,8 +61,8 @@ class Workspace:
     """Buffers that are allocated once and handed out again.
 
     ``take`` gives an uninitialised array, or one filled with ``fill`` where a test must see
-    unwritten elements; ``give`` returns it early; ``reset`` returns everything, and ``trim`` lets
-    go of it all where that is more than so many bytes.
+    unwritten elements; ``give`` returns it early; ``reset`` returns everything; ``clear`` forgets
+    all buffers, whose memory is free once nobody holds them.
     """
 
     def __init__(self, fill: float | None = None):
@@ -88,10 +88,13 @@ class Workspace:
     def reset(self) -> None:
         self._free = defaultdict(list, {key: list(arrays) for key, arrays in self._all.items()})
 
-    def trim(self, most: int) -> None:
-        if sum(array.nbytes for arrays in self._all.values() for array in arrays) > most:
-            self._all.clear()
-        self.reset()
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for arrays in self._all.values() for array in arrays)
+
+    def clear(self) -> None:
+        self._all.clear()
+        self._free.clear()
 
 
 # A watch that norms are enough for has a method ``measured(layer, tape, dy, dx, measured)``, too.

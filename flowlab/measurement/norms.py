@@ -76,6 +76,8 @@ class Norms:
         self.homogeneous = network.chain.homogeneous
         self.independent = not network.chain.couples_examples
         self.first_row = np.cumsum([0] + [len(rows) for rows in self.rows])
+        # How many recurrent blocks each has before it.
+        self.recurrent = np.cumsum([0] + [block.along_time for block in network.blocks])
         self.values = np.full((len(seeds), self.first_row[-1], len(self.at)), np.nan)
         self.status = np.full((len(seeds), self.first_row[-1]), OK, np.int8)
         self.moderate = self._moderate(source)
@@ -164,7 +166,7 @@ class Norms:
                 self.observe(Operation(*place, tape["x"], dy, self.received[index], exponent))
             found.append(report(layer, tape, dy, dx, gradients))
             if layer.along_time:
-                self.steps.put(self._recurrent(index), tape)
+                self.steps.put(self.recurrent[index], tape)
 
         if other is None and self.observe is None and not any(map(of_operation, self.operations)):
             watch.measured = lambda layer, tape, dy, dx, measured: found.append(
@@ -172,9 +174,6 @@ class Norms:
             )
         scaled, gradients, norms = block.pullback_scaled(scaled, tape, workspace, watch)
         return scaled, gradients, norms, tuple(found)
-
-    def _recurrent(self, index: int) -> int:
-        return sum(block.along_time for block in self.network.blocks[:index])
 
     def put_backward(self, stretch: Backward) -> None:
         """The norms of a stretch's operations into its rows."""
