@@ -252,15 +252,16 @@ class Size:
         """What segments' inputs and the tape of one take together, where that is least."""
         return min(self.tape, self._shortest + self.carry * self.tape / self._shortest)
 
-    def segment(self, most: float) -> float:
-        """The longest tape of a segment that beside segments' inputs has room in ``most`` elements.
+    def segment(self, most: float, layers: int) -> float:
+        """How long the tape of a segment may be, so that all that is kept is ``most`` elements.
 
-        Infinite where the whole tape has; never shorter than where as little as possible is kept.
+        Infinite where the whole tape has room; else of so many ``layers`` or fewer, but never
+        shorter than where as little as possible is kept.
         """
         if self.tape <= most:
             return math.inf
         root = math.sqrt(max(most**2 / 4 - self.carry * self.tape, 0.0))
-        return max(self._shortest, most / 2 + root)
+        return max(self._shortest, min(most / 2 + root, layers * self.block))
 
     @property
     def _shortest(self) -> float:
