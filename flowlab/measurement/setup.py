@@ -301,10 +301,16 @@ def needed(
     return gib(settings, own.tape + own.more), of_rows(own.rows)
 
 
-def least(settings: Settings, batches: Batches, network: Network | None = None) -> float:
-    """GiB of one network where as little as possible of its tape is kept; of a training all is."""
+def least(
+    settings: Settings, batches: Batches, network: Network | None = None
+) -> tuple[float, float]:
+    """As :func:`needed` says, where as little as possible is kept of a network; of a training all.
+
+    The rest is made again on the way back.
+    """
     own = size(settings, batches, network)
-    return gib(settings, own.tape + own.more if settings.trained else own.least)
+    one = own.tape + own.more if settings.trained else own.least
+    return gib(settings, one), of_rows(own.rows)
 
 
 def gib(settings: Settings, elements: float) -> float:
@@ -347,9 +353,8 @@ def affordable(
     bound = gib(settings, settings.width * tokens)
     most = max(settings.memory_gib, _ALWAYS)
     if bound <= most:
-        _, row = needed(settings, batches, network)
+        one, row = least(settings, batches, network)
         run += f" seeds={settings.seeds}" if ensemble else ""
-        one = least(settings, batches, network)
         bound = one + row * settings.seeds if ensemble else row
     if bound > most:
         raise InputError(
