@@ -9,9 +9,10 @@ numbers left the float range, or are below the rounding of what they were made f
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock, local
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +37,12 @@ from flowlab.settings import Settings
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
 # Elements of a layer, all seeds of a part together.
-_PART_ELEMENTS = 2**17
+_PART_ELEMENTS = 2**18
+
+# What nobody works at, kept from one measurement to the next, each with so many bytes at most: to
+# get fresh memory from the system takes as long as a shallow net.
+_desks: list[tuple[Workspace, Scans]] = []
+_KEPT_BYTES = 2**28
 
 Progress = Callable[[int, int], None]
 
@@ -65,24 +71,46 @@ def measure(
     setup = prepare(settings, batches, network)
     parts = _parts(setup)
     count = Count(progress, 2 * len(setup.network.blocks) * len(parts))
-    kept = local()  # each thread keeps its buffers and programs, from part to part
 
     def one(part: tuple[np.ndarray, float]) -> tuple[np.ndarray, ...]:
-        if not hasattr(kept, "workspace"):
-            kept.workspace, kept.scans = Workspace(), Scans()
-        try:
-            return _measured(setup, *part, kept.workspace, kept.scans, observe, watch, count)
-        finally:
-            kept.workspace.reset()
+        with _desk() as (workspace, scans):
+            return _measured(setup, *part, workspace, scans, observe, watch, count)
 
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
     with one_thread(), ThreadPoolExecutor(threads(settings)) as pool:
         measured = list(pool.map(one, parts))
+    _trim()
     arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
     axes = axes_of(settings, network if rewritten is None else None)
     if rewritten is not None:
         axes["run"] = rewritten
     return of_pass(axes, setup.rows, setup.seeds, columns(), *arrays)
+
+
+@contextmanager
+def _desk() -> Iterator[tuple[Workspace, Scans]]:
+    """Buffers and programs for one thread, as an earlier part or measurement left them."""
+    try:
+        desk = _desks.pop()
+    except IndexError:
+        desk = Workspace(), Scans()
+    try:
+        yield desk
+    finally:
+        desk[0].reset()
+        _desks.append(desk)
+
+
+def _trim() -> None:
+    """Let go of what is too large to be kept; a desk in use is nobody else's."""
+    idle = []
+    with suppress(IndexError):
+        while True:
+            idle.append(_desks.pop())
+    for workspace, _ in idle:
+        if workspace.nbytes > _KEPT_BYTES:
+            workspace.clear()
+    _desks.extend(idle)
 
 
 def _measured(

@@ -8,7 +8,13 @@ import numpy as np
 
 from flowlab.layer import Arrays, Layer, Nest, Primitive, Scaled, Watch, Workspace, leaves
 from flowlab.measurement.passes import Backward, Forward, Source
-from flowlab.measurement.quantities import Report, columns, report
+from flowlab.measurement.quantities import (
+    Report,
+    columns,
+    of_operation,
+    report,
+    report_of,
+)
 from flowlab.measurement.rounding import LOST, MARGIN, NONFINITE, OK, Block, Lost
 from flowlab.measurement.rows import GRADIENTS
 from flowlab.measurement.scan import Stack
@@ -77,7 +83,8 @@ class Norms:
         self.moderate = self._moderate(source)
         self.followed: dict[tuple, Block] = {}
         self.received: dict[int, np.ndarray] = {}  # exponents (S,) of each block's input
-        operations = (of for place in network.walk(setup.shape) for of, _ in place.operations)
+        operations = [of for place in network.walk(setup.shape) for of, _ in place.operations]
+        self.operations = set(operations)
         recurrent = [layer for layer in operations if layer.along_time]
         steps, batch = setup.shape[1] if recurrent else 0, setup.shape[0]
         self.steps = Steps(recurrent, len(seeds), steps, batch, self.lowest)
@@ -161,6 +168,10 @@ class Norms:
             if layer.along_time:
                 self.steps.put(self.recurrent[index], tape)
 
+        if other is None and self.observe is None and not any(map(of_operation, self.operations)):
+            watch.measured = lambda layer, tape, dy, dx, measured: found.append(
+                report_of(layer, tape, dx, measured)
+            )
         scaled, gradients, norms = block.pullback_scaled(scaled, tape, workspace, watch)
         return scaled, gradients, norms, tuple(found)
 

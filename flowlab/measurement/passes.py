@@ -14,7 +14,7 @@ is passed forward once more, with the same bits, to make its tape again.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, pairwise
@@ -34,9 +34,10 @@ from flowlab.layer import (
     map_leaves,
     unfolded,
 )
-from flowlab.measurement.quantities import of_output
+from flowlab.measurement.quantities import of_output, registered
 from flowlab.measurement.scan import Scans, Stack, single
 from flowlab.networks import Network
+from flowlab.networks.describe import described
 from flowlab.numerics.scale import log2_norm, shift, shifted
 
 # Fewer equal layers are passed in Python before their loop would be compiled.
@@ -46,7 +47,9 @@ LONGEST = 256
 
 
 class Source(Protocol):
-    """Where the parameters of a pass come from."""
+    """Where the parameters of a pass come from; equal ``recipe``, equal kernel calls."""
+
+    recipe: Hashable
 
     def given(self, start: int, count: int) -> Nest:
         """What belongs to each layer of a stretch, a nest of Stacks (S, count, ...)."""
@@ -69,6 +72,7 @@ class Drawn:
 
     def __init__(self, initializer: Initializer, seeds: np.ndarray, dtype: np.dtype):
         self.initializer, self.seeds, self.dtype = initializer, seeds, dtype
+        self.recipe = repr(initializer.settings), initializer.scheme
 
     def given(self, start: int, count: int) -> Nest:
         layers = np.arange(start, start + count) + 1
@@ -96,6 +100,8 @@ class Drawn:
 
 class Held:
     """Parameters held in memory: of each stretch by its first block, nests of (S, count, ...)."""
+
+    recipe = ()
 
     def __init__(self, parameters: dict[int, Nest]):
         self.held = parameters
@@ -265,6 +271,7 @@ class Passes:
         self.network, self.shapes = network, shapes
         self.workspace, self.scans, self.recorded = workspace, scans, recorded
         self.homogeneous = network.chain.homogeneous
+        self._described: dict[Layer, Hashable] = {}
 
     def stretches(self) -> Iterator[tuple[int, int]]:
         """(first, count) of equal blocks with equal input shapes in a row, none too long."""
@@ -331,7 +338,7 @@ class Passes:
         self, segment: list[tuple[int, int]], scaled: Scaled, source: Source
     ) -> Iterator[Forward]:
         step = partial(self._forward_step, source)
-        kind = "forward", type(source), self.quantities
+        kind = "forward", type(source), source.recipe
         for start, count in segment:
             given = source.given(start, count)
             for piece in self._over(kind, step, start, count, scaled, given, (True, True), 1):
@@ -393,7 +400,7 @@ class Passes:
         """(first, count, carries, ys, spent) of a stretch: at once by its program, or in turn."""
         block, shape = self.network.blocks[start], self.shapes[start]
         if count > 1:
-            key = (*kind, block, len(carry[0]), shape)
+            key = (*kind, *self._kind(block), shape, len(carry[0]), carry[0].dtype)
             first = count - 1 if direction < 0 else 0
             own = partial(step, start)
             program = self.scans.program(key, own, carry, xs, first, keep, direction)
@@ -406,6 +413,13 @@ class Passes:
             passed = single(partial(step, start + k), carry, own, keep)
             yield start + k, 1, *passed
             carry = tuple(_last(one, 1) for one in passed[0])
+
+    def _kind(self, block: Layer) -> tuple[Hashable, ...]:
+        """What decides which kernels pass a block, beside its shapes, the source and the sink."""
+        if block not in self._described:
+            self._described[block] = repr(described(block))
+        of_network = self.homogeneous, self.network.tokens
+        return self._described[block], *of_network, self.quantities, registered()
 
     def _forward_step(
         self, source: Source, index: int, scaled: Scaled, given: Nest

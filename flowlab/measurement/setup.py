@@ -97,12 +97,14 @@ class Batches:
         return self._arrays([(of.x[rows], of.labels[rows]) for of in held])
 
     def _arrays(self, drawn: list) -> tuple[np.ndarray, np.ndarray]:
-        x = np.stack([x for x, _ in drawn])
-        largest = np.log2(np.abs(x).max(), where=x.any(), out=np.zeros(()))
-        if abs(largest) < -LOWEST[self.settings.dtype]:
-            x = x.astype(self.settings.dtype)
-        x = x.reshape(*x.shape[:2], *self.example)
-        return x, np.stack([labels for _, labels in drawn])
+        batches, labels = zip(*drawn, strict=True)
+        largest = np.max([(x.max(), -x.min()) for x in batches])
+        comfortable = largest == 0 or abs(np.log2(largest)) < -LOWEST[self.settings.dtype]
+        dtype = self.settings.dtype if comfortable else np.result_type(*batches)
+        x = np.empty((len(batches), *batches[0].shape), dtype)
+        for own, batch in zip(x, batches, strict=True):
+            own[...] = batch
+        return x.reshape(*x.shape[:2], *self.example), np.stack(labels)
 
 
 class _Sources:
