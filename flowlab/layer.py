@@ -186,7 +186,8 @@ class Primitive(Layer):
     ``forward_kernel`` reads x and the parameters and writes y and the saved values.
     ``pullback_kernel`` reads what ``pullback_reads`` names (``x``, ``y``, parameters, saved
     values), then dy, and writes dx and the parameters' cotangents. The declaration's scratch and
-    constants follow.
+    constants follow. The tape holds parameters, saved values, y where it is read and x, which need
+    not be kept where an element-wise pullback reads y alone.
 
     ``example_norms``, where a layer has it, reads what ``example_norms_reads`` names and dy, and
     writes for each parameter log2 √Σ_n ‖g_n‖², with g_n the gradient that example n alone would
@@ -249,7 +250,7 @@ class Primitive(Layer):
         if shape not in cache:
             expect_elements(self.name, shape)
             shapes = self.shapes(shape)
-            kept = [shapes.output, *shapes.saved.values()]
+            kept = [shape] * self._keeps_x + [*shapes.saved.values()]
             kept += [parameter.shape for parameter in shapes.parameters.values()]
             cache[shape] = replace(shapes, elements=sum(math.prod(s) for s in kept))
         return cache[shape]
@@ -272,12 +273,19 @@ class Primitive(Layer):
         self.forward_kernel.run(x, *values, *writes, *declaration.constants)
         for array in scratch:
             workspace.give(array)
-        return y, {"x": x, "y": y, **parameters, **saved}
+        own = {"x": x} if self._keeps_x else {}
+        if "y" in self.pullback_reads:
+            own["y"] = y
+        return y, {**own, **parameters, **saved}
+
+    @property
+    def _keeps_x(self) -> bool:
+        return self.pullback_reads != ("y",)
 
     def pullback(self, dy, tape, workspace, watch=None):
-        x = tape["x"]
+        x = tape["x" if self._keeps_x else "y"]
         declaration = self.declare(x.shape[1:])
-        expect_shape(self.name, "dy", dy.shape, tape["y"].shape)
+        expect_shape(self.name, "dy", dy.shape, x.shape[:1] + declaration.output)
         dx = workspace.take(x.shape, x.dtype)
         if hasattr(watch, "measured"):
             measured = self.pull_measured(dy, tape, dx, workspace)
