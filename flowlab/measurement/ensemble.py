@@ -22,7 +22,7 @@ from flowlab.initializers import Initializer
 from flowlab.layer import Scaled, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.norms import Norms, Observer, Watcher, range_of
-from flowlab.measurement.passes import Backward, Drawn, Forward, Passes, Sink, Source
+from flowlab.measurement.passes import LONGEST, Backward, Drawn, Forward, Passes, Sink, Source
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST, NONFINITE, OK
 from flowlab.measurement.scan import Scans
@@ -279,7 +279,8 @@ def share(setup: Setup, rows: float) -> float:
 def _parts(setup: Setup) -> list[tuple[np.ndarray, float]]:
     """Seeds in parts, each with the elements that the tape of a segment may have.
 
-    Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory.
+    Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory. Fresh
+    memory is dear, too: a segment is no longer than a stretch.
     """
     settings, blocks = setup.settings, len(setup.network.blocks)
     own = size(settings, setup.batches, setup.network if setup.own else None)
@@ -287,4 +288,4 @@ def _parts(setup: Setup) -> list[tuple[np.ndarray, float]]:
     fits = share(setup, rows) / gib(settings, 1)
     one_seed = own.tape if own.tape <= fits else own.least
     parts = split(setup, gib(settings, one_seed), rows, _PART_ELEMENTS * blocks // own.tape)
-    return [(part, own.segment(fits / len(part))) for part in parts]
+    return [(part, own.segment(fits / len(part), LONGEST)) for part in parts]

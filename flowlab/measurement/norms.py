@@ -134,7 +134,7 @@ class Norms:
         self, index: int, block: Layer, scaled: Scaled, tape: Nest, workspace: Workspace
     ) -> tuple[Scaled, np.ndarray, Nest]:
         other = self.watch(self.seeds, index + 1) if self.watch else None
-        scaled, _, norms, found = self.pulled(index, block, scaled, tape, workspace, other)
+        scaled, _, norms, found = self.pulled(index, block, scaled, tape, workspace, other, False)
         return scaled, norms, found
 
     def pulled(
@@ -145,10 +145,12 @@ class Norms:
         tape: Nest,
         workspace: Workspace,
         other: Watch | None = None,
+        made: bool = True,
     ) -> tuple[Scaled, Nest, np.ndarray, Nest]:
         """(cotangent of the block's input, gradients, its log2 norms, what is shown of it).
 
-        ``other`` watches, too. The gradients are the workspace's again, if it takes them back.
+        ``other`` watches, too. The gradients are the workspace's again, if it takes them back, and
+        need not be ``made`` where norms are enough.
         """
         found = []
         names = list({row.operation: row.op for row in self.rows[index]}.values())
@@ -168,7 +170,8 @@ class Norms:
             if layer.along_time:
                 self.steps.put(self.recurrent[index], tape)
 
-        if other is None and self.observe is None and not any(map(of_operation, self.operations)):
+        shown = other is not None or self.observe is not None
+        if not (made or shown or any(map(of_operation, self.operations))):
             watch.measured = lambda layer, tape, dy, dx, measured: found.append(
                 report_of(layer, tape, dx, measured)
             )

@@ -254,15 +254,16 @@ class Size:
         """What segments' inputs and the tape of one take together, where that is least."""
         return min(self.tape, self._shortest + self.carry * self.tape / self._shortest)
 
-    def segment(self, most: float) -> float:
-        """The longest tape of a segment that beside segments' inputs has room in ``most`` elements.
+    def segment(self, most: float, layers: int) -> float:
+        """How long the tape of a segment may be, so that all that is kept is ``most`` elements.
 
-        Infinite where the whole tape has; never shorter than where as little as possible is kept.
+        Infinite where the whole tape has room; else of so many ``layers`` or fewer, but never
+        shorter than where as little as possible is kept.
         """
         if self.tape <= most:
             return math.inf
         root = math.sqrt(max(most**2 / 4 - self.carry * self.tape, 0.0))
-        return max(self._shortest, most / 2 + root)
+        return max(self._shortest, min(most / 2 + root, layers * self.block))
 
     @property
     def _shortest(self) -> float:
@@ -302,10 +303,16 @@ def needed(
     return gib(settings, own.tape + own.more), of_rows(own.rows)
 
 
-def least(settings: Settings, batches: Batches, network: Network | None = None) -> float:
-    """GiB of one network where as little as possible of its tape is kept; of a training all is."""
+def least(
+    settings: Settings, batches: Batches, network: Network | None = None
+) -> tuple[float, float]:
+    """As :func:`needed` says, where as little as possible is kept of a network; of a training all.
+
+    The rest is made again on the way back.
+    """
     own = size(settings, batches, network)
-    return gib(settings, own.tape + own.more if settings.trained else own.least)
+    one = own.tape + own.more if settings.trained else own.least
+    return gib(settings, one), of_rows(own.rows)
 
 
 def gib(settings: Settings, elements: float) -> float:
@@ -348,9 +355,8 @@ def affordable(
     bound = gib(settings, settings.width * tokens)
     most = max(settings.memory_gib, _ALWAYS)
     if bound <= most:
-        _, row = needed(settings, batches, network)
+        one, row = least(settings, batches, network)
         run += f" seeds={settings.seeds}" if ensemble else ""
-        one = least(settings, batches, network)
         bound = one + row * settings.seeds if ensemble else row
     if bound > most:
         raise InputError(

@@ -147,7 +147,7 @@ def test_a_deep_net_takes_the_memory_that_it_may(threads):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert 0.5 < peak / (GIB * gib) < 1.2
-    assert least(flowlab.make(**axes), Batches(flowlab.make(**axes))) < 0.06 * whole
+    assert least(flowlab.make(**axes), Batches(flowlab.make(**axes)))[0] < 0.06 * whole
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
 
@@ -185,11 +185,11 @@ def test_a_table_of_so_many_rows_takes_so_much_memory():
     [
         (
             {"depth": 50, "width": 100_000},
-            # one map of 10^10 weights, 50 arrays of 128 times 10^5 activations, in 4 bytes each
-            "memory_gib must be at least 39.64 for depth=50 width=100000 batch_size=128 "
+            # one map of 10^10 weights, 49 arrays of 128 times 10^5 activations, in 4 bytes each
+            "memory_gib must be at least 39.59 for depth=50 width=100000 batch_size=128 "
             "seeds=16; got 2",
         ),
-        ({"depth": 2**31 - 1}, "memory_gib must be at least 32,777.81 for"),
+        ({"depth": 2**31 - 1}, "memory_gib must be at least 32,776.02 for"),
         ({"depth": 2**31 - 1, "width": 1, "batch_size": 1}, "memory_gib must be at least 32,"),
         ({"depth": 2, "width": 2**31 - 1}, "memory_gib must be at least 8.00 for"),
         ({"seeds": 2**31 - 1, "width": 1}, "memory_gib must be at least 102,"),
@@ -199,7 +199,7 @@ def test_a_table_of_so_many_rows_takes_so_much_memory():
         ({"network": "transformer", "width": 2**31 - 4}, "memory_gib must be at least"),
         ({"data": "gaussian", "network": {"name": "cnn", "image": 10**6}}, "memory_gib must"),
         ({"data": "gaussian", "network": {"name": "rnn", "steps": 2**31 - 1}}, "memory_gib must"),
-        ({"width": 2000, "memory_gib": 0.03}, "memory_gib must be at least 0.06 for"),
+        ({"width": 2000, "memory_gib": 0.03}, "memory_gib must be at least 0.05 for"),
         ({"width": 2000, "memory_gib": 1.5, "training": "adam"}, "memory_gib must be at least 3.6"),
         (
             {"training": {"name": "sgd", "steps": 2**31 - 1, "log": 1}},
