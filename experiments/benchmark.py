@@ -1,36 +1,58 @@
 """Time flowlab beside peers, and print what the times mean.
 
-Every suite prints ratios of times within one run with their spread, since machines are noisy, and
-writes its table to ``results/benchmark/``. Each suite's own arguments can be set by name.
+Every suite prints a row as soon as it is measured, ratios of times within one run with their
+spread, since machines are noisy, and writes its table to ``results/benchmark/``. Ctrl-C keeps the
+rows measured so far. Each suite's own arguments can be set by name.
 """
 
 import inspect
+import math
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.benchmarks import batch_law, layers, probe, sweeps, training
+import pandas as pd
+
+from experiments.benchmarks import (
+    batch_law,
+    depths,
+    elementary,
+    layers,
+    probe,
+    roofline,
+    sweeps,
+    training,
+)
+from experiments.benchmarks.machine import machine, words
 from experiments.help import RESULTS_DIR, Command, Option, written
-from flowlab.errors import check_count, unknown
+from flowlab.errors import InputError, check_count, unknown
 from flowlab.progress import Progress
 from flowlab.storage import tables
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
 
+# Each has ``rows(say, ...)``, a generator of rows that is given what says what it is at, and
+# ``report(table)``, what the rows mean, all of them or those that there are.
 SUITES = {
-    "probe": (probe.probe, probe.report),
-    "batch_law": (batch_law.batch_law, batch_law.report),
-    "layers": (layers.layers, layers.report),
-    "sweeps": (sweeps.sweeps, sweeps.report),
-    "training": (training.training, training.report),
+    "probe": probe,
+    "depths": depths,
+    "layers": layers,
+    "training": training,
+    "batch_law": batch_law,
+    "sweeps": sweeps,
+    "roofline": roofline,
+    "elementary": elementary,
 }
+_NUMBER, _TEXT = 7, 14  # letters of a column
 
 
 def _arguments(run) -> dict:
-    return {name: p.default for name, p in inspect.signature(run).parameters.items()}
+    _, *own = inspect.signature(run).parameters.items()
+    return {name: parameter.default for name, parameter in own}
 
 
-_OWN = {name: _arguments(run) for name, (run, _) in SUITES.items()}
+_OWN = {name: _arguments(suite.rows) for name, suite in SUITES.items()}
 
 
 def _suites(key: str) -> str:
@@ -67,22 +89,66 @@ def benchmark(arguments: list[str], **chosen) -> None:
         raise unknown("suite", suite, ("all", *SUITES))
     for name, value in chosen.items():
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and name != "compiled":  # which may be 0: not
+            if name == "compiled" and number not in (0, 1):
+                raise InputError(f"{name} must be 0 or 1; got {number}")
+            if isinstance(number, int) and name != "compiled":
                 check_count(name, number)
     writable(folder)
     named = {text.partition("=")[0] for text in arguments}
+    metadata = {
+        "command": shlex.join(["python", "-m", "experiments.benchmark", *arguments]),
+        "versions": versions("torch", "jax"),
+        "machine": machine(),
+    }
+    print(words(metadata["machine"]))
     for name in SUITES if suite == "all" else [suite]:
-        run, conclusion = SUITES[name]
-        print(f"suite={name}", flush=True)
-        with Progress(f"timing {name}"):
-            table = run(**{key: chosen[key] for key in _OWN[name] if key in named})
-        print(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
-        print(f"\n{conclusion(table)}\n")
-        metadata = {
-            "command": shlex.join(["python", "-m", "experiments.benchmark", *arguments]),
-            "versions": versions("torch", "jax"),
-        }
-        tables.write(table, folder / f"{name}.parquet", metadata)
+        own = {key: chosen[key] for key in _OWN[name] if key in named}
+        print(f"\nsuite={name}", flush=True)
+        _run(name, own, folder / f"{name}.parquet", metadata)
+
+
+def _run(name: str, arguments: dict, path: Path, metadata: dict) -> None:
+    """One suite; its rows are printed as they come and kept, however it ends."""
+    rows: list[dict] = []
+    try:
+        with Progress(f"timing {name}") as progress:
+            for row in SUITES[name].rows(progress.at, **arguments):
+                rows.append(row)
+                with progress.aside():
+                    print("\n".join(lines(row, head=len(rows) == 1)), flush=True)
+    except KeyboardInterrupt:
+        metadata = {**metadata, "interrupted": True}
+        kept = f"{path} has the {len(rows)} rows measured" if rows else "nothing was measured"
+        raise KeyboardInterrupt(f"suite={name} is not complete; {kept}") from None
+    finally:
+        if rows:
+            table = pd.DataFrame(rows)
+            print(f"\n{SUITES[name].report(table)}", flush=True)
+            tables.write(table, path, metadata)
+
+
+def lines(row: dict, head: bool) -> Iterator[str]:
+    """A row as it is printed, after its columns' names if it is the first."""
+    if head:
+        yield _line({name: name for name in row}, row)
+    yield _line(row, row)
+
+
+def _line(cells: dict, row: dict) -> str:
+    """Numbers to the right, text to the left; what is too long for its column is not cut."""
+    parts = []
+    for name, cell in cells.items():
+        number = not isinstance(row[name], str)
+        width = max(len(name), _NUMBER if number else _TEXT)
+        text = cell if isinstance(cell, str) else _number(cell)
+        parts.append(text.rjust(width) if number else text.ljust(width))
+    return "  ".join(parts).rstrip()
+
+
+def _number(value: float) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 if __name__ == "__main__":

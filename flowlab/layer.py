@@ -61,7 +61,8 @@ class Workspace:
     """Buffers that are allocated once and handed out again.
 
     ``take`` gives an uninitialised array, or one filled with ``fill`` where a test must see
-    unwritten elements; ``give`` returns it early; ``reset`` returns everything.
+    unwritten elements; ``give`` returns it early; ``reset`` returns everything; ``clear`` forgets
+    all buffers, whose memory is free once nobody holds them.
     """
 
     def __init__(self, fill: float | None = None):
@@ -87,7 +88,16 @@ class Workspace:
     def reset(self) -> None:
         self._free = defaultdict(list, {key: list(arrays) for key, arrays in self._all.items()})
 
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for arrays in self._all.values() for array in arrays)
 
+    def clear(self) -> None:
+        self._all.clear()
+        self._free.clear()
+
+
+# A watch that norms are enough for has a method ``measured(layer, tape, dy, dx, measured)``, too.
 Watch = Callable[["Layer", Arrays, np.ndarray, np.ndarray, Arrays], None]
 
 
@@ -131,8 +141,9 @@ class Layer:
         """The adjoint of the Jacobian at the tape's point, applied to ``dy``.
 
         Returns the cotangent of the input and of every parameter. With ``watch``, each primitive
-        reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once; a
-        residual block or a fork reports after its branches, without gradients.
+        reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once, or
+        never made where the watch takes norms instead; a residual block or a fork reports after its
+        branches, without gradients.
         """
         raise NotImplementedError
 
@@ -202,6 +213,15 @@ class Primitive(Layer):
         terms = (() if of is None else of for of in self.terms(tape, dy))
         return Measured(norms, examples, *terms)
 
+    def pull_measured(
+        self, dy: np.ndarray, tape: Arrays, dx: np.ndarray, workspace: Workspace
+    ) -> Measured | None:
+        """Write dx and give what :meth:`measured` would of it, or None and write nothing.
+
+        A layer may do so where it has the norms of gradients sooner than the gradients.
+        """
+        return None
+
     def terms(self, tape: Arrays, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """log2 root sums of squares of the terms of dx and of each gradient, by kernels alone.
 
@@ -259,6 +279,11 @@ class Primitive(Layer):
         declaration = self.declare(x.shape[1:])
         expect_shape(self.name, "dy", dy.shape, tape["y"].shape)
         dx = workspace.take(x.shape, x.dtype)
+        if hasattr(watch, "measured"):
+            measured = self.pull_measured(dy, tape, dx, workspace)
+            if measured is not None:
+                watch.measured(self, tape, dy, dx, measured)
+                return dx, {}
         gradients = {
             name: workspace.take(x.shape[:1] + parameter.shape, x.dtype)
             for name, parameter in declaration.parameters.items()

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from experiments.run import COMMAND, run
+from flowlab.measurement import ensemble
 
 os.environ["FLOWLAB_QUIET"] = "1"  # a machine that is busy makes no command say what takes so long
 os.environ.pop("FLOWLAB_MAKE", None)  # of make test
@@ -18,6 +19,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is what takes the time
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """Programs that an earlier test recorded hold its constants, which it may have replaced."""
+    ensemble._desks.clear()
 
 
 @pytest.fixture

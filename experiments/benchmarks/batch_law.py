@@ -6,6 +6,7 @@ all threads, which waits for nobody.
 
 import importlib.util
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 import flowlab
+from experiments.benchmarks.timing import Say, spread
 from flowlab.analysis.batch_law import law
 from flowlab.layers import Linear
 from flowlab.measurement.setup import Batches
@@ -22,18 +24,27 @@ PLAIN, LAW, MATERIALISED = "plain measurement", "with the law", "torch.func.vmap
 _CHUNK = 32  # examples whose gradients PyTorch holds at once
 
 
-def batch_law(
-    width: int = 256, depth: int = 50, batch: int = 1024, seeds: int = 8, rounds: int = 5
-) -> pd.DataFrame:
+def rows(
+    say: Say,
+    width: int = 256,
+    depth: int = 50,
+    batch: int = 1024,
+    seeds: int = 4,
+    rounds: int = 3,
+    threads: int = 2,
+) -> Iterator[dict]:
     """Time and memory of the law, one row per form.
 
     ``seconds`` is the median wall time for each net, ``ratio`` the median over rounds of the
     processor time to that of the plain measurement, ``low`` and ``high`` its extremes,
     ``megabytes`` what the per-example quantities occupy. PyTorch, where it is
-    installed, forms the gradients of one net in chunks, two threads, once.
+    installed, forms the gradients of one net in chunks, once.
     """
     settings = flowlab.make(
-        width=width, depth=depth, batch_size=batch, seeds=seeds, data="gaussian", reduction="sum"
+        **{"width": width, "depth": depth, "batch_size": batch, "seeds": seeds},
+        data="gaussian",
+        reduction="sum",
+        threads=threads,
     )
 
     def plain():
@@ -44,26 +55,33 @@ def batch_law(
     wall, busy = ({name: [] for name in forms} for _ in range(2))
     for turn in range(rounds + 1):
         for name in sorted(forms, reverse=turn % 2 == 0):
+            say(f"{name}, round {turn} of {rounds}" if turn else f"{name}, first call")
             begun = time.perf_counter(), time.process_time()
             forms[name]()
             if turn:  # the first compiles
                 wall[name].append((time.perf_counter() - begun[0]) / seeds)
                 busy[name].append((time.process_time() - begun[1]) / seeds)
-    rows = []
     for name in forms:
-        ratio = np.array(busy[name]) / np.array(busy[PLAIN])
-        rows.append([name, np.median(wall[name]), np.median(ratio), ratio.min(), ratio.max()])
-        rows[-1].append(0.0 if name == PLAIN else 16e-6 * depth)
+        ratios = spread(np.array(busy[name]) / np.array(busy[PLAIN]))
+        megabytes = 0.0 if name == PLAIN else 16e-6 * depth
+        yield _row(name, np.median(wall[name]), ratios, rounds, megabytes)
     if importlib.util.find_spec("torch"):
-        seconds, processor, megabytes = _materialised(settings)
-        ratio = processor / np.median(busy[PLAIN])
-        rows.append([MATERIALISED, seconds, ratio, ratio, ratio, megabytes])
-    return pd.DataFrame(rows, columns=["form", "seconds", "ratio", "low", "high", "megabytes"])
+        say(MATERIALISED)
+        seconds, processor, megabytes = _materialised(settings, threads)
+        yield _row(MATERIALISED, seconds, 3 * [processor / np.median(busy[PLAIN])], 1, megabytes)
+
+
+def _row(form, seconds, ratios, rounds, megabytes) -> dict:
+    named = dict(zip(("ratio", "low", "high"), map(float, ratios), strict=True))
+    row = {"seconds": float(seconds), **named, "rounds": rounds, "megabytes": megabytes}
+    return row | {"form": form}
 
 
 def report(table: pd.DataFrame) -> str:
     """The finding in one sentence."""
     rows = table.set_index("form")
+    if LAW not in rows.index:
+        return f"The batch law was not timed beside {PLAIN}."
     text = f"The batch law takes {rows.loc[LAW, 'ratio']:.2f} times a plain measurement"
     if MATERIALISED in rows.index:
         faster = rows.loc[MATERIALISED, "seconds"] / rows.loc[LAW, "seconds"]
@@ -83,14 +101,14 @@ def _without_law():
         Linear.example_norms = kernel
 
 
-def _materialised(settings) -> tuple[float, float, float]:
+def _materialised(settings, threads) -> tuple[float, float, float]:
     """Seconds, processor seconds and megabytes for Σ‖g_i‖² and ‖Σg_i‖² of one net's layers."""
     import torch
 
     (features,) = Batches(settings).example
     network = build(settings, 10)
     sizes = [features, *(settings.width for _ in network.blocks[:-1]), 10]
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     parameters = [
         (torch.randn(i, o, generator=generator) * (2 / i) ** 0.5, torch.zeros(o))
@@ -123,9 +141,3 @@ def _materialised(settings) -> tuple[float, float, float]:
     elapsed = time.perf_counter() - begun[0], time.process_time() - begun[1]
     elements = sum(W.numel() + b.numel() for W, b in parameters)
     return *elapsed, 4e-6 * elements * min(_CHUNK, settings.batch_size)
-
-
-if __name__ == "__main__":
-    found = batch_law()
-    print(found.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
-    print(report(found))

@@ -14,9 +14,8 @@ results of a pass are dropped before the next, so that every library finds its m
 
 import importlib.util
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, pairwise, repeat
@@ -26,7 +25,7 @@ import pandas as pd
 import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads can be limited
 from threadpoolctl import ThreadpoolController
 
-from experiments.benchmarks.timing import race
+from experiments.benchmarks.timing import Say, best, enough, race
 from flowlab.claims import twins
 from flowlab.claims.twins import Timed, Twin
 from flowlab.errors import unknown
@@ -37,63 +36,56 @@ CASES = twins.timed()
 _LONG_ENOUGH = 0.01  # seconds that a timed call takes at least
 
 
-def layers(only=tuple(CASES), seeds: int = 4, rounds: int = 5, threads: int = 2) -> pd.DataFrame:
-    """A row per layer, input shape of one network, and peer that is installed.
+def rows(
+    say: Say,
+    only=tuple(CASES),
+    seeds: int = 4,
+    rounds: int = 5,
+    threads: int = 2,
+    seconds: int = 90,
+) -> Iterator[dict]:
+    """Rows per layer and input shape of one network: flowlab's and the fastest of each peer.
 
-    ``seconds`` is flowlab's median for a pass of the ensemble, ``ratio`` the median over rounds of
-    the peer's time to flowlab's, ``low`` and ``high`` its extremes, ``peer`` the peer's fastest
-    form. ``only`` names the layers. Raises InputError for a name that is not in CASES.
+    See :func:`race`; ``seconds`` are for a pass of the ensemble. ``only`` names the layers.
+    ``seconds``, shared by the cases that are left, are about what is spent in all. Raises
+    InputError for a name that is not in CASES.
     """
     for name in only:
         if name not in CASES:
             raise unknown("only", name, CASES)
-    rows = []
+    cases = [(name, shape) for name in only for shape in CASES[name][1].shapes]
+    end = time.perf_counter() + seconds
     blas = ThreadpoolController().select(user_api="blas")
     with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
-        for name in only:
-            for shape in CASES[name][1].shapes:
-                print(f" {name} {shape}", file=sys.stderr)
-                forms = forms_of(*CASES[name], shape, seeds, threads, pool)
-                size = "x".join(map(str, shape))
-                rows += _rows(forms, rounds, layer=name, size=size)
-    columns = ["layer", "size", "seconds", "peer", "ratio", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+        for index, (name, shape) in enumerate(cases):
+            size = "x".join(map(str, shape))
+            say(f"{name} {size}")
+            forms = forms_of(*CASES[name], shape, seeds, threads, pool)
+            share = max(end - time.perf_counter(), 0) / (len(cases) - index)
+            repeats = enough(forms[OURS], _LONG_ENOUGH)
+            forms = {form: partial(run, repeats) for form, run in forms.items()}
 
+            def saying(what, name=name, size=size):
+                say(f"{name} {size}: {what}")
 
-def _rows(forms: dict[str, Callable], rounds: int, **named) -> list[dict]:
-    repeats = _enough(forms[OURS])
-    forms = {name: partial(form, repeats) for name, form in forms.items()}
-    heats = race(forms, 3, OURS).set_index("form")
-    peers = [heats[heats.index.str.startswith(peer)]["ratio"] for peer in ("torch", "jax")]
-    fastest = [list(ratios.nsmallest(2).index) for ratios in peers if len(ratios)]
-    final = {name: forms[name] for name in (OURS, *chain(*fastest))}
-    found = race(final, rounds, OURS).set_index("form")
-    named["seconds"] = found.loc[OURS, "median_s"] / repeats
-    columns = {"ratio": "ratio", "ratio_low": "low", "ratio_high": "high"}
-    ratios = found[[*columns]].rename(columns=columns)
-    best = [ratios.loc[forms, "ratio"].idxmin() for forms in fastest]
-    return [{**named, "peer": peer, **ratios.loc[peer]} for peer in best]
-
-
-def _enough(form: Callable[[int], object]) -> int:
-    """How many passes, a power of two, take long enough."""
-    form(1)
-    repeats, seconds = 1, 0.0
-    while seconds < _LONG_ENOUGH:
-        repeats *= 2
-        begun = time.perf_counter()
-        form(repeats)
-        seconds = time.perf_counter() - begun
-    return repeats
+            found = list(race(forms, rounds, OURS, saying, share))
+            for row in [*best(found).values(), *(row for row in found if not row["rounds"])]:
+                each = {key: row[key] / repeats for key in ("seconds", "first")}
+                yield {"layer": name, "size": size, **row, **each}
 
 
 def report(table: pd.DataFrame) -> str:
     """Where flowlab is behind, in one sentence."""
-    behind = table[table["ratio"] < 1].sort_values("ratio")
+    peers = table[(table["form"] != OURS) & (table["rounds"] > 0)]
+    left = sum(table["rounds"] == 0)
+    more = f" {left} forms were left out for want of time: their rows are empty." if left else ""
+    behind = peers[peers["ratio"] < 1].sort_values("ratio")
+    if not len(peers):
+        return "No peer is installed."
     if not len(behind):
-        return "flowlab is behind nowhere."
-    rows = [f"{r.layer} {r.size} ({r.ratio:.2f} of {r.peer})" for r in behind.itertuples()]
-    return f"flowlab is behind in {len(rows)} of {len(table)} rows: {', '.join(rows)}."
+        return f"flowlab is behind nowhere.{more}"
+    named = [f"{r.layer} {r.size} ({r.ratio:.2f} of {r.form})" for r in behind.itertuples()]
+    return f"flowlab is behind in {len(named)} of {len(peers)} rows: {', '.join(named)}.{more}"
 
 
 def forms_of(twin: Twin, case: Timed, shape, seeds: int, threads: int, pool) -> dict[str, Callable]:

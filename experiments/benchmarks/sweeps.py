@@ -11,14 +11,17 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
 import experiments.run
+from experiments.benchmarks.timing import Say, elapsed, spread
 from experiments.command import main
 from experiments.sweep import work
+from flowlab import runs
 from flowlab.measurement.ensemble import measure
 from flowlab.prediction import predict
 from flowlab.settings import make
@@ -30,31 +33,34 @@ HYDRAS_JOBS = 50  # Hydra's default takes a hundred times as long for each
 COLUMNS = ["run", "depth", "seed", "layer", "delta_log10_norm", "status"]
 
 
-def sweeps(jobs: int = 1000, heavy: int = 96, runs: int = 10_000, rounds: int = 3) -> pd.DataFrame:
-    """A row per number: ``quantity``, ``value`` (median over rounds), ``low``, ``high``, ``unit``.
+def rows(
+    say: Say, jobs: int = 200, heavy: int = 6, kept: int = 2000, rounds: int = 3
+) -> Iterator[dict]:
+    """A row per number: ``value`` (median over rounds), ``low``, ``high``, ``unit``, ``quantity``.
 
     ``jobs`` small conditions for the bookkeeping, ``heavy`` ones of a second or two for the
-    workers, ``runs`` for reading.
+    workers, ``kept`` runs for reading.
     """
-    found = [_bookkeeping(jobs, rounds), _scaling(heavy, rounds), _reading(runs)]
-    columns = ["quantity", "value", "low", "high", "unit"]
-    return pd.DataFrame([row for rows in found for row in rows], columns=columns)
+    columns = ["value", "low", "high", "unit", "quantity"]
+    parts = _bookkeeping(jobs, rounds, say), _scaling(heavy, rounds, say), _reading(kept, say)
+    for name, *numbers, unit in chain(*parts):
+        yield dict(zip(columns, (*numbers, unit, name), strict=True))
 
 
 def report(table: pd.DataFrame) -> str:
-    """The table's three answers in one sentence each."""
+    """The table's three answers in one sentence each; those that it has."""
     value = table.set_index("quantity")["value"]
-    return (
-        f"A condition costs {value['bookkeeping']:.2g} ms beside its measurement, "
-        f"{value['Hydra / flowlab']:.0f} times less than under Hydra's own sweeper and launcher. "
-        f"Two workers do {value['two workers / one']:.2f} times the work of one. "
-        f"Six columns of {value['runs read']:.0f} runs ({value['rows read'] / 1e6:.1f} million "
-        f"rows) load in {value['load, single files']:.2g} s, compacted in "
-        f"{value['load, compacted']:.2g} s."
-    )
+    sentences = {
+        "Hydra / flowlab": "A condition costs {bookkeeping:.2g} ms beside its measurement, "
+        "{Hydra / flowlab:.0f} times less than under Hydra's own sweeper and launcher.",
+        "two workers / one": "Two workers do {two workers / one:.2f} times the work of one.",
+        "load, compacted": "Six columns of {runs read:.0f} runs ({rows read:.0f} rows) load in "
+        "{load, single files:.2g} s, compacted in {load, compacted:.2g} s.",
+    }
+    return " ".join(text.format_map(value) for last, text in sentences.items() if last in value)
 
 
-def _bookkeeping(jobs: int, rounds: int) -> list[tuple]:
+def _bookkeeping(jobs: int, rounds: int, say: Say) -> Iterator[tuple]:
     forms = {
         "bookkeeping": (jobs, ["hydra.launcher.workers=1"]),
         "bookkeeping of Hydra's default": (
@@ -68,86 +74,82 @@ def _bookkeeping(jobs: int, rounds: int) -> list[tuple]:
         for turn in range(rounds + 1):
             for name, (count, how) in forms.items():
                 spent.clear()
-                seeds = f"seed=range({count // 4})"
+                say(f"{name}, round {turn} of {rounds}" if turn else f"{name}, first call")
+                count = count if turn else min(count, 4)  # the first is for compilation
+                seeds = f"seed=range({max(count // 4, 1)})"
                 where = f"results_dir={scratch}/{turn}-{len(how)}", f"hydra.sweep.dir={scratch}"
-                total = _seconds(
+                total = elapsed(
                     lambda more=(seeds, *where, *how): command("-m", *axes, "depth=2,3,4,5", *more)
                 )
-                _say(f"{name}: {total:.1f} s for {len(spent)}, {sum(spent):.1f} s measuring")
-                if turn:  # the first is for compilation
+                if turn:
                     found[name].append(1e3 * (total - sum(spent)) / len(spent))
     ours, hydras = found.values()
-    rows = [(name, *_spread(values), "ms per condition") for name, values in found.items()]
-    return [*rows, ("Hydra / flowlab", *_spread(np.array(hydras) / np.array(ours)), "ratio")]
+    for name, values in found.items():
+        yield name, *spread(values), "ms per condition"
+    yield "Hydra / flowlab", *spread(np.array(hydras) / np.array(ours)), "ratio"
 
 
 @contextlib.contextmanager
 def _timed():
     """The seconds of every run measured and kept meanwhile."""
     spent: list[float] = []
-    original = work.complete
+    original = runs.run
 
-    def complete(*arguments, **options):
+    def run(*arguments, **options):
         begun = time.perf_counter()
         try:
             return original(*arguments, **options)
         finally:
             spent.append(time.perf_counter() - begun)
 
-    modules = (work, experiments.run)
-    for module in modules:
-        module.complete = complete
+    for module in (work, runs):
+        module.run = run
     try:
         yield spent
     finally:
-        for module in modules:
-            module.complete = original
+        for module in (work, runs):
+            module.run = original
 
 
-def _scaling(heavy: int, rounds: int) -> list[tuple]:
+def _scaling(heavy: int, rounds: int, say: Say) -> Iterator[tuple]:
     ratios = []
     with _quietly() as command, tempfile.TemporaryDirectory() as scratch:
         axes = ["depth=100", "width=256", "seeds=8", "data=gaussian", "threads=1"]
         for turn in range(rounds + 1):
             conditions = heavy if turn else 2  # the first is for compilation
-            times = [
-                _seconds(
-                    lambda workers=workers, turn=turn, conditions=conditions: command(
-                        *("-m", *axes, f"seed=range(0,{8 * conditions},8)"),
-                        *(f"hydra.launcher.workers={workers}", "hydra.sweeper.part=1"),
-                        f"results_dir={scratch}/{turn}-{workers}",
-                    )
+            times = []
+            for workers in (1, 2):
+                say(f"{conditions} conditions, {workers} at once, round {turn} of {rounds}")
+                arguments = (
+                    *("-m", *axes, f"seed=range(0,{8 * conditions},8)"),
+                    *(f"hydra.launcher.workers={workers}", "hydra.sweeper.part=1"),
+                    f"results_dir={scratch}/{turn}-{workers}",
                 )
-                for workers in (1, 2)
-            ]
-            _say(f"{conditions} conditions: one worker {times[0]:.1f} s, two {times[1]:.1f} s")
+                times.append(elapsed(lambda given=arguments: command(*given)))
             ratios += [times[0] / times[1]] if turn else []
-    return [("two workers / one", *_spread(ratios), "ratio")]
+    yield "two workers / one", *spread(ratios), "ratio"
 
 
-def _reading(runs: int) -> list[tuple]:
+def _reading(kept: int, say: Say) -> Iterator[tuple]:
     settings = make(**TINY | {"seeds": 16}, depth=18)
     table, prediction = measure(settings), predict(settings)
     with tempfile.TemporaryDirectory() as scratch:
         experiment = Experiment(scratch)
-        _say(f"keeping {runs} runs of {len(table)} rows")
-        for k in range(runs):
+        say(f"keeping {kept} runs of {len(table)} rows")
+        for k in range(kept):
             one = dataclasses.replace(settings, seed=16 * k)
             own = table.assign(run=one.run(), seed=table["seed"] + 16 * k)
             metadata = {"settings": one.resolved(), "versions": versions(), "command": ""}
             experiment.save(one.run(), own, prediction, metadata)
-        rows = [
-            ("runs read", runs, runs, runs, "runs"),
-            ("rows read", *(3 * [runs * len(table)]), "rows"),
-        ]
+        yield "runs read", *(3 * [kept]), "runs"
+        yield "rows read", *(3 * [kept * len(table)]), "rows"
         for name in ("single files", "compacted"):
             if name == "compacted":
-                seconds = _seconds(Experiment(scratch).compact)
-                rows.append(("compaction", *(3 * [seconds]), "s"))
-            rows.append((f"index, {name}", *_times(lambda: Experiment(scratch).index()), "s"))
-            rows.append((f"load, {name}", *_times(lambda: load(scratch, COLUMNS)), "s"))
-            _say(f"{name} read")
-    return rows
+                say("compacting")
+                yield "compaction", *(3 * [elapsed(Experiment(scratch).compact)]), "s"
+            say(f"reading, {name}")
+            yield f"index, {name}", *_times(lambda: Experiment(scratch).index()), "s"
+            yield f"load, {name}", *_times(lambda: load(scratch, COLUMNS)), "s"
 
 
 @contextlib.contextmanager
@@ -168,19 +170,5 @@ def _quietly():
         sys.argv = given
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
 def _times(work: Callable[[], object], rounds: int = 3) -> tuple[float, float, float]:
-    return _spread([_seconds(work) for _ in range(rounds)])
-
-
-def _spread(values) -> tuple[float, float, float]:
-    return float(np.median(values)), float(np.min(values)), float(np.max(values))
-
-
-def _say(line: str) -> None:
-    print(f"  {line}", file=sys.stderr, flush=True)
+    return spread([elapsed(work) for _ in range(rounds)])

@@ -11,9 +11,8 @@ A timed call makes several steps, so that threads which have nothing to wait for
 
 import importlib.util
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads
 from threadpoolctl import ThreadpoolController
 
 import flowlab
-from experiments.benchmarks.timing import race
+from experiments.benchmarks.timing import Say, best, elapsed, enough, left_out, library, race
 from flowlab.errors import unknown
 from flowlab.layer import leaves
 from flowlab.measurement.setup import prepare
@@ -42,6 +41,7 @@ OPTIMIZERS = {
 }
 BATCHES = 8  # that peers go through in turn
 _LONG_ENOUGH = 0.2  # seconds that a timed call takes at least
+_HEATS = 0.5  # of the time is for heats
 _SHORTLISTED = 2  # forms of each peer that are timed in turn with ours
 
 
@@ -53,55 +53,69 @@ class Trainee:
     weights: Callable[[], list[np.ndarray]]
 
 
-def training(
-    widths=(64, 128, 256, 512),
-    optimizers=tuple(OPTIMIZERS),
+def rows(
+    say: Say,
+    widths=(64, 256),
+    optimizers=("sgd", "adam"),
     seeds: int = 16,
     depth: int = 50,
     batch: int = 128,
-    rounds: int = 7,
+    rounds: int = 5,
     threads: int = 2,
-    compiled: int = 1,
-) -> pd.DataFrame:
-    """A row per width, optimizer and peer that is installed.
+    compiled: int = 0,
+    seconds: int = 80,
+) -> Iterator[dict]:
+    """Rows per width and optimizer: flowlab's and the fastest of each peer that is installed.
 
-    ``seconds`` is flowlab's median for a step of the ensemble, ``ratio`` the median over rounds of
-    the peer's time to flowlab's, ``low`` and ``high`` its extremes, ``peer`` the peer's fastest
-    form. In the row of the smallest width whose peer is LOGGED, the peer is flowlab itself over
-    the default budget with its logged steps, beside as many steps that are not. ``compiled`` says
-    whether ``torch.compile`` takes part. Raises InputError for an unknown optimizer.
+    See :func:`race`; ``seconds`` are for a step of the ensemble. In the row of the smallest width
+    whose form is LOGGED, it is flowlab itself over the default budget with its logged steps, beside
+    as many steps that are not. ``compiled`` says whether ``torch.compile`` takes part, which takes
+    a minute for every width. ``seconds``, shared by the cases that are left, are about what is
+    spent in all. Raises InputError for an unknown optimizer.
     """
     for name in optimizers:
         if name not in OPTIMIZERS:
             raise unknown("optimizers", name, OPTIMIZERS)
-    rows = []
+    cases = [(width, optimizer) for width in widths for optimizer in optimizers]
+    end = time.perf_counter() + seconds
+    shape = {"depth": depth, "batch_size": batch, "seeds": seeds}
     with _one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        for width in widths:
-            for optimizer in optimizers:
-                print(f" {width} {optimizer}", file=sys.stderr, flush=True)
-                shape = {"width": width, "depth": depth, "batch_size": batch, "seeds": seeds}
-                settings = made(optimizer, **shape)
-                forms = forms_of(settings, optimizer, threads, pool, compiled)
-                rows += _rows(forms, rounds, width=width, optimizer=optimizer)
-        shape |= {"width": min(widths)}
-        rows.append(_logging(made(optimizers[0], **shape), optimizers[0], rounds, threads, pool))
-    columns = ["width", "optimizer", "seconds", "peer", "ratio", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+        for index, (width, optimizer) in enumerate(cases):
+
+            def saying(what, width=width, optimizer=optimizer):
+                say(f"width {width}, {optimizer}: {what}")
+
+            share = max(end - time.perf_counter(), 0) / (len(cases) - index + 1)
+            settings = made(optimizer, width=width, **shape)
+            forms = forms_of(settings, optimizer, threads, pool, compiled)
+            for row in _raced(forms, rounds, saying, share):
+                yield {"width": width, "optimizer": optimizer, **row}
+        settings = made(optimizers[0], width=min(widths), **shape)
+        for row in _logging(settings, rounds, threads, pool, say, end - time.perf_counter()):
+            if row["form"] == LOGGED:
+                yield {"width": min(widths), "optimizer": optimizers[0], **row}
 
 
 def report(table: pd.DataFrame) -> str:
-    """The ratio to the faster peer by width, and where flowlab is behind."""
-    logged = table["peer"] == LOGGED
-    cost = ", ".join(f"{100 * (ratio - 1):.1f} %" for ratio in table.loc[logged, "ratio"])
-    table = table[~logged]
-    faster = table.loc[table.groupby(["width", "optimizer"], sort=False)["ratio"].idxmin()]
-    parts = [f"{r.width} {r.optimizer} {r.ratio:.2f} ({r.peer})" for r in faster.itertuples()]
-    behind = sum(faster["ratio"] < 1)
-    where = f"behind in {behind} of {len(faster)} rows" if behind else "behind nowhere"
-    return (
-        f"The faster peer's time to flowlab's: {', '.join(parts)}; flowlab is {where}. "
-        f"Logging at the default spacing adds {cost}."
-    )
+    """The ratio to the faster peer by width, where flowlab is behind, and what was left out."""
+    logged = table[table["form"] == LOGGED]
+    peers = table[~table["form"].isin([OURS, LOGGED]) & (table["rounds"] > 0)]
+    text = []
+    if len(peers):
+        faster = peers.loc[peers.groupby(["width", "optimizer"], sort=False)["ratio"].idxmin()]
+        parts = [f"{r.width} {r.optimizer} {r.ratio:.2f} ({r.form})" for r in faster.itertuples()]
+        behind = sum(faster["ratio"] < 1)
+        where = f"behind in {behind} of {len(faster)} rows" if behind else "behind nowhere"
+        text.append(f"The faster peer's time to flowlab's: {', '.join(parts)}; flowlab is {where}.")
+    if len(logged):
+        cost = 100 * (logged["ratio"].iloc[0] - 1)
+        text.append(f"Logging at the default spacing adds {cost:.1f} %.")
+    if not table["form"].str.contains("compile").any():
+        text.append("torch.compile took no part: compiled=1 lets it.")
+    left = table.loc[table["rounds"] == 0, "form"]
+    if len(left):
+        text.append(f"Left out for want of time: {', '.join(left.unique())}.")
+    return " ".join(text)
 
 
 def made(optimizer: str, **shape) -> flowlab.Settings:
@@ -115,26 +129,34 @@ def _one_blas_thread():
         yield
 
 
-def _rows(forms: dict[str, Callable[[], Trainee]], rounds: int, **named) -> list[dict]:
+def _raced(
+    forms: dict[str, Callable[[], Trainee]], rounds: int, say: Say, seconds: float
+) -> Iterator[dict]:
     """Each peer's fastest form beside ours: heats one after another, the fastest in turn."""
+    begun = time.perf_counter()
     ours = forms[OURS]()
-    repeats = _enough(ours.run)
-    heats = {}
+    repeats = enough(ours.run, _LONG_ENOUGH)
+    heats, named = {}, {}
     for name, build in forms.items():
-        if name != OURS:
-            heats[name] = _heat(name, build, repeats)
-    peers = [{n: s for n, s in heats.items() if n.startswith(p)} for p in ("torch", "jax")]
-    chosen = [sorted(peer, key=peer.get)[:_SHORTLISTED] for peer in peers if peer]
-    runs = {name: forms[name]().run for names in chosen for name in names}
-    final = {name: partial(run, repeats) for name, run in {OURS: ours.run, **runs}.items()}
-    found = race(final, rounds, OURS).set_index("form")
-    named["seconds"] = found.loc[OURS, "median_s"] / repeats
-    ratios = found[["ratio", "ratio_low", "ratio_high"]].set_axis(["ratio", "low", "high"], axis=1)
-    best = [ratios.loc[names, "ratio"].idxmin() for names in chosen]
-    return [{**named, "peer": peer, **ratios.loc[peer]} for peer in best]
+        if name == OURS:
+            continue
+        peer = library(name)
+        if heats.get(peer) and time.perf_counter() - begun > _HEATS * seconds:
+            yield left_out(name)
+            continue
+        say(name)
+        heats.setdefault(peer, {})[name] = _heat(build, repeats)
+    for peer in heats.values():
+        for name in sorted(peer, key=peer.get)[:_SHORTLISTED]:
+            named[name] = forms[name]().run
+    final = {name: partial(run, repeats) for name, run in {OURS: ours.run, **named}.items()}
+    left = seconds - (time.perf_counter() - begun)
+    found = list(race(final, rounds, OURS, say, left, tuple(named)))
+    for row in best(found).values():
+        yield {**row, **{key: row[key] / repeats for key in ("seconds", "first")}}
 
 
-def _logging(settings, optimizer: str, rounds: int, threads: int, pool) -> dict:
+def _logging(settings, rounds, threads, pool, say, seconds) -> Iterator[dict]:
     """The cost of logging: a training of the default budget with it and without."""
     setup = prepare(replace(settings, training=replace(settings.training, steps=None)))
     steps = setup.settings.training.step_count(setup.settings.batch_size, setup.batches.rows)
@@ -151,33 +173,14 @@ def _logging(settings, optimizer: str, rounds: int, threads: int, pool) -> dict:
     forms = {
         name: lambda f=f: list(pool.map(f, parts)) for name, f in ((OURS, plain), (LOGGED, logged))
     }
-    found = race(forms, rounds, OURS).set_index("form")
-    row = found.loc[LOGGED, ["ratio", "ratio_low", "ratio_high"]].set_axis(["ratio", "low", "high"])
-    named = {"width": settings.width, "optimizer": optimizer, "peer": LOGGED}
-    return {**named, "seconds": found.loc[OURS, "median_s"] / steps, **row}
+    for row in race(forms, rounds, OURS, say, seconds, (LOGGED,)):
+        yield {**row, **{key: row[key] / steps for key in ("seconds", "first")}}
 
 
-def _heat(name: str, build: Callable[[], Trainee], repeats: int) -> float:
+def _heat(build: Callable[[], Trainee], repeats: int) -> float:
     """Seconds of a form that nobody else needs memory beside, the best of two calls."""
-    form, times = build(), []
-    for _ in range(3):
-        begun = time.perf_counter()
-        form.run(repeats)
-        times.append(time.perf_counter() - begun)
-    print(f"  {name}: {min(times[1:]) / repeats:.3g} s a step", file=sys.stderr, flush=True)
-    return min(times[1:])
-
-
-def _enough(run: Callable[[int], object]) -> int:
-    """How many steps, a power of two, take long enough."""
-    run(1)
-    repeats, seconds = 1, 0.0
-    while seconds < _LONG_ENOUGH:
-        repeats *= 2
-        begun = time.perf_counter()
-        run(repeats)
-        seconds = time.perf_counter() - begun
-    return repeats
+    form = build()
+    return min([elapsed(lambda: form.run(repeats)) for _ in range(3)][1:])
 
 
 def forms_of(

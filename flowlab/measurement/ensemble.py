@@ -9,9 +9,10 @@ numbers left the float range, or are below the rounding of what they were made f
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock, local
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ from flowlab.measurement.passes import Backward, Drawn, Forward, Passes, Sink, S
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST, NONFINITE, OK
 from flowlab.measurement.scan import Scans
-from flowlab.measurement.setup import LOWEST, Batches, Setup, prepare
+from flowlab.measurement.setup import LOWEST, Batches, Setup, gib, of_rows, prepare, size
 from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics import random
@@ -36,7 +37,12 @@ from flowlab.settings import Settings
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
 # Elements of a layer, all seeds of a part together.
-_PART_ELEMENTS = 2**17
+_PART_ELEMENTS = 2**18
+
+# What nobody works at, kept from one measurement to the next, each with so many bytes at most: to
+# get fresh memory from the system takes as long as a shallow net.
+_desks: list[tuple[Workspace, Scans]] = []
+_KEPT_BYTES = 2**28
 
 Progress = Callable[[int, int], None]
 
@@ -65,19 +71,15 @@ def measure(
     setup = prepare(settings, batches, network)
     parts = _parts(setup)
     count = Count(progress, 2 * len(setup.network.blocks) * len(parts))
-    kept = local()  # each thread keeps its buffers and programs, from part to part
 
-    def one(seeds: np.ndarray) -> tuple[np.ndarray, ...]:
-        if not hasattr(kept, "workspace"):
-            kept.workspace, kept.scans = Workspace(), Scans()
-        try:
-            return _measured(setup, seeds, kept.workspace, kept.scans, observe, watch, count)
-        finally:
-            kept.workspace.reset()
+    def one(part: tuple[np.ndarray, float]) -> tuple[np.ndarray, ...]:
+        with _desk() as (workspace, scans):
+            return _measured(setup, *part, workspace, scans, observe, watch, count)
 
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
     with one_thread(), ThreadPoolExecutor(threads(settings)) as pool:
         measured = list(pool.map(one, parts))
+    _trim()
     arrays = (np.concatenate(arrays) for arrays in zip(*measured, strict=True))
     axes = axes_of(settings, network if rewritten is None else None)
     if rewritten is not None:
@@ -85,9 +87,36 @@ def measure(
     return of_pass(axes, setup.rows, setup.seeds, columns(), *arrays)
 
 
+@contextmanager
+def _desk() -> Iterator[tuple[Workspace, Scans]]:
+    """Buffers and programs for one thread, as an earlier part or measurement left them."""
+    try:
+        desk = _desks.pop()
+    except IndexError:
+        desk = Workspace(), Scans()
+    try:
+        yield desk
+    finally:
+        desk[0].reset()
+        _desks.append(desk)
+
+
+def _trim() -> None:
+    """Let go of what is too large to be kept; a desk in use is nobody else's."""
+    idle = []
+    with suppress(IndexError):
+        while True:
+            idle.append(_desks.pop())
+    for workspace, _ in idle:
+        if workspace.nbytes > _KEPT_BYTES:
+            workspace.clear()
+    _desks.extend(idle)
+
+
 def _measured(
     setup: Setup,
     seeds: np.ndarray,
+    most: float,
     workspace: Workspace,
     scans: Scans,
     observe: Observer | None,
@@ -97,7 +126,9 @@ def _measured(
     """Values and status of the rows of a part, and of the steps of its recurrent layers."""
     settings, dtype = setup.settings, np.dtype(setup.settings.dtype)
     one_by_one = observe is not None or watch is not None
-    passes = Passes(setup.network, setup.shapes, workspace, scans, recorded=not one_by_one)
+    passes = Passes(
+        *(setup.network, setup.shapes, workspace, scans), recorded=not one_by_one, most=most
+    )
     source = Drawn(Initializer(settings.init), seeds, dtype)
     norms = Norms(setup, seeds, source, observe, watch)
     round_trip(setup, seeds, passes, source, norms, *setup.batches(seeds), count)
@@ -153,7 +184,7 @@ def round_trip(
         setup.settings, seeds, y, exponent, labels, visitor.known, passes.workspace
     )
     visitor.turn(scaled[0], known)
-    for stretch in passes.backward(scaled, passed, visitor):
+    for stretch in passes.backward(scaled, passed, source, visitor):
         visitor.put_backward(stretch)
         count(stretch.forward.count)
     return y, exponent
@@ -226,20 +257,34 @@ def threads(settings: Settings) -> int:
     return settings.threads or len(os.sched_getaffinity(0))
 
 
-def split(setup: Setup, one_seed: float, most: float = math.inf) -> list[np.ndarray]:
+def split(setup: Setup, one_seed: float, rows: float, most: float = math.inf) -> list[np.ndarray]:
     """Seeds in as few parts as keep every thread busy and together fit the memory budget.
 
-    ``one_seed`` is what a seed needs, in GiB; a part has ``most`` seeds at most, but one.
+    ``one_seed`` is what a seed needs while it is passed, in GiB, and ``rows`` what it needs of the
+    table; a part has ``most`` seeds at most, but one.
     """
-    settings, seeds = setup.settings, setup.seeds
-    workers = min(threads(settings), len(seeds))
-    fit = min(settings.memory_gib // (one_seed * workers), most)
+    seeds = setup.seeds
+    fit = min(share(setup, rows) // one_seed, most)
+    workers = min(threads(setup.settings), len(seeds))
     rounds = math.ceil(len(seeds) / (workers * max(1, fit)))
     return np.array_split(seeds, min(workers * rounds, len(seeds)))
 
 
-def _parts(setup: Setup) -> list[np.ndarray]:
-    """Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory."""
-    elements = setup.network.chain.declare(setup.shape).elements
-    one_seed = elements * np.dtype(setup.settings.dtype).itemsize / 2**30
-    return split(setup, one_seed, _PART_ELEMENTS * len(setup.network.blocks) // elements)
+def share(setup: Setup, rows: float) -> float:
+    """GiB that a thread may have beside the rows of all seeds, ``rows`` GiB each."""
+    workers = min(threads(setup.settings), len(setup.seeds))
+    return (setup.settings.memory_gib - rows * len(setup.seeds)) / workers
+
+
+def _parts(setup: Setup) -> list[tuple[np.ndarray, float]]:
+    """Seeds in parts, each with the elements that the tape of a segment may have.
+
+    Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory.
+    """
+    settings, blocks = setup.settings, len(setup.network.blocks)
+    own = size(settings, setup.batches, setup.network if setup.own else None)
+    rows = of_rows(own.rows)
+    fits = share(setup, rows) / gib(settings, 1)
+    one_seed = own.tape if own.tape <= fits else own.least
+    parts = split(setup, gib(settings, one_seed), rows, _PART_ELEMENTS * blocks // own.tape)
+    return [(part, own.segment(fits / len(part))) for part in parts]

@@ -8,7 +8,13 @@ import numpy as np
 
 from flowlab.layer import Arrays, Layer, Nest, Primitive, Scaled, Watch, Workspace, leaves
 from flowlab.measurement.passes import Backward, Forward, Source
-from flowlab.measurement.quantities import Report, columns, report
+from flowlab.measurement.quantities import (
+    Report,
+    columns,
+    of_operation,
+    report,
+    report_of,
+)
 from flowlab.measurement.rounding import LOST, MARGIN, NONFINITE, OK, Block, Lost
 from flowlab.measurement.rows import GRADIENTS
 from flowlab.measurement.scan import Stack
@@ -70,12 +76,15 @@ class Norms:
         self.homogeneous = network.chain.homogeneous
         self.independent = not network.chain.couples_examples
         self.first_row = np.cumsum([0] + [len(rows) for rows in self.rows])
+        # How many recurrent blocks each has before it.
+        self.recurrent = np.cumsum([0] + [block.along_time for block in network.blocks])
         self.values = np.full((len(seeds), self.first_row[-1], len(self.at)), np.nan)
         self.status = np.full((len(seeds), self.first_row[-1]), OK, np.int8)
         self.moderate = self._moderate(source)
         self.followed: dict[tuple, Block] = {}
         self.received: dict[int, np.ndarray] = {}  # exponents (S,) of each block's input
-        operations = (of for place in network.walk(setup.shape) for of, _ in place.operations)
+        operations = [of for place in network.walk(setup.shape) for of, _ in place.operations]
+        self.operations = set(operations)
         recurrent = [layer for layer in operations if layer.along_time]
         steps, batch = setup.shape[1] if recurrent else 0, setup.shape[0]
         self.steps = Steps(recurrent, len(seeds), steps, batch, self.lowest)
@@ -157,13 +166,14 @@ class Norms:
                 self.observe(Operation(*place, tape["x"], dy, self.received[index], exponent))
             found.append(report(layer, tape, dy, dx, gradients))
             if layer.along_time:
-                self.steps.put(self._recurrent(index), tape)
+                self.steps.put(self.recurrent[index], tape)
 
+        if other is None and self.observe is None and not any(map(of_operation, self.operations)):
+            watch.measured = lambda layer, tape, dy, dx, measured: found.append(
+                report_of(layer, tape, dx, measured)
+            )
         scaled, gradients, norms = block.pullback_scaled(scaled, tape, workspace, watch)
         return scaled, gradients, norms, tuple(found)
-
-    def _recurrent(self, index: int) -> int:
-        return sum(block.along_time for block in self.network.blocks[:index])
 
     def put_backward(self, stretch: Backward) -> None:
         """The norms of a stretch's operations into its rows."""

@@ -22,6 +22,7 @@ from flowlab.kernel import generate, recorded
 from flowlab.layer import Nest, leaves, map_leaves
 
 Carry = tuple[np.ndarray, ...]
+_KEPT = 256
 _compiled: dict[str, Callable] = {}
 _lock = Lock()
 
@@ -113,7 +114,7 @@ class Program:
                 spent.append(arrays[slot])
         spent += [a.base for a in carries if isinstance(a, np.ndarray)]
         order = range(len(self._shapes))
-        function = self._function([index[slot] for slot in order], len(firsts))
+        function = self._function([index[slot] for slot in order], len(firsts), step)
         function(*(arrays[slot] for slot in order), count, seeds, *firsts, *self._constants)
 
         stacks = {
@@ -153,15 +154,17 @@ class Program:
         pairs += [(a, b) for (_, a), (_, b) in zip(leaves(result[1]), leaves(found), strict=True)]
         return all(np.array(a).tobytes() == np.array(b).tobytes() for a, b in pairs)
 
-    def _function(self, index: list[str], firsts: int) -> Callable:
-        key = tuple(index)
+    def _function(self, index: list[str], firsts: int, step: int) -> Callable:
+        key = (*index, step)
         if key not in self._functions:
-            self._functions[key] = self._compile(index, firsts)
+            self._functions[key] = self._compile(index, firsts, step)
         return self._functions[key]
 
-    def _compile(self, index: list[str], firsts: int) -> Callable:
+    def _compile(self, index: list[str], firsts: int, step: int) -> Callable:
         names = [f"a{slot}" for slot in range(len(self._shapes))]
-        lines = ["for s in range(seeds):", "    for l in range(count):"]
+        # On the way back the last network first, whose arrays are still warm.
+        seeds = "seeds" if step > 0 else "seeds - 1, -1, -1"
+        lines = [f"for s in range({seeds}):", "    for l in range(count):"]
         namespace, constants, files = {}, [], set()
         for k, (kernel, arrays, given) in enumerate(self._calls):
             own = [f"c{len(constants) + i}" for i in range(len(given))]
@@ -200,7 +203,10 @@ class Program:
 
 
 class Scans:
-    """The programs of one thread, each proved to repeat the layer that it was recorded of."""
+    """The programs of one thread, each proved to repeat the layer that it was recorded of.
+
+    The last :data:`_KEPT` of them are kept.
+    """
 
     def __init__(self):
         self._programs: dict[Hashable, Program | None] = {}
@@ -217,14 +223,16 @@ class Scans:
     ) -> Program | None:
         """The program of ``step``, recorded on ``carry`` and that ``layer`` of ``xs``, of Stacks.
 
-        None where its recorded kernel calls are not all that the step does. ``key`` names what
-        programs may be shared by; equal keys are recorded once.
+        None where its recorded kernel calls are not all that the step does. ``key`` must say all
+        that decides which calls these are and their constants: equal keys are recorded once.
         """
         if key not in self._programs:
             xs = map_leaves(lambda stack: stack.at(layer), xs)
             copies = tuple(map(np.copy, carry)), map_leaves(np.copy, xs)
             result, program = record(step, *copies)
             repeats = program.repeats(result, carry, xs, keep, direction)
+            while len(self._programs) >= _KEPT:
+                del self._programs[next(iter(self._programs))]
             self._programs[key] = program if repeats else None
         return self._programs[key]
 

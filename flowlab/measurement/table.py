@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from flowlab import schema
@@ -46,15 +47,24 @@ def tidy(
     found = {}
     for name, column in columns.items():
         if name in constant:
-            found[name] = _single(given.get(name), column.dtype).repeat(n)
+            found[name] = _repeated_value(given.get(name), column.dtype, n)
         elif name in given:
             text = column.dtype == "string"
             found[name] = pd.array(given[name], dtype="string") if text else given[name]
         elif column.part == "measured":
             found[name] = np.full(n, np.nan)
         elif column.dtype == "Int64":
-            found[name] = _single(None, "Int64").repeat(n)
+            found[name] = _repeated_value(None, "Int64", n)
     return pd.DataFrame(found, copy=False)
+
+
+def _repeated_value(value: Any, dtype: str, n: int) -> pd.api.extensions.ExtensionArray:
+    single = _single(value, dtype)
+    if not isinstance(single, pd.arrays.ArrowStringArray):
+        return single.repeat(n)
+    # As ``repeat`` does it, but not by looking up one string n times.
+    texts = pa.repeat(pa.scalar(value, pa.large_string()), n)
+    return pd.arrays.ArrowStringArray(texts, dtype=single.dtype)
 
 
 @lru_cache
