@@ -82,9 +82,11 @@ $(BIN)/pip:
 $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/pip
 	echo "Installing into $(VENV)"
 	$(PIP) install -e . -c constraints.txt
+	$(BIN)/python -m compileall -q flowlab experiments
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/pip
 	echo "Installing into $(VENV), tools for tests included"
 	$(PIP) install -e '.[test]' -c constraints.txt
+	$(BIN)/python -m compileall -q flowlab experiments
 	touch $(VENV)/run.stamp $@

@@ -18,32 +18,61 @@ arrays of one shape.
 import inspect
 import os
 import re
+from collections.abc import Callable
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from threading import local
 
 import numpy as np
+from numba import jit as numba_jit
 from numba import njit
 from numba.extending import intrinsic
 
 from flowlab import vectors
 from flowlab.cache import keep
 from flowlab.errors import InputError
-from flowlab.numba_private import cgutils, make_array
+from flowlab.numba_private import CPUDispatcher, cgutils, make_array
 
 vectors.settle()  # before the first function is compiled
 
 # Kernels are called from Python and from one another alone: no C wrappers to compile as well.
 OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 
+outer = partial(njit, **OPTIONS)  # compiles what Python calls
+
 
 class ShapeError(InputError):
     """A shape that does not fit: layer, axis, expected and received."""
 
 
+class Inner(CPUDispatcher):
+    """A compiled function for use inside kernels, without the code by which Python calls it.
+
+    That is a sixth of what there is to compile. Python calls a twin, compiled for the purpose.
+    """
+
+    def add_overload(self, cres):
+        self.overloads[tuple(cres.signature.args)] = cres  # and not where Python's calls are found
+
+    def _compile_for_args(self, *arguments, **named):
+        return self._twin
+
+    @cached_property
+    def _twin(self):
+        options = {**self.targetoptions, "no_cpython_wrapper": False}
+        return numba_jit(**options)(self.py_func)
+
+
+def inner(function, **options):
+    """Compile a function for use inside kernels."""
+    compiled = njit(function, no_cpython_wrapper=True, **OPTIONS, **options)
+    compiled.__class__ = Inner
+    return compiled
+
+
 def jit(function, *, inline: bool = False):
     """Compile a helper for use inside kernels, in place of every call if ``inline``."""
-    return njit(function, fastmath={"contract"}, forceinline=inline, **OPTIONS)
+    return inner(function, fastmath={"contract"}, forceinline=inline)
 
 
 @intrinsic
@@ -98,7 +127,7 @@ class Kernel:
 
     @cached_property
     def single(self):
-        own = njit(self.function, fastmath=self._fastmath, **OPTIONS)
+        own = inner(self.function, fastmath=self._fastmath)
         if not self.elementwise:
             return keep(own, self.home[1])
         names = [f"a{i}" for i in range(len(self.dimensions))]
@@ -106,7 +135,8 @@ class Kernel:
         lines = [f"{n} = {n}.reshape({n}.size)" for n in names]
         lines += [f"for i in range({names[-1]}.size):", f"    {names[-1]}[i] = scalar({reads})"]
         arguments = names + list(self.constants)
-        return generate(f"{self.name}_map", arguments, lines, {"scalar": own}, *self.home)
+        given = {"scalar": own}
+        return generate(f"{self.name}_map", arguments, lines, given, *self.home, compiled=inner)
 
     @cached_property
     def compiled(self):
@@ -192,9 +222,17 @@ def recorded():
 
 
 def generate(
-    name: str, arguments: list[str], lines: list[str], namespace: dict, module: str, file: str
+    name: str,
+    arguments: list[str],
+    lines: list[str],
+    namespace: dict,
+    module: str,
+    file: str,
+    compiled: Callable = outer,
 ):
     """Compile generated source as a function of ``module``, whose source is ``file``.
+
+    ``compiled`` makes a compiled function of one.
 
     Numba's disk cache refuses closures over compiled functions, but it keeps a function whose
     source says that it stands in an existing file, and drops it when that file changes.
@@ -203,7 +241,7 @@ def generate(
     source = f"def {name}({', '.join(arguments)}):\n{body}"
     namespace = {**namespace, "__name__": module}
     exec(compile(source, file, "exec"), namespace)
-    return keep(njit(namespace[name], nogil=True, **OPTIONS), file)
+    return keep(compiled(namespace[name], nogil=True), file)
 
 
 def kernel(signature: str, *, reassociate: bool = False):

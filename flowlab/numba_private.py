@@ -10,10 +10,12 @@ from numba.core import cgutils, config, event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import get_host_cpu_features as host_features
 from numba.core.dispatcher import Dispatcher
+from numba.core.registry import CPUDispatcher
 from numba.core.runtime import rtsys
 from numba.np.arrayobj import make_array
 
 __all__ = [
+    "CPUDispatcher",
     "Dispatcher",
     "FunctionCache",
     "IndexDataCacheFile",

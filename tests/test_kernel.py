@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowlab.errors import InputError
-from flowlab.kernel import ShapeError
+from flowlab.kernel import ShapeError, jit, kernel
 from flowlab.layer import Chain, Workspace
 from flowlab.layers import Linear, Residual, SoftmaxCrossEntropy
 from flowlab.layers.linear import linear_forward, linear_pullback
@@ -190,3 +190,21 @@ def test_kernels_of_one_name_are_not_mistaken_for_one_another(tmp_path, command)
         found += map(float, printed(tmp_path, *command, *factors).split())
     steps = np.subtract(found[1:], found[0])
     np.testing.assert_allclose(steps, [5, 10][: len(steps)], atol=1e-4)
+
+
+def test_python_may_call_what_kernels_call():
+    @jit
+    def twice(x):
+        return 2 * x
+
+    @kernel("(n)->(n)")
+    def twice_each(x, y):
+        for i in range(x.size):
+            y[i] = twice(x[i])
+
+    x, y = np.arange(6.0).reshape(2, 3), np.empty((2, 3))
+    twice_each(x, y)
+    assert twice.overloads and twice_each.single.overloads  # compiled without what Python needs
+    assert (y == 2 * x).all() and (twice(1.5), twice(2)) == (3.0, 4)
+    twice_each.single(x[1], y[0])
+    assert (y[0] == y[1]).all()

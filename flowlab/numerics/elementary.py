@@ -7,17 +7,17 @@ with wider types).
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
 
-from flowlab.kernel import OPTIONS
+from flowlab.kernel import OPTIONS, inner
 
-_OPTIONS = {**OPTIONS, "fastmath": {"contract"}, "forceinline": True}
-_jit = njit(**_OPTIONS)
-_IN_KERNELS = {**_OPTIONS, "no_cpython_wrapper": True}
+_OPTIONS = {"fastmath": {"contract"}, "forceinline": True}
+_IN_KERNELS = {**OPTIONS, **_OPTIONS, "no_cpython_wrapper": True}
+_jit = partial(inner, **_OPTIONS)
 
 
 # --- what depends on the type ---------------------------------------------------------------------
