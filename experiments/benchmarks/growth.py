@@ -58,10 +58,10 @@ def rows(
 def _point(settings: dict, rounds: int, name: str) -> dict:
     argument = {"settings": settings, "rounds": rounds}
     with child(growth_point.__name__, argument, name, {}) as lines:
-        peak, *seconds = (arrives(lines) for _ in range(rounds + 1))
-    if None in (peak, *seconds):
+        numbers = [float(line) for line in iter(lambda: arrives(lines), None)]
+    if len(numbers) < rounds + 1:
         return {}
-    return summary(float(peak), [float(one) for one in seconds])
+    return summary(numbers[0], numbers[1:])
 
 
 def summary(peak: float, seconds: list[float]) -> dict:

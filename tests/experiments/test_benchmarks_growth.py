@@ -65,7 +65,7 @@ def test_the_figure_shows_points_and_lines(tmp_path):
     line, points = figure.axes[1].lines[:2]
     assert points.get_ydata() == pytest.approx(own.loc[own["along"] == "width", "seconds"])
     assert line.get_ydata() == pytest.approx(points.get_ydata())
-    assert figure.axes[1].get_title() == "exponent 2.00"
+    assert figure.axes[1].get_title("left") == "exponent 2.00"
     assert [path.suffix for path in save(figure, tmp_path / "growth")] == [".png", ".svg"]
 
 
