@@ -40,15 +40,15 @@ def rows(
     natural logarithms; ``megabytes`` is the peak of a measurement.
     """
     base = {"depth": depth, "width": width, "batch": batch, "seeds": seeds}
-    start: dict = {}
+    start = None
     for axis in base:
         for factor in factors:
             at = {**base, axis: factor * base[axis]}
             say(f"{axis} {at[axis]}")
-            if factor != 1 or not start:
+            if factor != 1 or start is None:
                 settings = {AXES[name]: value for name, value in at.items()}
                 point = _point({**settings, "threads": threads}, rounds, f"{axis} {at[axis]}")
-                start = start or (point if factor == 1 else {})
+                start = point if factor == 1 else start
             else:
                 point = start
             if point:

@@ -44,4 +44,4 @@ def _panel(ax, own: pd.DataFrame, quantity: str, exponent: float, color: str) ->
     ax.xaxis.set_major_locator(FixedLocator(at))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_minor_formatter(NullFormatter())

@@ -48,9 +48,9 @@ def product(a, b, c):
 
 
 @kernel("(n),(n)->(n)")
-def triad(a, b, y, s):
+def triad(a, b, y, factor):
     for i in range(y.size):
-        y[i] = a[i] + s * b[i]
+        y[i] = a[i] + factor * b[i]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ def test_a_kernel_is_limited_by_what_takes_longer_at_its_peak():
     row = placed(work, seconds=4.0, flops=500.0, bandwidth=2.5)
     assert (row["limit"], row["share"]) == (BYTES, 1.0)
     assert row["intensity"] == 100 and row["us"] == 4e6
-    assert row["gflops"] == 250e-9 and row["gbytes"] == 2.5e-9
+    assert [row["gflops"], row["gbytes"]] == pytest.approx([250e-9, 2.5e-9])
 
 
 def test_operations_and_bytes_of_products_and_layers():
@@ -23,7 +23,7 @@ def test_operations_and_bytes_of_products_and_layers():
     found = {work.name: work for work in roofline.works(w, n)}
     of = {name: (work.operations, work.bytes // 4) for name, work in found.items()}
     xy, square = n * w, w * w
-    assert of["products: three"] == (6 * n * square, 4 * xy + 2 * square + xy)
+    assert of["products: three"] == (6 * n * square, 4 * xy + 2 * square)
     assert of["products: two, two Gram"] == (4 * n * square + 4 * n * n * w, 4 * xy + square + 32)
     assert of["linear forward"] == (2 * n * square + xy, 2 * xy + square + w)
     assert of["linear pullback"] == (4 * n * square + xy, 3 * xy + 2 * square + w)
