@@ -42,7 +42,7 @@ def rows(
     count: int = 20,
     deepest: int = 1000,
     threads: int = 2,
-    seconds: int = 60,
+    seconds: int = 45,
 ) -> Iterator[dict]:
     """A row per form: ``seconds`` of the whole sweep, and ``ratio`` to flowlab's.
 

@@ -13,8 +13,8 @@ RATIOS = {
     "and backward in the peer's fastest form: above 1 flowlab leads.",
     "training": "A ratio is the peer's time over flowlab's in the same round, for a step: above 1 "
     "flowlab leads.",
-    "depths": "A ratio is the peer's time over flowlab's for the whole sweep, compilation included; "
-    "depths that were not timed are estimated.",
+    "depths": "A ratio is the peer's time over flowlab's for the whole sweep, compilation "
+    "included; depths that were not timed are estimated.",
     "batch_law": "A ratio is processor time over that of a plain measurement in the same round: "
     "the law's is what it costs, above 1.",
 }
