@@ -18,6 +18,7 @@ from experiments.benchmarks import (
     batch_law,
     depths,
     elementary,
+    growth,
     layers,
     probe,
     roofline,
@@ -27,13 +28,15 @@ from experiments.benchmarks import (
 from experiments.benchmarks.machine import machine, words
 from experiments.help import RESULTS_DIR, Command, Option, written
 from flowlab.errors import InputError, check_count, unknown
+from flowlab.figures.files import save
 from flowlab.progress import Progress
 from flowlab.storage import tables
 from flowlab.storage.files import writable
 from flowlab.storage.versions import versions
 
 # Each has ``rows(say, ...)``, a generator of rows that is given what says what it is at, and
-# ``report(table)``, what the rows mean, all of them or those that there are.
+# ``report(table)``, what the rows mean, all of them or those that there are; some have a
+# ``figure(table)``, None where it would show nothing.
 SUITES = {
     "probe": probe,
     "depths": depths,
@@ -41,6 +44,7 @@ SUITES = {
     "training": training,
     "batch_law": batch_law,
     "sweeps": sweeps,
+    "growth": growth,
     "roofline": roofline,
     "elementary": elementary,
 }
@@ -125,6 +129,14 @@ def _run(name: str, arguments: dict, path: Path, metadata: dict) -> None:
             table = pd.DataFrame(rows)
             print(f"\n{SUITES[name].report(table)}", flush=True)
             tables.write(table, path, metadata)
+            if (drawn := _figure(name, table)) is not None:
+                print(f"{save(drawn, path.with_suffix(''))[0]}", flush=True)
+
+
+def _figure(name: str, table: pd.DataFrame):
+    """A suite's figure of its rows, None where it has none."""
+    draw = getattr(SUITES[name], "figure", None)
+    return draw(table) if draw else None
 
 
 def lines(row: dict, head: bool) -> Iterator[str]:

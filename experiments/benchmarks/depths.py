@@ -14,24 +14,17 @@ is the deepest of them, ``measured`` are the seconds spent.
 """
 
 import importlib.util
-import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 
 import numpy as np
 import pandas as pd
 
 from experiments.benchmarks import depth_sweep, nets_jax, nets_torch
+from experiments.benchmarks.children import arrives, child
 from experiments.benchmarks.depth_sweep import KEPT, OURS
 from experiments.benchmarks.timing import Say
 
@@ -49,7 +42,7 @@ def rows(
     count: int = 20,
     deepest: int = 1000,
     threads: int = 2,
-    seconds: int = 60,
+    seconds: int = 45,
 ) -> Iterator[dict]:
     """A row per form: ``seconds`` of the whole sweep, and ``ratio`` to flowlab's.
 
@@ -80,7 +73,7 @@ def spaced(count: int, deepest: int) -> list[int]:
 
 
 @dataclass
-class Timed:
+class DepthTime:
     """What a process was seen to do: ``start`` until it began, then seconds for each depth."""
 
     start: float = math.nan
@@ -91,7 +84,7 @@ class Timed:
         return self.start + sum(self.seconds.values())
 
 
-def estimate(found: Timed, depths: list[int]) -> float:
+def estimate(found: DepthTime, depths: list[int]) -> float:
     """Seconds of all depths, those not timed by the lines described above.
 
     NaN where fewer than two were timed.
@@ -108,7 +101,7 @@ def estimate(found: Timed, depths: list[int]) -> float:
     return found.total + float(np.sum(np.interp(missing, at, seconds) + beyond))
 
 
-def _row(form: str, found: Timed, depths: list[int], ours: float) -> dict:
+def _row(form: str, found: DepthTime, depths: list[int], ours: float) -> dict:
     seconds = estimate(found, depths)
     return {
         "seconds": seconds,
@@ -148,15 +141,19 @@ def report(table: pd.DataFrame) -> str:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def _child(form, shape, say, seconds=math.inf, cache=None) -> Timed:
+def _child(form, shape, say, seconds=math.inf, cache=None) -> DepthTime:
     """A form's process, stopped after ``seconds`` once it is through with a few depths."""
-    found, begun = Timed(), time.perf_counter()
+    found, begun = DepthTime(), time.perf_counter()
     last = begun
-    with _process(form, shape, cache) as lines:
+    environment = {"NPROC": str(shape["threads"])}  # of JAX's pool
+    if cache is not None:
+        environment["NUMBA_CACHE_DIR"] = cache
+    argument = {"form": form, **shape}
+    with child(depth_sweep.__name__, argument, form, environment) as lines:
         for depth in (None, *shape["depths"]):
             say(f"{form}: {'starting a process' if depth is None else f'depth {depth}'}")
             left = begun + seconds - time.perf_counter()
-            if not _arrives(lines, math.inf if len(found.seconds) < _LEAST else left):
+            if arrives(lines, math.inf if len(found.seconds) < _LEAST else left) is None:
                 break
             now = time.perf_counter()
             if depth is None:
@@ -165,51 +162,3 @@ def _child(form, shape, say, seconds=math.inf, cache=None) -> Timed:
                 found.seconds[depth] = now - last
             last = now
     return found
-
-
-@contextmanager
-def _process(form: str, shape: dict, cache: str | None) -> Iterator[Queue]:
-    """A process that does the form's work, as a queue of what it prints, None at the end."""
-    environment = {**os.environ, "FLOWLAB_QUIET": "1", "NPROC": str(shape["threads"])}
-    root = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    if cache is not None:
-        environment["NUMBA_CACHE_DIR"] = cache
-    command = [sys.executable, "-m", depth_sweep.__name__, json.dumps({"form": form, **shape})]
-    lines: Queue = Queue()
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends it
-        )
-
-        def read():
-            for line in process.stdout:
-                lines.put(line)
-            lines.put(None)
-
-        reader = Thread(target=read, daemon=True)
-        reader.start()
-        try:
-            yield lines
-            reader.join(0.1)
-            if not reader.is_alive() and process.wait():  # it ended by itself, and not well
-                errors.seek(0)
-                last = errors.read().strip().splitlines()[-1:]
-                print(f"note: {form} ended early: {''.join(last)}", file=sys.stderr)
-        finally:
-            process.kill()
-            process.wait()
-            reader.join()
-            process.stdout.close()
-
-
-def _arrives(lines: Queue, seconds: float) -> bool:
-    try:
-        return lines.get(timeout=max(seconds, 0) if math.isfinite(seconds) else None) is not None
-    except Empty:
-        return False

@@ -42,7 +42,7 @@ def rows(
     seeds: int = 4,
     rounds: int = 5,
     threads: int = 2,
-    seconds: int = 90,
+    seconds: int = 70,
 ) -> Iterator[dict]:
     """Rows per layer and input shape of one network: flowlab's and the fastest of each peer.
 

@@ -41,7 +41,7 @@ def rows(
     rounds: int = 7,
     threads: int = 2,
     compiled: int = 1,
-    seconds: int = 200,
+    seconds: int = 220,
 ) -> Iterator[dict]:
     """A row per width, batch and form; see :func:`race`.
 

@@ -34,7 +34,7 @@ COLUMNS = ["run", "depth", "seed", "layer", "delta_log10_norm", "status"]
 
 
 def rows(
-    say: Say, jobs: int = 200, heavy: int = 6, kept: int = 2000, rounds: int = 3
+    say: Say, jobs: int = 200, heavy: int = 6, kept: int = 2000, rounds: int = 2
 ) -> Iterator[dict]:
     """A row per number: ``value`` (median over rounds), ``low``, ``high``, ``unit``, ``quantity``.
 

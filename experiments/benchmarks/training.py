@@ -63,7 +63,7 @@ def rows(
     rounds: int = 5,
     threads: int = 2,
     compiled: int = 0,
-    seconds: int = 80,
+    seconds: int = 50,
 ) -> Iterator[dict]:
     """Rows per width and optimizer: flowlab's and the fastest of each peer that is installed.
 

@@ -11,6 +11,10 @@ RATIOS = {
     "probe": "A ratio is the peer's time over flowlab's in the same round: above 1 flowlab leads.",
     "layers": "A ratio is the peer's time over flowlab's in the same round, for one layer forward "
     "and backward in the peer's fastest form: above 1 flowlab leads.",
+    "training": "A ratio is the peer's time over flowlab's in the same round, for a step: above 1 "
+    "flowlab leads.",
+    "depths": "A ratio is the peer's time over flowlab's for the whole sweep, compilation "
+    "included; depths that were not timed are estimated.",
     "batch_law": "A ratio is processor time over that of a plain measurement in the same round: "
     "the law's is what it costs, above 1.",
 }

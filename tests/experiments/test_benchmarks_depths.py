@@ -129,7 +129,7 @@ def test_kernels_are_compiled_into_a_folder_of_its_own(script, said):
 def test_an_interrupt_ends_the_process(script, monkeypatch):
     started = []
     monkeypatch.setattr(
-        depths, "_arrives", lambda lines, _: started.append(lines.get(timeout=20)) or 1 / 0
+        depths, "arrives", lambda lines, _: started.append(lines.get(timeout=20)) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         depths._child("torch", script(SLOW), print)
