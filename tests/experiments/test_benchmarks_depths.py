@@ -11,7 +11,7 @@ import pytest
 
 import flowlab
 from experiments.benchmarks import depth_sweep, depths
-from experiments.benchmarks.depths import KEPT, OURS, Timed, estimate, spaced
+from experiments.benchmarks.depths import KEPT, OURS, DepthTime, estimate, spaced
 
 TINY = {"width": 4, "batch": 3, "seeds": 2, "count": 3, "deepest": 6, "threads": 1}
 
@@ -27,21 +27,21 @@ def test_depths_are_spaced_evenly_by_their_logarithms():
 @pytest.mark.parametrize("timed", [(2, 8), (2, 8, 32), (4, 8, 16, 64)])
 def test_what_is_a_line_in_depth_is_estimated_exactly(timed):
     line = {depth: 3 + 0.5 * depth for depth in (2, 4, 8, 16, 32, 64)}
-    found = Timed(1.0, {depth: line[depth] for depth in timed})
+    found = DepthTime(1.0, {depth: line[depth] for depth in timed})
     asked = [depth for depth in line if depth >= timed[0]]
     assert estimate(found, asked) == pytest.approx(1 + sum(line[d] for d in asked))
 
 
 def test_an_estimate_never_exceeds_what_grows_faster():
     square = {depth: 0.01 * depth**2 for depth in (2, 4, 8, 16, 32)}
-    found = Timed(0.0, {depth: square[depth] for depth in (2, 4, 8)})
+    found = DepthTime(0.0, {depth: square[depth] for depth in (2, 4, 8)})
     assert found.total < estimate(found, list(square)) < sum(square.values())
 
 
 def test_little_is_not_extrapolated_from():
-    assert pd.isna(estimate(Timed(1.0, {2: 1.0}), [2, 4]))
-    assert estimate(Timed(1.0, {2: 1.0, 4: 2.0}), [2, 4]) == 4.0
-    falling = Timed(0.0, {2: 2.0, 4: 1.0})  # by chance: deeper takes no less than the deepest timed
+    assert pd.isna(estimate(DepthTime(1.0, {2: 1.0}), [2, 4]))
+    assert estimate(DepthTime(1.0, {2: 1.0, 4: 2.0}), [2, 4]) == 4.0
+    falling = DepthTime(0.0, {2: 2.0, 4: 1.0})  # by chance: deeper takes no less than the deepest timed
     assert estimate(falling, [2, 4, 8]) == 4.0
 
 

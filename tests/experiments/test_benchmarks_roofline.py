@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from experiments.benchmarks import roofline
-from experiments.benchmarks.roofline import BYTES, FLOPS, Work, placed
+from experiments.benchmarks.roofline import BYTES, FLOPS, KernelWork, placed
 
 
 def test_a_kernel_is_limited_by_what_takes_longer_at_its_peak():
-    work = Work("k", print, operations=1000, bytes=10)
+    work = KernelWork("k", print, operations=1000, bytes=10)
     row = placed(work, seconds=4.0, flops=500.0, bandwidth=10.0)
     assert (row["limit"], row["share"]) == (FLOPS, 0.5)  # two seconds at least
     row = placed(work, seconds=4.0, flops=500.0, bandwidth=2.5)
