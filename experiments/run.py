@@ -11,6 +11,7 @@ import sys
 from experiments.command import invocation
 from experiments.help import Command
 from flowlab import runs
+from flowlab.ahead import Ahead
 from flowlab.analysis.comparison import value_words
 from flowlab.progress import Progress
 from flowlab.settings import Settings, make
@@ -45,7 +46,8 @@ Options stand before settings:
 def run(settings: Settings) -> None:
     """Measure or train one configuration, write what came of it, say what happened."""
     command = shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]])
-    with Progress("training" if settings.trained else "measuring layers") as progress:
+    what = "training" if settings.trained else "measuring layers"
+    with Progress(what) as progress, Ahead(settings):
         done = runs.run(settings, command=command, progress=progress)
     print(
         f"{settings.seeds} {settings.network.name} nets, activation={settings.activation} "

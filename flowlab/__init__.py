@@ -13,13 +13,17 @@
     sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
-from flowlab.analysis.verdicts import judge
-from flowlab.errors import InputError
-from flowlab.registration import register_activation, register_initializer
-from flowlab.runs import compare, measure, predict, run, train
-from flowlab.settings import Settings, make
-from flowlab.storage.experiment import load
-from flowlab.storage.versions import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowlab.analysis.verdicts import judge
+    from flowlab.errors import InputError
+    from flowlab.registration import register_activation, register_initializer
+    from flowlab.runs import compare, measure, predict, run, train
+    from flowlab.settings import Settings, make
+    from flowlab.storage.experiment import load
+    from flowlab.storage.versions import __version__
 
 __all__ = [
     "InputError",
@@ -36,3 +40,38 @@ __all__ = [
     "run",
     "train",
 ]
+
+# The module of each name, loaded when the name is used: importing flowlab takes a moment.
+_HOMES = {
+    "InputError": "errors",
+    "Settings": "settings",
+    "__version__": "storage.versions",
+    "compare": "runs",
+    "judge": "analysis.verdicts",
+    "load": "storage.experiment",
+    "make": "settings",
+    "measure": "runs",
+    "predict": "runs",
+    "register_activation": "registration",
+    "register_initializer": "registration",
+    "run": "runs",
+    "train": "runs",
+}
+
+
+def __getattr__(name: str):
+    """A name of ``__all__``, or a part of flowlab that nothing has imported yet."""
+    path = f"{__name__}.{_HOMES.get(name, name)}"
+    try:
+        module = import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(module, name) if name in _HOMES else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

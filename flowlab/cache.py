@@ -10,18 +10,80 @@ pyproject.toml admits the versions of Numba that are known to have them.
 """
 
 import glob
+import hashlib
 import os
 import tempfile
+import time
 import uuid
 import warnings
 from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, lockf
 from functools import cache
 from stat import S_IMODE
 
 from filelock import FileLock
 
 from flowlab.errors import Notice
-from flowlab.numba_private import Dispatcher, FunctionCache, IndexDataCacheFile, config
+from flowlab.numba_private import (
+    Dispatcher,
+    FunctionCache,
+    IndexDataCacheFile,
+    config,
+    event,
+    rtsys,
+)
+
+_PATIENCE = 120.0  # seconds for which another process may compile one form
+_POLL = 0.02
+
+
+class _Cache(FunctionCache):
+    """Each form of a function is compiled by one process, for which others wait.
+
+    Code is loaded without loading, first, all that compiling needs: a fifth of a second.
+    """
+
+    def load_overload(self, sig, target_context):
+        rtsys.initialize(target_context)  # what compiled code calls
+        found = self._load_overload(sig, target_context)
+        if found is None and not self._claim(sig):
+            with event.trigger_event("numba:compile"):  # elsewhere
+                end = time.monotonic() + _PATIENCE
+                while not self._claim(sig) and time.monotonic() < end:
+                    time.sleep(_POLL)
+            found = self._load_overload(sig, target_context)
+        if found is not None:
+            self._release(sig)
+        return found
+
+    def save_overload(self, sig, data):
+        super().save_overload(sig, data)
+        self._release(sig)
+
+    def _claim(self, sig) -> bool:
+        """Is this process to compile the form? Its claim ends with it at the latest."""
+        with suppress(OSError):
+            os.makedirs(self._cache_path, exist_ok=True)
+            try:
+                lockf(_claims(self._cache_path), LOCK_EX | LOCK_NB, 1, self._place(sig))
+            except (BlockingIOError, PermissionError):
+                return False
+        return True
+
+    def _release(self, sig) -> None:
+        with suppress(OSError):
+            lockf(_claims(self._cache_path), LOCK_UN, 1, self._place(sig))
+
+    def _place(self, sig) -> int:
+        """The byte of the file of claims that stands for the form."""
+        name = f"{self._impl.filename_base} {sig}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+
+
+@cache
+def _claims(folder: str) -> int:
+    """The file of claims, which stays open: to close it would end them."""
+    return os.open(os.path.join(folder, "flowlab.claims"), os.O_RDWR | os.O_CREAT, 0o666)
 
 
 class _CacheFile(IndexDataCacheFile):
@@ -64,6 +126,7 @@ def keep(dispatcher: Dispatcher, file: str) -> Dispatcher:
             if not _fall_back(os.path.dirname(file)):
                 return dispatcher
             dispatcher.enable_caching()
+        dispatcher._cache.__class__ = _Cache
         own = dispatcher._cache._cache_file
         own.__class__ = _CacheFile
         own._source_stamp = (own._source_stamp, *map(_state, sorted(_sources(dispatcher))))

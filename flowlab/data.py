@@ -244,8 +244,9 @@ class Dataset:
             raise InputError(
                 f"batch_size must be at most the {n} rows of {self.name}; got {batch_size}"
             )
-        order = np.arange(n) if self.independent else _generator(seed, ORDER).permutation(n)
-        rows = order[:batch_size]
+        rows = slice(batch_size)
+        if not self.independent:
+            rows = _generator(seed, ORDER).permutation(n)[rows]
         return self.x[rows], self.labels[rows]
 
     def split(self, share: float) -> tuple["Dataset", "Dataset"]:

@@ -26,9 +26,15 @@ import numpy as np
 from numba import njit
 from numba.extending import intrinsic
 
+from flowlab import vectors
 from flowlab.cache import keep
 from flowlab.errors import InputError
 from flowlab.numba_private import cgutils, make_array
+
+vectors.settle()  # before the first function is compiled
+
+# Kernels are called from Python and from one another alone: no C wrappers to compile as well.
+OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 class ShapeError(InputError):
@@ -37,7 +43,7 @@ class ShapeError(InputError):
 
 def jit(function, *, inline: bool = False):
     """Compile a helper for use inside kernels, in place of every call if ``inline``."""
-    return njit(function, error_model="numpy", fastmath={"contract"}, forceinline=inline)
+    return njit(function, fastmath={"contract"}, forceinline=inline, **OPTIONS)
 
 
 @intrinsic
@@ -92,7 +98,7 @@ class Kernel:
 
     @cached_property
     def single(self):
-        own = njit(self.function, error_model="numpy", fastmath=self._fastmath)
+        own = njit(self.function, fastmath=self._fastmath, **OPTIONS)
         if not self.elementwise:
             return keep(own, self.home[1])
         names = [f"a{i}" for i in range(len(self.dimensions))]
@@ -105,6 +111,7 @@ class Kernel:
     @cached_property
     def compiled(self):
         """The function over the ensemble."""
+        vectors.check()
         names = [f"a{i}" for i in range(len(self.dimensions))]
         views = [f"{n}[s:s+1]" if self.writes_scalar(k) else f"{n}[s]" for k, n in enumerate(names)]
         given = ", ".join([*views, *self.constants])
@@ -196,7 +203,7 @@ def generate(
     source = f"def {name}({', '.join(arguments)}):\n{body}"
     namespace = {**namespace, "__name__": module}
     exec(compile(source, file, "exec"), namespace)
-    return keep(njit(namespace[name], nogil=True, error_model="numpy"), file)
+    return keep(njit(namespace[name], nogil=True, **OPTIONS), file)
 
 
 def kernel(signature: str, *, reassociate: bool = False):

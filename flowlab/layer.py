@@ -61,8 +61,8 @@ class Workspace:
     """Buffers that are allocated once and handed out again.
 
     ``take`` gives an uninitialised array, or one filled with ``fill`` where a test must see
-    unwritten elements; ``give`` returns it early; ``reset`` returns everything, and ``trim`` lets
-    go of it all where that is more than so many bytes.
+    unwritten elements; ``give`` returns it early; ``reset`` returns everything; ``clear`` forgets
+    all buffers, whose memory is free once nobody holds them.
     """
 
     def __init__(self, fill: float | None = None):
@@ -88,12 +88,16 @@ class Workspace:
     def reset(self) -> None:
         self._free = defaultdict(list, {key: list(arrays) for key, arrays in self._all.items()})
 
-    def trim(self, most: int) -> None:
-        if sum(array.nbytes for arrays in self._all.values() for array in arrays) > most:
-            self._all.clear()
-        self.reset()
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for arrays in self._all.values() for array in arrays)
+
+    def clear(self) -> None:
+        self._all.clear()
+        self._free.clear()
 
 
+# A watch that norms are enough for has a method ``measured(layer, tape, dy, dx, measured)``, too.
 Watch = Callable[["Layer", Arrays, np.ndarray, np.ndarray, Arrays], None]
 
 
@@ -137,8 +141,9 @@ class Layer:
         """The adjoint of the Jacobian at the tape's point, applied to ``dy``.
 
         Returns the cotangent of the input and of every parameter. With ``watch``, each primitive
-        reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once; a
-        residual block or a fork reports after its branches, without gradients.
+        reports ``watch(layer, tape, dy, dx, gradients)`` and its gradients are recycled at once, or
+        never made where the watch takes norms instead; a residual block or a fork reports after its
+        branches, without gradients.
         """
         raise NotImplementedError
 
@@ -181,7 +186,8 @@ class Primitive(Layer):
     ``forward_kernel`` reads x and the parameters and writes y and the saved values.
     ``pullback_kernel`` reads what ``pullback_reads`` names (``x``, ``y``, parameters, saved
     values), then dy, and writes dx and the parameters' cotangents. The declaration's scratch and
-    constants follow.
+    constants follow. The tape holds parameters, saved values, y where it is read and x, which need
+    not be kept where an element-wise pullback reads y alone.
 
     ``example_norms``, where a layer has it, reads what ``example_norms_reads`` names and dy, and
     writes for each parameter log2 √Σ_n ‖g_n‖², with g_n the gradient that example n alone would
@@ -207,6 +213,15 @@ class Primitive(Layer):
             self.example_norms.run(*(tape[k] for k in self.example_norms_reads), dy, examples)
         terms = (() if of is None else of for of in self.terms(tape, dy))
         return Measured(norms, examples, *terms)
+
+    def pull_measured(
+        self, dy: np.ndarray, tape: Arrays, dx: np.ndarray, workspace: Workspace
+    ) -> Measured | None:
+        """Write dx and give what :meth:`measured` would of it, or None and write nothing.
+
+        A layer may do so where it has the norms of gradients sooner than the gradients.
+        """
+        return None
 
     def terms(self, tape: Arrays, dy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """log2 root sums of squares of the terms of dx and of each gradient, by kernels alone.
@@ -235,7 +250,7 @@ class Primitive(Layer):
         if shape not in cache:
             expect_elements(self.name, shape)
             shapes = self.shapes(shape)
-            kept = [shapes.output, *shapes.saved.values()]
+            kept = [shape] * self._keeps_x + [*shapes.saved.values()]
             kept += [parameter.shape for parameter in shapes.parameters.values()]
             cache[shape] = replace(shapes, elements=sum(math.prod(s) for s in kept))
         return cache[shape]
@@ -258,13 +273,25 @@ class Primitive(Layer):
         self.forward_kernel.run(x, *values, *writes, *declaration.constants)
         for array in scratch:
             workspace.give(array)
-        return y, {"x": x, "y": y, **parameters, **saved}
+        own = {"x": x} if self._keeps_x else {}
+        if "y" in self.pullback_reads:
+            own["y"] = y
+        return y, {**own, **parameters, **saved}
+
+    @property
+    def _keeps_x(self) -> bool:
+        return self.pullback_reads != ("y",)
 
     def pullback(self, dy, tape, workspace, watch=None):
-        x = tape["x"]
+        x = tape["x" if self._keeps_x else "y"]
         declaration = self.declare(x.shape[1:])
-        expect_shape(self.name, "dy", dy.shape, tape["y"].shape)
+        expect_shape(self.name, "dy", dy.shape, x.shape[:1] + declaration.output)
         dx = workspace.take(x.shape, x.dtype)
+        if hasattr(watch, "measured"):
+            measured = self.pull_measured(dy, tape, dx, workspace)
+            if measured is not None:
+                watch.measured(self, tape, dy, dx, measured)
+                return dx, {}
         gradients = {
             name: workspace.take(x.shape[:1] + parameter.shape, x.dtype)
             for name, parameter in declaration.parameters.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numba
 import pytest
 from numba.core.caching import IndexDataCacheFile
+from numba.core.runtime import rtsys
 
 from flowlab.cache import _CacheFile
 from flowlab.errors import Notice
@@ -35,6 +36,9 @@ def test_a_compiled_function_has_the_private_names():
     file = getattr(getattr(function, "_cache", None), "_cache_file", None)
     lacking = f"a function of Numba {numba.__version__} lacks _cache._cache_file"
     assert isinstance(file, IndexDataCacheFile), lacking
+    lacking = f"a cache of Numba {numba.__version__} lacks _load_overload"
+    assert hasattr(function._cache, "_load_overload"), lacking
+    assert hasattr(rtsys, "initialize"), f"the runtime of Numba {numba.__version__} has changed"
     assert hasattr(numba.core.config, "CACHE_DIR"), f"Numba {numba.__version__} lacks CACHE_DIR"
 
 
@@ -161,3 +165,44 @@ def test_an_edit_of_a_called_function_is_seen(tmp_path):
     helper = tmp_path / "helper.py"
     helper.write_text(helper.read_text().replace("2.0", "3.0 * 1.0"))
     assert run() == ["3.0", "0"]
+
+
+SLOW = """
+import sys, time
+import numpy as np
+from flowlab.cache import _Cache
+import user
+
+save = _Cache.save_overload
+def slow(self, *given):
+    print("compiled", flush=True)
+    time.sleep(float(sys.argv[1]))
+    save(self, *given)
+_Cache.save_overload = slow
+user.doubled(np.ones((1, 1)), y := np.empty((1, 1)))
+print(y[0, 0], sum(user.doubled.compiled.stats.cache_hits.values()))
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_form_is_compiled_by_one_process_for_which_others_wait(tmp_path, killed):
+    (tmp_path / "user.py").write_text(
+        "from flowlab.kernel import kernel\n"
+        '@kernel("...->...")\ndef doubled(x):\n    return 2 * x\n'
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+
+    def start(seconds):
+        command = [sys.executable, "-c", SLOW, str(seconds)]
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+
+    with start(600 if killed else 5) as first:
+        assert first.stdout.readline() == "compiled\n"
+        with start(0) as second:
+            if killed:
+                first.kill()
+            own = ["compiled", "compiled", "2.0", "0"]  # the function and its lift
+            assert second.communicate()[0].split() == (own if killed else ["2.0", "1"])

@@ -19,7 +19,7 @@ from flowlab.analysis.comparison import row
 from flowlab.analysis.training import ends
 from flowlab.compilation import Compilation
 from flowlab.errors import InputError
-from flowlab.measurement.setup import Batches, needed
+from flowlab.measurement.setup import Batches, least
 from flowlab.runs import run
 from flowlab.settings import Settings, from_plain
 from flowlab.storage.experiment import Experiment
@@ -130,9 +130,9 @@ def _share(settings: Settings, share: int) -> float:
     """What of the memory one of ``share`` processes may have: what one network needs, at least."""
     if share == 1:
         return settings.memory_gib
-    network, row = needed(settings, Batches(settings))
-    least = min(network + row * settings.seeds, settings.memory_gib)
-    return max(settings.memory_gib / share, least)
+    network, row = least(settings, Batches(settings))
+    one = min(network + row * settings.seeds, settings.memory_gib)
+    return max(settings.memory_gib / share, one)
 
 
 def write_part(folder: Path, number: int, conditions: list[dict], **common) -> None:

@@ -37,13 +37,16 @@ _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 _TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
 
 
+# Where φ(kz) = kφ(z) for k > 0, y has the sign of z, and pullbacks read y: z need not be kept.
+
+
 @kernel("...->...")
 def identity_forward(z):
     return z
 
 
 @kernel("...,...->...")
-def identity_pullback(z, dy):
+def identity_pullback(y, dy):
     return dy
 
 
@@ -53,8 +56,8 @@ def relu_forward(z):
 
 
 @kernel("...,...->...")
-def relu_pullback(z, dy):
-    return dy if z > 0 else 0.0
+def relu_pullback(y, dy):
+    return dy if y > 0 else 0.0
 
 
 @kernel("...->...")
@@ -63,8 +66,8 @@ def leaky_relu_forward(z):
 
 
 @kernel("...,...->...")
-def leaky_relu_pullback(z, dy):
-    return dy if z > 0 else LEAKY_SLOPE * dy
+def leaky_relu_pullback(y, dy):
+    return dy if y > 0 else LEAKY_SLOPE * dy
 
 
 @kernel("...->...")
@@ -226,6 +229,8 @@ class Activation(Primitive):
             raise unknown("activation", name, ACTIVATIONS)
         self.name = name
         self.homogeneous, self.kinked = name in _HOMOGENEOUS, name in _KINKED
+        if self.homogeneous:
+            self.pullback_reads = ("y",)
         self.saturates = not (self.homogeneous or self.kinked)
         if name in REGISTERED_ACTIVATIONS:  # of its slopes nothing is known
             self.kinked = self.saturates = True

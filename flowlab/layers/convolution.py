@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from flowlab import vectors
 from flowlab.errors import InputError, unknown
 from flowlab.kernel import Kernel, ShapeError, jit, kernel
 from flowlab.layer import Declaration, Parameter, Primitive
@@ -28,7 +29,7 @@ from flowlab.numerics.scale import exponent
 PADDING_MODES = ("zeros", "circular")
 # Of a tile: rows, columns in vectors, and a vector's bytes. Its twelve sums and their factors fill
 # the sixteen registers of AVX2.
-_ROWS, _COLUMNS, _BYTES = 4, 3, 32
+_ROWS, _COLUMNS, _BYTES = 4, 3, vectors.width() // 8
 _WIDTH = _COLUMNS * _BYTES // 4  # elements at most
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from flowlab.errors import InputError
 from flowlab.kernel import ShapeError, jit, kernel
-from flowlab.layer import Declaration, Parameter, Primitive
-from flowlab.numerics.scale import exponent
+from flowlab.layer import Declaration, Measured, Parameter, Primitive
+from flowlab.numerics.scale import exponent, log2_norm_single
 
 
 @jit
@@ -136,6 +136,106 @@ def rows_example_norms(x, dy, out):
     out[1] = 0.5 * np.log2(out[1]) + e_dy
 
 
+# Rows of a tile of XXᵀ and DDᵀ: four of its float32 arrays fit a core's first cache.
+_TILE = 64
+# Where ‖dW‖² is a smaller share of Σ‖g_n‖², its terms cancel, and dW itself is made.
+_CANCELS = 1e-2
+
+
+def _by_pairs(n: int, i: int, o: int) -> bool:
+    """Is ‖XᵀD‖ sooner had from XXᵀ and DDᵀ than from XᵀD?"""
+    tiles = -(-n // _TILE)
+    return 1.5 * n * n * (i + o) * (tiles + 1) / (2 * tiles) < n * i * o
+
+
+@kernel("(n,i),(n,o)->(),(tile),(tile)", reassociate=True)
+def _over_pairs(x, dy, out, tile_x, tile_dy):
+    """Σ (x_n · x_m)(d_n · d_m) over all pairs, which is ‖XᵀD‖²."""
+    total = 0.0
+    for first in range(0, x.shape[0], _TILE):
+        rows = min(_TILE, x.shape[0] - first)
+        for second in range(first, x.shape[0], _TILE):
+            columns = min(_TILE, x.shape[0] - second)
+            u = tile_x[: rows * columns].reshape(rows, columns)
+            v = tile_dy[: rows * columns].reshape(rows, columns)
+            np.dot(x[first : first + rows], x[second : second + columns].T, u)
+            np.dot(dy[first : first + rows], dy[second : second + columns].T, v)
+            own = 0.0
+            for a in range(rows):
+                for b in range(columns):
+                    own += np.float64(u[a, b]) * v[a, b]
+            total += own if first == second else 2 * own
+    out[0] = total
+
+
+@kernel("(n,i),(n,o),(n,i)->(five),(o)", reassociate=True)
+def _row_sums(x, dy, dx, out, db):
+    """‖X‖², ‖dY‖², ‖dX‖² and Σ ‖x_n‖² ‖d_n‖², and db with its ‖db‖²."""
+    of_x = of_dy = of_dx = of_examples = 0.0
+    db[:] = 0
+    for n in range(x.shape[0]):
+        xx = dd = 0.0
+        for o in range(dy.shape[1]):
+            v = np.float64(dy[n, o])
+            db[o] += dy[n, o]
+            dd += v * v
+        for i in range(x.shape[1]):
+            v, w = np.float64(x[n, i]), np.float64(dx[n, i])
+            xx += v * v
+            of_dx += w * w
+        of_x += xx
+        of_dy += dd
+        of_examples += xx * dd
+    of_db = 0.0
+    for o in range(db.size):
+        of_db += np.float64(db[o]) * db[o]
+    out[0], out[1], out[2], out[3], out[4] = of_x, of_dy, of_dx, of_examples, of_db
+
+
+_pairs, _rows_of = _over_pairs.single, _row_sums.single
+_rows_examples = rows_example_norms.single
+
+
+@kernel("(n,o),(i,o)->(n,i)")
+def input_cotangent(dy, W, dx):
+    np.dot(dy, W.T, dx)
+
+
+@kernel("(n,i),(n,o),(n,i)->(four),(two),(i,o),(o),(five),(tile),(tile)")
+def linear_norms(x, dy, dx, norms, examples, dW, db, sums, tile_x, tile_dy, made):
+    """log2 norms of dY, dX, dW and db, and those of the examples' own gradients.
+
+    dW is made where it is needed and was not ``made`` yet.
+    """
+    _rows_of(x, dy, dx, sums, db)
+    of_x, of_dy, of_dx, of_examples, of_db = sums[0], sums[1], sums[2], sums[3], sums[4]
+    of_dW = 0.0
+    if tile_x.size > 1 and min(of_x, of_dy) > 1e-30 and max(of_x, of_dy) < 1e30:
+        _pairs(x, dy, sums[:1], tile_x, tile_dy)
+        of_dW = sums[0]
+    if not of_dW > _CANCELS * of_examples:
+        if not made:
+            np.dot(x.T, dy, dW)
+        made = True
+        _product(dW, dW, sums[:1])
+        of_dW = sums[0]
+    lowest = min(of_dy, of_dx, of_dW, of_db, of_examples)
+    highest = max(of_dy, of_dx, of_dW, of_db, of_examples)
+    if lowest > 1e-280 and highest < 1e280:
+        norms[0], norms[1] = 0.5 * np.log2(of_dy), 0.5 * np.log2(of_dx)
+        norms[2], norms[3] = 0.5 * np.log2(of_dW), 0.5 * np.log2(of_db)
+        examples[0], examples[1] = 0.5 * np.log2(of_examples), norms[0]
+        return
+    # Squares left float64's range, or an array is zero or not finite.
+    if not made:
+        np.dot(x.T, dy, dW)
+    log2_norm_single(dy, norms[0:1])
+    log2_norm_single(dx, norms[1:2])
+    log2_norm_single(dW, norms[2:3])
+    log2_norm_single(db, norms[3:4])
+    _rows_examples(x, dy, examples)
+
+
 class ExampleNorms:
     """log2 √Σ_n ‖g_n‖² of W and b, with tokens of g_n = Σ_t x_nt dy_ntᵀ."""
 
@@ -183,6 +283,30 @@ class Linear(Primitive):
                 "b": Parameter((o,), fan_in=i, fan_out=o, role="bias", factor=self.factor),
             },
         )
+
+    def pull_measured(self, dy, tape, dx, workspace):
+        if dy.ndim != 3:
+            return None
+        input_cotangent.run(dy, tape["W"], dx)
+        scratch = [workspace.take(tape[name].shape, dy.dtype) for name in ("W", "b")]
+        measured = self._norms(tape["x"], dy, dx, *scratch, made=False)
+        for array in scratch:
+            workspace.give(array)
+        return measured
+
+    def measured(self, tape, dy, dx, gradients):
+        if dy.ndim != 3:
+            return super().measured(tape, dy, dx, gradients)
+        return self._norms(tape["x"], dy, dx, *gradients.values(), made=True)
+
+    def _norms(self, x, dy, dx, dW, db, made):
+        """Where the batch is small beside the width, ‖dW‖ comes from XXᵀ and DDᵀ."""
+        seeds, n, i = x.shape
+        tile = min(n, _TILE) ** 2 if _by_pairs(n, i, dy.shape[2]) else 1
+        norms, examples, sums = (np.empty((seeds, k)) for k in (4, 2, 5))
+        tiles = [np.empty((seeds, tile), x.dtype) for _ in range(2)]
+        linear_norms.run(x, dy, dx, norms, examples, dW, db, sums, *tiles, made)
+        return Measured(norms, examples, (), ())
 
     def terms(self, tape, dy):
         if dy.ndim == 3:

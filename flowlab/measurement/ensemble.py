@@ -22,11 +22,11 @@ from flowlab.initializers import Initializer
 from flowlab.layer import Scaled, Workspace
 from flowlab.layers.loss import LOSSES
 from flowlab.measurement.norms import Norms, Observer, Watcher, range_of
-from flowlab.measurement.passes import Backward, Drawn, Forward, Passes, Sink, Source
+from flowlab.measurement.passes import LONGEST, Backward, Drawn, Forward, Passes, Sink, Source
 from flowlab.measurement.quantities import columns
 from flowlab.measurement.rounding import LOST, NONFINITE, OK
 from flowlab.measurement.scan import Scans
-from flowlab.measurement.setup import LOWEST, Batches, Setup, prepare
+from flowlab.measurement.setup import LOWEST, Batches, Setup, gib, of_rows, prepare, size
 from flowlab.measurement.table import axes_of, of_pass
 from flowlab.networks import Network
 from flowlab.numerics import random
@@ -37,7 +37,7 @@ from flowlab.settings import Settings
 # The stream of the upstream cotangent, beyond every layer.
 _UPSTREAM_LAYER = 2**32 - 1
 # Elements of a layer, all seeds of a part together.
-_PART_ELEMENTS = 2**17
+_PART_ELEMENTS = 2**18
 
 # What nobody works at, kept from one measurement to the next, each with so many bytes at most: to
 # get fresh memory from the system takes as long as a shallow net.
@@ -72,9 +72,9 @@ def measure(
     parts = _parts(setup)
     count = Count(progress, 2 * len(setup.network.blocks) * len(parts))
 
-    def one(seeds: np.ndarray) -> tuple[np.ndarray, ...]:
+    def one(part: tuple[np.ndarray, float]) -> tuple[np.ndarray, ...]:
         with _desk() as (workspace, scans):
-            return _measured(setup, seeds, workspace, scans, observe, watch, count)
+            return _measured(setup, *part, workspace, scans, observe, watch, count)
 
     # Threads take parts of the ensemble, each with one BLAS thread: no barrier between layers.
     with one_thread(), ThreadPoolExecutor(threads(settings)) as pool:
@@ -108,13 +108,15 @@ def _trim() -> None:
         while True:
             idle.append(_desks.pop())
     for workspace, _ in idle:
-        workspace.trim(_KEPT_BYTES)
+        if workspace.nbytes > _KEPT_BYTES:
+            workspace.clear()
     _desks.extend(idle)
 
 
 def _measured(
     setup: Setup,
     seeds: np.ndarray,
+    most: float,
     workspace: Workspace,
     scans: Scans,
     observe: Observer | None,
@@ -124,7 +126,9 @@ def _measured(
     """Values and status of the rows of a part, and of the steps of its recurrent layers."""
     settings, dtype = setup.settings, np.dtype(setup.settings.dtype)
     one_by_one = observe is not None or watch is not None
-    passes = Passes(setup.network, setup.shapes, workspace, scans, recorded=not one_by_one)
+    passes = Passes(
+        *(setup.network, setup.shapes, workspace, scans), recorded=not one_by_one, most=most
+    )
     source = Drawn(Initializer(settings.init), seeds, dtype)
     norms = Norms(setup, seeds, source, observe, watch)
     round_trip(setup, seeds, passes, source, norms, *setup.batches(seeds), count)
@@ -180,7 +184,7 @@ def round_trip(
         setup.settings, seeds, y, exponent, labels, visitor.known, passes.workspace
     )
     visitor.turn(scaled[0], known)
-    for stretch in passes.backward(scaled, passed, visitor):
+    for stretch in passes.backward(scaled, passed, source, visitor):
         visitor.put_backward(stretch)
         count(stretch.forward.count)
     return y, exponent
@@ -253,20 +257,35 @@ def threads(settings: Settings) -> int:
     return settings.threads or len(os.sched_getaffinity(0))
 
 
-def split(setup: Setup, one_seed: float, most: float = math.inf) -> list[np.ndarray]:
+def split(setup: Setup, one_seed: float, rows: float, most: float = math.inf) -> list[np.ndarray]:
     """Seeds in as few parts as keep every thread busy and together fit the memory budget.
 
-    ``one_seed`` is what a seed needs, in GiB; a part has ``most`` seeds at most, but one.
+    ``one_seed`` is what a seed needs while it is passed, in GiB, and ``rows`` what it needs of the
+    table; a part has ``most`` seeds at most, but one.
     """
-    settings, seeds = setup.settings, setup.seeds
-    workers = min(threads(settings), len(seeds))
-    fit = min(settings.memory_gib // (one_seed * workers), most)
+    seeds = setup.seeds
+    fit = min(share(setup, rows) // one_seed, most)
+    workers = min(threads(setup.settings), len(seeds))
     rounds = math.ceil(len(seeds) / (workers * max(1, fit)))
     return np.array_split(seeds, min(workers * rounds, len(seeds)))
 
 
-def _parts(setup: Setup) -> list[np.ndarray]:
-    """Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory."""
-    elements = setup.network.chain.declare(setup.shape).elements
-    one_seed = elements * np.dtype(setup.settings.dtype).itemsize / 2**30
-    return split(setup, one_seed, _PART_ELEMENTS * len(setup.network.blocks) // elements)
+def share(setup: Setup, rows: float) -> float:
+    """GiB that a thread may have beside the rows of all seeds, ``rows`` GiB each."""
+    workers = min(threads(setup.settings), len(setup.seeds))
+    return (setup.settings.memory_gib - rows * len(setup.seeds)) / workers
+
+
+def _parts(setup: Setup) -> list[tuple[np.ndarray, float]]:
+    """Seeds in parts, each with the elements that the tape of a segment may have.
+
+    Enough seeds to hide the cost of Python between kernels, few enough to reuse warm memory. Fresh
+    memory is dear, too: a segment is no longer than a stretch.
+    """
+    settings, blocks = setup.settings, len(setup.network.blocks)
+    own = size(settings, setup.batches, setup.network if setup.own else None)
+    rows = of_rows(own.rows)
+    fits = share(setup, rows) / gib(settings, 1)
+    one_seed = own.tape if own.tape <= fits else own.least
+    parts = split(setup, gib(settings, one_seed), rows, _PART_ELEMENTS * blocks // own.tape)
+    return [(part, own.segment(fits / len(part), LONGEST)) for part in parts]

@@ -8,7 +8,13 @@ import numpy as np
 
 from flowlab.layer import Arrays, Layer, Nest, Primitive, Scaled, Watch, Workspace, leaves
 from flowlab.measurement.passes import Backward, Forward, Source
-from flowlab.measurement.quantities import Report, columns, report
+from flowlab.measurement.quantities import (
+    Report,
+    columns,
+    of_operation,
+    report,
+    report_of,
+)
 from flowlab.measurement.rounding import LOST, MARGIN, NONFINITE, OK, Block, Lost
 from flowlab.measurement.rows import GRADIENTS
 from flowlab.measurement.scan import Stack
@@ -70,12 +76,15 @@ class Norms:
         self.homogeneous = network.chain.homogeneous
         self.independent = not network.chain.couples_examples
         self.first_row = np.cumsum([0] + [len(rows) for rows in self.rows])
+        # How many recurrent blocks each has before it.
+        self.recurrent = np.cumsum([0] + [block.along_time for block in network.blocks])
         self.values = np.full((len(seeds), self.first_row[-1], len(self.at)), np.nan)
         self.status = np.full((len(seeds), self.first_row[-1]), OK, np.int8)
         self.moderate = self._moderate(source)
         self.followed: dict[tuple, Block] = {}
         self.received: dict[int, np.ndarray] = {}  # exponents (S,) of each block's input
-        operations = (of for place in network.walk(setup.shape) for of, _ in place.operations)
+        operations = [of for place in network.walk(setup.shape) for of, _ in place.operations]
+        self.operations = set(operations)
         recurrent = [layer for layer in operations if layer.along_time]
         steps, batch = setup.shape[1] if recurrent else 0, setup.shape[0]
         self.steps = Steps(recurrent, len(seeds), steps, batch, self.lowest)
@@ -125,7 +134,7 @@ class Norms:
         self, index: int, block: Layer, scaled: Scaled, tape: Nest, workspace: Workspace
     ) -> tuple[Scaled, np.ndarray, Nest]:
         other = self.watch(self.seeds, index + 1) if self.watch else None
-        scaled, _, norms, found = self.pulled(index, block, scaled, tape, workspace, other)
+        scaled, _, norms, found = self.pulled(index, block, scaled, tape, workspace, other, False)
         return scaled, norms, found
 
     def pulled(
@@ -136,10 +145,12 @@ class Norms:
         tape: Nest,
         workspace: Workspace,
         other: Watch | None = None,
+        made: bool = True,
     ) -> tuple[Scaled, Nest, np.ndarray, Nest]:
         """(cotangent of the block's input, gradients, its log2 norms, what is shown of it).
 
-        ``other`` watches, too. The gradients are the workspace's again, if it takes them back.
+        ``other`` watches, too. The gradients are the workspace's again, if it takes them back, and
+        need not be ``made`` where norms are enough.
         """
         found = []
         names = list({row.operation: row.op for row in self.rows[index]}.values())
@@ -157,13 +168,15 @@ class Norms:
                 self.observe(Operation(*place, tape["x"], dy, self.received[index], exponent))
             found.append(report(layer, tape, dy, dx, gradients))
             if layer.along_time:
-                self.steps.put(self._recurrent(index), tape)
+                self.steps.put(self.recurrent[index], tape)
 
+        shown = other is not None or self.observe is not None
+        if not (made or shown or any(map(of_operation, self.operations))):
+            watch.measured = lambda layer, tape, dy, dx, measured: found.append(
+                report_of(layer, tape, dx, measured)
+            )
         scaled, gradients, norms = block.pullback_scaled(scaled, tape, workspace, watch)
         return scaled, gradients, norms, tuple(found)
-
-    def _recurrent(self, index: int) -> int:
-        return sum(block.along_time for block in self.network.blocks[:index])
 
     def put_backward(self, stretch: Backward) -> None:
         """The norms of a stretch's operations into its rows."""

@@ -7,12 +7,17 @@ seeds, S. Values are scaled: beside its array each network carries a power of tw
 
 Equal layers in a row are a *stretch*. Long ones are passed by a compiled loop over their recorded
 kernel calls (:mod:`flowlab.measurement.scan`), and layer by layer where that would not be the same.
+
+The way back reads the *tape* of the way forward. Where a whole tape does not fit, the stretches are
+cut into *segments*: on the way forward only the input of a segment is kept, and on the way back it
+is passed forward once more, with the same bits, to make its tape again.
 """
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -35,7 +40,7 @@ from flowlab.networks import Network
 from flowlab.networks.describe import described
 from flowlab.numerics.scale import log2_norm, shift, shifted
 
-# Shorter stretches are passed in Python before their loop would be compiled.
+# Fewer equal layers are passed in Python before their loop would be compiled.
 WORTH_COMPILING = 24
 # Layers passed in one compiled call: few enough for a live progress bar.
 LONGEST = 256
@@ -203,17 +208,19 @@ class Forward:
     ``tape`` is a nest of Stacks; ``exponents`` (S, count) are those of the blocks' inputs;
     ``norms`` (S, count) log2 norms of their outputs beside these; ``more`` quantities of the
     outputs by column, each (S, count); ``output`` the scaled output of the last block, an array of
-    ``size`` elements for each network.
+    ``size`` elements for each network. Of a segment that is to be passed again there is neither
+    tape nor output, but a ``checkpoint``, its scaled input.
     """
 
     start: int
     count: int
-    tape: Nest
+    tape: Nest | None
     exponents: np.ndarray
     norms: np.ndarray
     more: dict[str, np.ndarray]
-    output: Scaled
+    output: Scaled | None
     size: int
+    checkpoint: Scaled | None = None
 
 
 @dataclass(frozen=True)
@@ -242,8 +249,10 @@ class Passes:
 
     ``workspace`` and ``scans`` are a thread's own and may serve one pass after another.
     ``recorded`` says whether stretches may be passed by compiled loops, ``quantities`` whether
-    those of blocks' outputs are measured; ``shortest`` is how long a stretch is at least, by
-    default 24; other blocks are passed one by one.
+    those of blocks' outputs are measured; ``shortest`` is how many equal blocks in a row make
+    stretches, by default 24; others are passed one by one. ``most`` is how many elements of one
+    network the tape of a segment may have, unless a single block has more; by default the whole
+    network is one segment. If there are several, the workspace is reset after each.
     """
 
     def __init__(
@@ -255,7 +264,9 @@ class Passes:
         recorded: bool = True,
         quantities: bool = True,
         shortest: int | None = None,
+        most: float = math.inf,
     ):
+        self.most = most
         self.quantities, self.shortest = quantities, shortest or WORTH_COMPILING
         self.network, self.shapes = network, shapes
         self.workspace, self.scans, self.recorded = workspace, scans, recorded
@@ -266,23 +277,70 @@ class Passes:
         """(first, count) of equal blocks with equal input shapes in a row, none too long."""
         kinds = list(zip(self.network.blocks, self.shapes, strict=True))
         start = 0
-        while start < len(kinds):
-            stop = start + 1
-            while stop < len(kinds) and kinds[stop] == kinds[start] and stop - start < LONGEST:
-                stop += 1
-            one_by_one = not (self.recorded and kinds[start][0].recorded)
-            if one_by_one or stop - start < self.shortest:
-                yield from ((layer, 1) for layer in range(start, stop))
-            else:
-                yield start, stop - start
+        for (block, _), alike in groupby(kinds):
+            stop = start + len(list(alike))
+            longest = 1
+            if self.recorded and block.recorded and stop - start >= self.shortest:
+                longest = max(1, int(min(LONGEST, self.most / self._elements(start))))
+            for first in range(start, stop, longest):
+                yield first, min(longest, stop - first)
             start = stop
 
+    def _elements(self, index: int) -> int:
+        return self.network.blocks[index].declare(self.shapes[index]).elements
+
+    def segments(self) -> list[list[tuple[int, int]]]:
+        """The stretches in groups whose tapes are kept at a time, the last of them filled first."""
+        segments, kept = [], 0
+        for start, count in reversed(list(self.stretches())):
+            own = count * self._elements(start)
+            if not segments or kept + own > self.most:
+                segments.append([])
+                kept = 0
+            segments[-1].append((start, count))
+            kept += own
+        return [segment[::-1] for segment in reversed(segments)]
+
     def forward(self, scaled: Scaled, source: Source) -> Iterator[Forward]:
-        """Stretch by stretch from the input to the output."""
-        for start, count in self.stretches():
-            step = partial(self._forward_step, source)
+        """Stretch by stretch from the input to the output; the last segment keeps its tape."""
+        segments = self.segments()
+        for segment, following in pairwise(segments):
+            checkpoint = scaled
+            for forward in self._forward(segment, scaled, source):
+                scaled = forward.output
+                yield _without_tape(forward, checkpoint)
+            scaled = map_leaves(np.copy, scaled)
+            del forward  # which holds buffers
+            self._release(segment, following)
+        yield from self._forward(segments[-1], scaled, source)
+
+    def backward(
+        self, scaled: Scaled, passed: list[Forward], source: Source, sink: Sink
+    ) -> Iterator[Backward]:
+        """Stretch by stretch from the output to the input.
+
+        ``passed``, the way forward, is used up; ``source`` is what it was made with.
+        """
+        segments = self.segments()[::-1]
+        for segment, following in pairwise([*segments, None]):
+            way = []
+            while passed and passed[-1].start >= segment[0][0]:
+                way.append(passed.pop())
+            for backward in self._backward(segment, way, scaled, source, sink):
+                scaled = backward.output
+                yield backward if len(segments) == 1 else _own(backward)
+            if following is not None:
+                scaled = map_leaves(np.copy, scaled)
+                del way, backward  # which hold buffers
+                self._release(segment, following)
+
+    def _forward(
+        self, segment: list[tuple[int, int]], scaled: Scaled, source: Source
+    ) -> Iterator[Forward]:
+        step = partial(self._forward_step, source)
+        kind = "forward", type(source), source.recipe
+        for start, count in segment:
             given = source.given(start, count)
-            kind = "forward", type(source), source.recipe
             for piece in self._over(kind, step, start, count, scaled, given, (True, True), 1):
                 first, number, carries, (tape, (norms, more)), _ = piece
                 scaled = tuple(carry.at(number) for carry in carries)
@@ -292,20 +350,41 @@ class Passes:
                     *(scaled, carries[0].base[0, 0].size),
                 )
 
-    def backward(self, scaled: Scaled, passed: list[Forward], sink: Sink) -> Iterator[Backward]:
-        """Stretch by stretch from the output to the input; ``passed`` is the way forward."""
-        for forward in reversed(passed):
-            step = partial(self._backward_step, sink)
-            kind = "backward", type(sink)
-            for piece in self._over(
-                kind, step, forward.start, forward.count, scaled, forward.tape, (False, True), -1
-            ):
+    def _backward(
+        self,
+        segment: list[tuple[int, int]],
+        way: list[Forward],
+        scaled: Scaled,
+        source: Source,
+        sink: Sink,
+    ) -> Iterator[Backward]:
+        if way[0].checkpoint is None:
+            tapes = [forward.tape for forward in way]
+        else:
+            again = self._forward(segment, way[0].checkpoint, source)
+            tapes = [forward.tape for forward in again][::-1]
+        step = partial(self._backward_step, sink)
+        kind = "backward", type(sink)
+        for forward, tape in zip(way, tapes, strict=True):
+            start, count = forward.start, forward.count
+            for piece in self._over(kind, step, start, count, scaled, tape, (False, True), -1):
                 first, number, carries, (norms, found), spent = piece
                 scaled = tuple(_last(carry, number) for carry in carries)
-                part = forward if number == forward.count else _one(forward, first)
+                part = forward if number == count else _one(forward, first)
                 yield Backward(part, carries[1].base, norms.base, found, scaled)
                 for array in spent:
                     self.workspace.give(array)
+
+    def _release(self, segment: list[tuple[int, int]], following: list[tuple[int, int]]) -> None:
+        """Take back all buffers of a segment, and keep them if they are what another needs."""
+        of_one, of_other = (
+            [(self.network.blocks[start], self.shapes[start], count) for start, count in stretches]
+            for stretches in (segment, following)
+        )
+        if of_one == of_other:
+            self.workspace.reset()
+        else:
+            self.workspace.clear()
 
     def _over(
         self,
@@ -373,12 +452,24 @@ def _last(carry: Stack | np.ndarray, count: int) -> np.ndarray:
 
 
 def _one(forward: Forward, layer: int) -> Forward:
-    """The part of a stretch that is one layer."""
+    """The part of a stretch that is one layer, without its tape."""
     k = layer - forward.start
     here = slice(k, k + 1)
-    tape = map_leaves(lambda stack: Stack(stack.base, stack.first + k), forward.tape)
-    return Forward(
-        *(layer, 1, tape, forward.exponents[:, here], forward.norms[:, here]),
-        {column: values[:, here] for column, values in forward.more.items()},
-        *(forward.output, forward.size),
-    )
+    more = {column: values[:, here] for column, values in forward.more.items()}
+    own = {"exponents": forward.exponents[:, here], "norms": forward.norms[:, here], "more": more}
+    return replace(forward, start=layer, count=1, tape=None, **own)
+
+
+def _without_tape(forward: Forward, checkpoint: Scaled) -> Forward:
+    """A stretch whose arrays are its own, so that buffers can be used again."""
+    own = {"exponents": forward.exponents.copy(), "norms": forward.norms.copy()}
+    own["more"] = map_leaves(np.copy, forward.more)
+    return replace(forward, tape=None, output=None, checkpoint=checkpoint, **own)
+
+
+def _own(backward: Backward) -> Backward:
+    """The same with arrays of its own, so that buffers can be used again."""
+    own = {"exponents": backward.exponents.copy(), "norms": backward.norms.copy()}
+    own["forward"] = replace(backward.forward, tape=None, output=None)
+    own["found"] = map_leaves(lambda s: Stack(s.base.copy(), s.first), backward.found)
+    return replace(backward, output=map_leaves(np.copy, backward.output), **own)

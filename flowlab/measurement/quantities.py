@@ -96,10 +96,15 @@ def report(
     layer: Primitive, tape: Arrays, dy: np.ndarray, dx: np.ndarray, gradients: Arrays
 ) -> Report:
     """What is shown of an operation that has rows, as a nest of arrays."""
-    measured: Measured = layer.measured(tape, dy, dx, gradients)
+    found = report_of(layer, tape, dx, layer.measured(tape, dy, dx, gradients))
+    own = tuple(_OPERATIONS[c][0](tape, dy, dx, gradients) for c in of_operation(layer))
+    return found._replace(readings=found.readings + own)
+
+
+def report_of(layer: Primitive, tape: Arrays, dx: np.ndarray, measured: Measured) -> Report:
+    """The same where the norms are known and no registered quantity asks for gradients."""
     of_dx = None if isinstance(measured.of_dx, tuple) else measured.of_dx
     readings = tuple(layer.read(tape, dx, of_dx)) if layer.readings else ()
-    readings += tuple(_OPERATIONS[c][0](tape, dy, dx, gradients) for c in of_operation(layer))
     return Report(*measured, readings)
 
 

@@ -114,7 +114,7 @@ class Program:
                 spent.append(arrays[slot])
         spent += [a.base for a in carries if isinstance(a, np.ndarray)]
         order = range(len(self._shapes))
-        function = self._function([index[slot] for slot in order], len(firsts))
+        function = self._function([index[slot] for slot in order], len(firsts), step)
         function(*(arrays[slot] for slot in order), count, seeds, *firsts, *self._constants)
 
         stacks = {
@@ -154,15 +154,17 @@ class Program:
         pairs += [(a, b) for (_, a), (_, b) in zip(leaves(result[1]), leaves(found), strict=True)]
         return all(np.array(a).tobytes() == np.array(b).tobytes() for a, b in pairs)
 
-    def _function(self, index: list[str], firsts: int) -> Callable:
-        key = tuple(index)
+    def _function(self, index: list[str], firsts: int, step: int) -> Callable:
+        key = (*index, step)
         if key not in self._functions:
-            self._functions[key] = self._compile(index, firsts)
+            self._functions[key] = self._compile(index, firsts, step)
         return self._functions[key]
 
-    def _compile(self, index: list[str], firsts: int) -> Callable:
+    def _compile(self, index: list[str], firsts: int, step: int) -> Callable:
         names = [f"a{slot}" for slot in range(len(self._shapes))]
-        lines = ["for s in range(seeds):", "    for l in range(count):"]
+        # On the way back the last network first, whose arrays are still warm.
+        seeds = "seeds" if step > 0 else "seeds - 1, -1, -1"
+        lines = [f"for s in range({seeds}):", "    for l in range(count):"]
         namespace, constants, files = {}, [], set()
         for k, (kernel, arrays, given) in enumerate(self._calls):
             own = [f"c{len(constants) + i}" for i in range(len(given))]

@@ -236,6 +236,61 @@ def _outputs(settings: Settings, batches: Batches) -> int | None:
     return batches.classes if settings.upstream == "loss" else None
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much one network's pass keeps, in elements: a whole ``tape``, parameters included, that
+    of the largest ``block``, and the largest ``carry`` from block to block. A training keeps
+    ``more`` beside; ``rows`` are those of its table, of time steps included.
+    """
+
+    tape: int
+    rows: int
+    block: int
+    carry: int
+    more: int = 0
+
+    @property
+    def least(self) -> float:
+        """What segments' inputs and the tape of one take together, where that is least."""
+        return min(self.tape, self._shortest + self.carry * self.tape / self._shortest)
+
+    def segment(self, most: float, layers: int) -> float:
+        """How long the tape of a segment may be, so that all that is kept is ``most`` elements.
+
+        Infinite where the whole tape has room; else of so many ``layers`` or fewer, but never
+        shorter than where as little as possible is kept.
+        """
+        if self.tape <= most:
+            return math.inf
+        root = math.sqrt(max(most**2 / 4 - self.carry * self.tape, 0.0))
+        return max(self._shortest, min(most / 2 + root, layers * self.block))
+
+    @property
+    def _shortest(self) -> float:
+        return max(self.block, math.sqrt(self.carry * self.tape))
+
+
+def size(settings: Settings, batches: Batches, network: Network | None = None) -> Size:
+    """What a run keeps of each network; nothing is allocated.
+
+    Unless a ``network`` is given no deep one is built: layers between the ends are alike, so that
+    two shallow nets show what a layer adds.
+    """
+    if network is not None:
+        return _size(network, settings, batches)
+    found = []
+    for more in (0, 1):
+        depth = min(settings.depth, 4 + more)
+        shallow = build(replace(settings, depth=depth), _outputs(settings, batches))
+        found.append(_size(shallow, settings, batches))
+    beyond, (first, last) = max(settings.depth - 4, 0), found
+    grown = {
+        name: getattr(first, name) + beyond * (getattr(last, name) - getattr(first, name))
+        for name in ("tape", "rows", "more")
+    }
+    return replace(last, **grown)
+
+
 def needed(
     settings: Settings, batches: Batches, network: Network | None = None
 ) -> tuple[float, float]:
@@ -243,37 +298,48 @@ def needed(
 
     A training holds gradients, the optimizer's state and, at logged steps, the parameters before
     the step as well; its table has rows of every logged step. What sharpness takes is not counted.
-    Nothing is allocated. Unless a ``network`` is given no deep one is built: layers between the
-    ends are alike, so that two shallow nets show what a layer adds.
     """
-    if network is not None:
-        return _gib(settings, *_size(network, settings, batches))
-    counts = []
-    for more in (0, 1):
-        depth = min(settings.depth, 4 + more)
-        shallow = build(replace(settings, depth=depth), _outputs(settings, batches))
-        counts.append(_size(shallow, settings, batches))
-    beyond = max(settings.depth - 4, 0)
-    elements, rows = (first + beyond * (last - first) for first, last in zip(*counts, strict=True))
-    return _gib(settings, elements, rows)
+    own = size(settings, batches, network)
+    return gib(settings, own.tape + own.more), of_rows(own.rows)
 
 
-def _size(network: Network, settings: Settings, batches: Batches) -> tuple[int, int]:
-    """Elements that a pass and an update keep, and rows, those of time steps included."""
+def least(
+    settings: Settings, batches: Batches, network: Network | None = None
+) -> tuple[float, float]:
+    """As :func:`needed` says, where as little as possible is kept of a network; of a training all.
+
+    The rest is made again on the way back.
+    """
+    own = size(settings, batches, network)
+    one = own.tape + own.more if settings.trained else own.least
+    return gib(settings, one), of_rows(own.rows)
+
+
+def gib(settings: Settings, elements: float) -> float:
+    """Of so many numbers of the run's type."""
+    return np.dtype(settings.dtype).itemsize * elements / _GIB
+
+
+def of_rows(rows: int) -> float:
+    """GiB of so many rows of a table."""
+    return _ROW_BYTES * rows / _GIB
+
+
+def _size(network: Network, settings: Settings, batches: Batches) -> Size:
     shape, training = _shape(settings, batches), settings.training
     rows = sum(map(len, layout(network, shape)))
     if network.steps:
         rows += (len(network.blocks) - 1) * shape[1]
+    kinds = {(place.block, place.shape) for place in network.walk(shape)}
+    block = max(block.declare(shape).elements for block, shape in kinds)
+    carry = max(math.prod(shape) for _, shape in kinds)
     declared = network.chain.declare(shape)
+    plain = Size(declared.elements, rows, block, carry)
     if not settings.trained:
-        return declared.elements, rows
+        return plain
     parameters = sum(math.prod(leaf.shape) for _, leaf in leaves(declared.parameters))
     logged = training.logged_at_most(training.step_count(settings.batch_size, batches.rows))
-    return declared.elements + (2 + training.state) * parameters, rows * logged
-
-
-def _gib(settings: Settings, elements: int, rows: int) -> tuple[float, float]:
-    return np.dtype(settings.dtype).itemsize * elements / _GIB, _ROW_BYTES * rows / _GIB
+    return replace(plain, more=(2 + training.state) * parameters, rows=rows * logged)
 
 
 def affordable(
@@ -286,13 +352,13 @@ def affordable(
     run = f"depth={settings.depth} width={settings.width} batch_size={settings.batch_size}"
     tokens = batches.example[0] if settings.network.name in SEQUENCES else 1
     # What a declaration may itself hold must fit before the network can be asked.
-    gib = np.dtype(settings.dtype).itemsize * settings.width * tokens / _GIB
+    bound = gib(settings, settings.width * tokens)
     most = max(settings.memory_gib, _ALWAYS)
-    if gib <= most:
-        one, row = needed(settings, batches, network)
+    if bound <= most:
+        one, row = least(settings, batches, network)
         run += f" seeds={settings.seeds}" if ensemble else ""
-        gib = one + row * settings.seeds if ensemble else row
-    if gib > most:
+        bound = one + row * settings.seeds if ensemble else row
+    if bound > most:
         raise InputError(
-            f"memory_gib must be at least {gib:,.2f} for {run}; got {settings.memory_gib:g}"
+            f"memory_gib must be at least {bound:,.2f} for {run}; got {settings.memory_gib:g}"
         )

@@ -13,8 +13,11 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-_OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "forceinline": True}
+from flowlab.kernel import OPTIONS
+
+_OPTIONS = {**OPTIONS, "fastmath": {"contract"}, "forceinline": True}
 _jit = njit(**_OPTIONS)
+_IN_KERNELS = {**_OPTIONS, "no_cpython_wrapper": True}
 
 
 # --- what depends on the type ---------------------------------------------------------------------
@@ -26,7 +29,7 @@ def _by_type(single: Callable, double: Callable) -> Callable:
     def function(x):
         return single(x) if x.itemsize == 4 else double(x)
 
-    overload(function, jit_options=_OPTIONS)(lambda x: single if x.bitwidth == 32 else double)
+    overload(function, jit_options=_IN_KERNELS)(lambda x: single if x.bitwidth == 32 else double)
     return function
 
 

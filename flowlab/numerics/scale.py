@@ -45,28 +45,28 @@ def _log2_norm(x, out):
     out[0] = 0.5 * np.log2(total) + shift
 
 
-_log2_norm_single = _log2_norm.single
+log2_norm_single = _log2_norm.single
 
 
 @kernel("(a),(b)->(two)")
 def _log2_norms_of_two(a, b, out):
-    _log2_norm_single(a, out[0:1])
-    _log2_norm_single(b, out[1:2])
+    log2_norm_single(a, out[0:1])
+    log2_norm_single(b, out[1:2])
 
 
 @kernel("(a),(b),(c)->(three)")
 def _log2_norms_of_three(a, b, c, out):
-    _log2_norm_single(a, out[0:1])
-    _log2_norm_single(b, out[1:2])
-    _log2_norm_single(c, out[2:3])
+    log2_norm_single(a, out[0:1])
+    log2_norm_single(b, out[1:2])
+    log2_norm_single(c, out[2:3])
 
 
 @kernel("(a),(b),(c),(d)->(four)")
 def _log2_norms_of_four(a, b, c, d, out):
-    _log2_norm_single(a, out[0:1])
-    _log2_norm_single(b, out[1:2])
-    _log2_norm_single(c, out[2:3])
-    _log2_norm_single(d, out[3:4])
+    log2_norm_single(a, out[0:1])
+    log2_norm_single(b, out[1:2])
+    log2_norm_single(c, out[2:3])
+    log2_norm_single(d, out[3:4])
 
 
 def log2_norm(x: np.ndarray) -> np.ndarray:

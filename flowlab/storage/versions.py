@@ -14,9 +14,14 @@ PACKAGES = ("numpy", "scipy", "numba", "pandas", "pyarrow")
 def versions(*others: str) -> dict[str, str]:
     """Versions of Python, of the packages that make the numbers, and of others if installed.
 
-    flowlab's ends in a digest of its sources and bundled data, as in ``0.1.0+3f2a91c0``.
+    flowlab's ends in a digest of its sources and bundled data, as in ``0.1.0+3f2a91c0``. Where
+    compiled vectors may have two widths, it is named: the last digits of norms depend on it.
     """
+    from flowlab import vectors  # and Numba: a version is asked for without them
+
     found = {"python": platform.python_version(), "flowlab": f"{__version__}+{_code()}"}
+    if vectors.eligible():
+        found["vectors"] = f"{vectors.width()} bits"
     return found | {name: number for name in (*PACKAGES, *others) if (number := _installed(name))}
 
 

@@ -68,8 +68,7 @@ def train(
         raise InputError("training must name an optimizer, sgd, adam or adamw; got none")
     setup = prepare(settings, batches, network)
     steps = settings.training.step_count(settings.batch_size, setup.batches.rows)
-    one_seed, _ = needed(settings, setup.batches, network)
-    parts = split(setup, one_seed)
+    parts = split(setup, *needed(settings, setup.batches, network))
     count = Count(progress, steps * len(parts))
 
     def one(seeds: np.ndarray) -> list[Log]:

@@ -1,24 +1,31 @@
 """What Hydra does not promise to keep is there, and is used in one file."""
 
+import pkgutil
 import re
+from contextlib import suppress
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 
 import hydra
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["_internal.utils._run_hydra", "_internal.utils.get_args_parser"]
+NAMES += ["_internal.hydra.Hydra.get_mode"]
 NAMES += ["_internal.core_plugins.basic_launcher.BasicLauncher"]
 ATTRIBUTES = ["_convert_value", "_value"]
 
 
+def find(name):
+    with suppress(ImportError, AttributeError):
+        return pkgutil.resolve_name(name)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_hydra_has_the_private_name(name):
-    module, _, attribute = f"hydra.{name}".rpartition(".")
-    assert hasattr(import_module(module), attribute), f"Hydra {hydra.__version__} lacks {name}"
+    assert find(f"hydra.{name}"), f"Hydra {hydra.__version__} lacks {name}"
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -32,3 +39,14 @@ def test_one_file_uses_them():
     files = sorted((ROOT / "experiments").rglob("*.py"))
     users = [file.name for file in files if re.search(private, file.read_text())]
     assert users == ["hydra_private.py"]
+
+
+def test_the_configuration_of_a_run_is_composed_once(call, monkeypatch):
+    composed, compose = [], ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(
+        ConfigLoaderImpl,
+        "load_configuration",
+        lambda self, **given: composed.append(given["overrides"]) or compose(self, **given),
+    )
+    assert call("depth=3", "width=8", "batch_size=8", "seeds=2")[0] == 0
+    assert composed == [["depth=3", "width=8", "batch_size=8", "seeds=2", "hydra.mode=RUN"]]

@@ -14,18 +14,7 @@ from flowlab.measurement.passes import Drawn, Gradients, Held, Passes
 from flowlab.measurement.scan import Scans
 from flowlab.measurement.setup import prepare
 from flowlab.schema import Column
-
-NETWORKS = {
-    "residual": {"depth": 30, "skip": "identity"},
-    "normalized": {"depth": 30, "norm": "layer", "init": "torch_default"},
-    "homogeneous": {"depth": 30, "init": "xavier", "upstream": "gaussian"},
-    "biased": {"depth": 30, "init": "torch_default", "upstream": "gaussian"},
-    "rezero": {"depth": 6, "skip": "rezero"},
-    "images": {"network": "cnn", "depth": 4, "init": "torch_default"},
-    "recurrent": {"network": "rnn", "depth": 4, "activation": "relu", "init": "torch_default"},
-    "gated": {"network": "lstm", "depth": 3, "norm": "layer"},
-    "tokens": {"network": "transformer", "depth": 5, "activation": "gelu"},
-}
+from tests.support.networks import NETWORKS
 
 
 def passed(held, **axes):
@@ -40,7 +29,7 @@ def passed(held, **axes):
     forward = list(passes.forward((x, exponent), source))
     y, exponent, *_ = output = forward[-1].output
     dy, _ = upstream(settings, seeds, y, exponent, labels, known, passes.workspace)
-    for stretch in passes.backward(dy, forward, sink):
+    for stretch in passes.backward(dy, forward, source, sink):
         sink.keep(stretch)
     return setup, output, stretch.output, sink
 
