@@ -105,12 +105,11 @@ def library(form: str) -> str:
 
 
 def best(rows: list[dict]) -> dict[str, dict]:
-    """The fastest row of each library, those that were left out apart."""
+    """The fastest row of each library, among those of most rounds; none that were left out."""
     found: dict[str, dict] = {}
-    for row in rows:
-        name = library(row["form"])
-        if row["rounds"] and row["ratio"] < found.get(name, {"ratio": math.inf})["ratio"]:
-            found[name] = row
+    for row in sorted(rows, key=lambda row: (-row["rounds"], row["ratio"])):
+        if row["rounds"]:
+            found.setdefault(library(row["form"]), row)
     return found
 
 

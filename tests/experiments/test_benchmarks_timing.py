@@ -78,8 +78,9 @@ def test_repeats_are_doubled_until_a_call_is_long_enough(clock):
 
 def test_the_fastest_of_each_library():
     rows = [
-        {"form": "torch a", "ratio": 2.0, "rounds": 1},
+        {"form": "torch a", "ratio": 2.0, "rounds": 3},
         {"form": "torch.compile", "ratio": 1.5, "rounds": 3},
+        {"form": "torch b", "ratio": 1.2, "rounds": 1},  # by chance: others were faster then
         {"form": "jax", "ratio": float("nan"), "rounds": 0},
     ]
     assert timing.best(rows) == {"torch": rows[1]}
