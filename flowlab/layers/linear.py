@@ -149,7 +149,7 @@ def _by_pairs(n: int, i: int, o: int) -> bool:
 
 
 @kernel("(n,i),(n,o)->(),(tile),(tile)", reassociate=True)
-def _over_pairs(x, dy, out, tile_x, tile_dy):
+def sum_over_pairs(x, dy, out, tile_x, tile_dy):
     """Σ (x_n · x_m)(d_n · d_m) over all pairs, which is ‖XᵀD‖²."""
     total = 0.0
     for first in range(0, x.shape[0], _TILE):
@@ -192,8 +192,7 @@ def _row_sums(x, dy, dx, out, db):
     out[0], out[1], out[2], out[3], out[4] = of_x, of_dy, of_dx, of_examples, of_db
 
 
-_pairs, _rows_of = _over_pairs.single, _row_sums.single
-_rows_examples = rows_example_norms.single
+_rows_of, _rows_examples = _row_sums.single, rows_example_norms.single
 
 
 @kernel("(n,o),(i,o)->(n,i)")
@@ -201,18 +200,18 @@ def input_cotangent(dy, W, dx):
     np.dot(dy, W.T, dx)
 
 
-@kernel("(n,i),(n,o),(n,i)->(four),(two),(i,o),(o),(five),(tile),(tile)")
-def linear_norms(x, dy, dx, norms, examples, dW, db, sums, tile_x, tile_dy, made):
+@kernel("(n,i),(n,o),(n,i),()->(four),(two),(i,o),(o),(five)")
+def linear_norms(x, dy, dx, over_pairs, norms, examples, dW, db, sums, summed, made):
     """log2 norms of dY, dX, dW and db, and those of the examples' own gradients.
 
-    dW is made where it is needed and was not ``made`` yet.
+    ``over_pairs`` is ‖dW‖² if it was ``summed``; dW is made where it is needed and was not
+    ``made`` yet.
     """
     _rows_of(x, dy, dx, sums, db)
     of_x, of_dy, of_dx, of_examples, of_db = sums[0], sums[1], sums[2], sums[3], sums[4]
     of_dW = 0.0
-    if tile_x.size > 1 and min(of_x, of_dy) > 1e-30 and max(of_x, of_dy) < 1e30:
-        _pairs(x, dy, sums[:1], tile_x, tile_dy)
-        of_dW = sums[0]
+    if summed and min(of_x, of_dy) > 1e-30 and max(of_x, of_dy) < 1e30:
+        of_dW = over_pairs  # of products within the range of float32
     if not of_dW > _CANCELS * of_examples:
         if not made:
             np.dot(x.T, dy, dW)
@@ -229,10 +228,11 @@ def linear_norms(x, dy, dx, norms, examples, dW, db, sums, tile_x, tile_dy, made
     # Squares left float64's range, or an array is zero or not finite.
     if not made:
         np.dot(x.T, dy, dW)
-    log2_norm_single(dy, norms[0:1])
-    log2_norm_single(dx, norms[1:2])
-    log2_norm_single(dW, norms[2:3])
-    log2_norm_single(db, norms[3:4])
+    for k in range(4):  # one call, so that it is compiled once
+        a = dW.reshape(dW.size) if k == 2 else db
+        if k < 2:
+            a = dx.reshape(dx.size) if k else dy.reshape(dy.size)
+        log2_norm_single(a, norms[k : k + 1])
     _rows_examples(x, dy, examples)
 
 
@@ -302,10 +302,12 @@ class Linear(Primitive):
     def _norms(self, x, dy, dx, dW, db, made):
         """Where the batch is small beside the width, ‖dW‖ comes from XXᵀ and DDᵀ."""
         seeds, n, i = x.shape
-        tile = min(n, _TILE) ** 2 if _by_pairs(n, i, dy.shape[2]) else 1
         norms, examples, sums = (np.empty((seeds, k)) for k in (4, 2, 5))
-        tiles = [np.empty((seeds, tile), x.dtype) for _ in range(2)]
-        linear_norms.run(x, dy, dx, norms, examples, dW, db, sums, *tiles, made)
+        over_pairs, summed = np.empty(seeds), _by_pairs(n, i, dy.shape[2])
+        if summed:
+            tiles = [np.empty((seeds, min(n, _TILE) ** 2), x.dtype) for _ in range(2)]
+            sum_over_pairs.run(x, dy, over_pairs, *tiles)
+        linear_norms.run(x, dy, dx, over_pairs, norms, examples, dW, db, sums, summed, made)
         return Measured(norms, examples, (), ())
 
     def terms(self, tape, dy):

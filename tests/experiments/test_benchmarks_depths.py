@@ -41,7 +41,8 @@ def test_an_estimate_never_exceeds_what_grows_faster():
 def test_little_is_not_extrapolated_from():
     assert pd.isna(estimate(DepthTime(1.0, {2: 1.0}), [2, 4]))
     assert estimate(DepthTime(1.0, {2: 1.0, 4: 2.0}), [2, 4]) == 4.0
-    falling = DepthTime(0.0, {2: 2.0, 4: 1.0})  # by chance: deeper takes no less than the deepest timed
+    # By chance: what is deeper takes no less than the deepest that was timed.
+    falling = DepthTime(0.0, {2: 2.0, 4: 1.0})
     assert estimate(falling, [2, 4, 8]) == 4.0
 
 
