@@ -130,24 +130,25 @@ class Kernel:
         own = inner(self.function, fastmath=self._fastmath)
         if not self.elementwise:
             return keep(own, self.home[1])
-        names = [f"a{i}" for i in range(len(self.dimensions))]
-        reads = ", ".join([f"{n}[i]" for n in names[: self.n_reads]] + list(self.constants))
+        names = [f"_a{i}" for i in range(len(self.dimensions))]
+        reads = ", ".join([f"{n}[_i]" for n in names[: self.n_reads]] + list(self.constants))
         lines = [f"{n} = {n}.reshape({n}.size)" for n in names]
-        lines += [f"for i in range({names[-1]}.size):", f"    {names[-1]}[i] = scalar({reads})"]
+        lines += [f"for _i in range({names[-1]}.size):", f"    {names[-1]}[_i] = _scalar({reads})"]
         arguments = names + list(self.constants)
-        given = {"scalar": own}
+        given = {"_scalar": own}
         return generate(f"{self.name}_map", arguments, lines, given, *self.home, compiled=inner)
 
     @cached_property
     def compiled(self):
         """The function over the ensemble."""
         vectors.check()
-        names = [f"a{i}" for i in range(len(self.dimensions))]
-        views = [f"{n}[s:s+1]" if self.writes_scalar(k) else f"{n}[s]" for k, n in enumerate(names)]
+        names = [f"_a{i}" for i in range(len(self.dimensions))]
+        one, scalar = "[_s]", "[_s:_s+1]"
+        views = [n + (scalar if self.writes_scalar(k) else one) for k, n in enumerate(names)]
         given = ", ".join([*views, *self.constants])
-        lines = ["for s in range(a0.shape[0]):", f"    single({given})"]
+        lines = ["for _s in range(_a0.shape[0]):", f"    _single({given})"]
         name, arguments = f"{self.name}_ensemble", [*names, *self.constants]
-        return generate(name, arguments, lines, {"single": self.single}, *self.home)
+        return generate(name, arguments, lines, {"_single": self.single}, *self.home)
 
     def writes_scalar(self, position: int) -> bool:
         """Is this argument a scalar result, which the kernel receives as an array of length 1?"""

@@ -33,6 +33,23 @@ def test_a_kernel_runs_over_the_ensemble():
     )
 
 
+def test_constants_may_have_any_name():
+    """Those that the code around a kernel might have used for itself, too."""
+
+    @kernel("(n)->(n)")
+    def whole(x, y, s, single, a0):
+        y[:] = x + s + single + a0
+
+    @kernel("...->...")
+    def mapped(x, i, scalar, a0):
+        return x + i + scalar + a0
+
+    x, y = np.arange(6.0).reshape(3, 2), np.empty((3, 2))
+    for function in (whole, mapped):
+        function(x, y, 0.5, 10.0, 100.0)
+        np.testing.assert_array_equal(y, x + 110.5)
+
+
 @pytest.mark.parametrize(
     "changed, message",
     [

@@ -145,7 +145,7 @@ _CANCELS = 1e-2
 def _by_pairs(n: int, i: int, o: int) -> bool:
     """Is ‖XᵀD‖ sooner had from XXᵀ and DDᵀ than from XᵀD?"""
     tiles = -(-n // _TILE)
-    return 1.5 * n * n * (i + o) * (tiles + 1) / (2 * tiles) < n * i * o
+    return 1.3 * n * n * (i + o) * (tiles + 1) / (2 * tiles) < n * i * o
 
 
 @kernel("(n,i),(n,o)->(),(tile),(tile)", reassociate=True)

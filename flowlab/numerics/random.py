@@ -59,9 +59,10 @@ def threefry(k0, k1, c0, c1):
 @jit
 def _log(u):
     """ln u for float32 u in (0, 1]: u = 2^k m with m in [sqrt(1/2), sqrt 2), atanh series for m."""
+    # Numba widens integers in every operation: brought back to 32 bits at once, they fill vectors.
     bits = np.float32(u).view(np.int32)
-    k = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
-    m = np.int32(bits - (k << np.int32(23))).view(np.float32)
+    k = np.int32(np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23))
+    m = np.int32(bits - np.int32(k << np.int32(23))).view(np.float32)
     t = (m - np.float32(1)) / (m + np.float32(1))
     s = t * t
     series = np.float32(2 / 9) * s + np.float32(2 / 7)
@@ -87,11 +88,11 @@ def _gaussian_pair(a, b):
     cosine = cosine * s + np.float32(1 / 24)
     cosine = cosine * s - np.float32(0.5)
     cosine = cosine * s + np.float32(1)
-    odd = (quadrant & np.int32(1)) != 0
+    odd = np.int32(quadrant & np.int32(1)) != np.int32(0)
     x = sine if odd else cosine
     y = cosine if odd else sine
-    x = -x if ((quadrant + np.int32(1)) & np.int32(2)) != 0 else x
-    y = -y if (quadrant & np.int32(2)) != 0 else y
+    x = -x if np.int32(np.int32(quadrant + np.int32(1)) & np.int32(2)) != np.int32(0) else x
+    y = -y if np.int32(quadrant & np.int32(2)) != np.int32(0) else y
     return radius * x, radius * y
 
 
