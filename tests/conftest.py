@@ -24,7 +24,7 @@ jax.config.update("jax_disable_most_optimizations", True)  # compiling is what t
 @pytest.fixture(autouse=True)
 def nothing_kept():
     """Programs that an earlier test recorded hold its constants, which it may have replaced."""
-    ensemble._desks.clear()
+    ensemble.forget()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def work(settings: dict, rounds: int) -> None:
     """Measure ``rounds`` times what the settings describe, and once before."""
     made = flowlab.make(init="he", data="gaussian", upstream="gaussian", **settings)
     flowlab.measure(made)  # what is compiled and imported is no part of the peak
-    ensemble._desks.clear()  # nor may arrays that are kept be missing from it
+    ensemble.forget()  # nor may arrays that are kept be missing from it
     tracemalloc.start()
     flowlab.measure(made)
     print(tracemalloc.get_traced_memory()[1], flush=True)

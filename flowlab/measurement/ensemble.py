@@ -101,16 +101,27 @@ def _desk() -> Iterator[tuple[Workspace, Scans]]:
         _desks.append(desk)
 
 
+def forget() -> None:
+    """Let go of the buffers and programs that are kept of earlier measurements."""
+    _idle()
+
+
 def _trim() -> None:
-    """Let go of what is too large to be kept; a desk in use is nobody else's."""
-    idle = []
-    with suppress(IndexError):
-        while True:
-            idle.append(_desks.pop())
+    """Let go of buffers that are too large to be kept."""
+    idle = _idle()
     for workspace, _ in idle:
         if workspace.nbytes > _KEPT_BYTES:
             workspace.clear()
     _desks.extend(idle)
+
+
+def _idle() -> list[tuple[Workspace, Scans]]:
+    """What nobody works at, which nobody else can take from now on."""
+    idle = []
+    with suppress(IndexError):
+        while True:
+            idle.append(_desks.pop())
+    return idle
 
 
 def _measured(

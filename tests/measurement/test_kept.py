@@ -34,7 +34,7 @@ CONDITIONS = [
 def test_measurements_in_a_row_are_what_each_is_alone():
     alone = []
     for axes in CONDITIONS:
-        ensemble._desks.clear()
+        ensemble.forget()
         alone.append(flowlab.measure(**RUN | axes))
     for _ in range(2):
         for axes, table in zip(CONDITIONS, alone, strict=True):

@@ -126,7 +126,7 @@ def test_exponents_change_no_bit_where_floats_suffice(monkeypatch):
     settings = flowlab.make(init="xavier", depth=64, width=32, seeds=2, **GAUSSIAN)
     carried = flowlab.measure(settings)
     monkeypatch.setattr("flowlab.numerics.scale._COMFORT", 10**9)
-    ensemble._desks.clear()  # whose programs hold the constant
+    ensemble.forget()  # whose programs hold the constant
     plain = flowlab.measure(settings)
     # Only the logarithm's rounding differs: the mantissas are the same.
     np.testing.assert_allclose(carried[DELTA], plain[DELTA], rtol=0, atol=1e-12)
