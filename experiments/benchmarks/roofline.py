@@ -22,11 +22,18 @@ import pandas as pd
 import scipy.linalg.cython_blas  # noqa: F401  loaded early, so that its threads can be limited
 from threadpoolctl import threadpool_limits
 
-from experiments.benchmarks.probe import gram_products, operands, three_products
+from experiments.benchmarks.probe import (
+    THREE,
+    WITH_GRAM,
+    gram_products,
+    operands,
+    three_products,
+)
 from experiments.benchmarks.timing import Say, elapsed, enough
 from flowlab.claims import twins
 from flowlab.kernel import kernel
 from flowlab.layer import Layer, Workspace, leaves, map_leaves
+from flowlab.layers.linear import TILE
 from flowlab.numerics.random import fill_normal
 from flowlab.numerics.scale import log2_norm
 
@@ -112,10 +119,12 @@ def report(table: pd.DataFrame) -> str:
 def works(width: int, batch: int) -> Iterator[KernelWork]:
     """Every kernel that is timed: of the probe's passes, then of other layers."""
     n, w = batch, width
+    tiles = [min(TILE, n - first) for first in range(0, n, TILE)]
+    pairs = (n * n + sum(rows * rows for rows in tiles)) // 2
     rng = np.random.default_rng(0)
     for name, products, count in (
-        ("products: three", three_products, 6 * n * w * w),
-        ("products: two, two Gram", gram_products, 4 * n * w * w + 4 * n * n * w),
+        (THREE, three_products, 6 * n * w * w),
+        (WITH_GRAM, gram_products, 4 * n * w * w + 4 * pairs * w),
     ):
         arrays = operands(products, 1, w, n)
         yield KernelWork(name, partial(products.run, *arrays), count, _size(arrays))

@@ -137,14 +137,14 @@ def rows_example_norms(x, dy, out):
 
 
 # Rows of a tile of XXᵀ and DDᵀ: four of its float32 arrays fit a core's first cache.
-_TILE = 64
+TILE = 64
 # Where ‖dW‖² is a smaller share of Σ‖g_n‖², its terms cancel, and dW itself is made.
 _CANCELS = 1e-2
 
 
 def _by_pairs(n: int, i: int, o: int) -> bool:
     """Is ‖XᵀD‖ sooner had from XXᵀ and DDᵀ than from XᵀD?"""
-    tiles = -(-n // _TILE)
+    tiles = -(-n // TILE)
     return 1.3 * n * n * (i + o) * (tiles + 1) / (2 * tiles) < n * i * o
 
 
@@ -152,10 +152,10 @@ def _by_pairs(n: int, i: int, o: int) -> bool:
 def sum_over_pairs(x, dy, out, tile_x, tile_dy):
     """Σ (x_n · x_m)(d_n · d_m) over all pairs, which is ‖XᵀD‖²."""
     total = 0.0
-    for first in range(0, x.shape[0], _TILE):
-        rows = min(_TILE, x.shape[0] - first)
-        for second in range(first, x.shape[0], _TILE):
-            columns = min(_TILE, x.shape[0] - second)
+    for first in range(0, x.shape[0], TILE):
+        rows = min(TILE, x.shape[0] - first)
+        for second in range(first, x.shape[0], TILE):
+            columns = min(TILE, x.shape[0] - second)
             u = tile_x[: rows * columns].reshape(rows, columns)
             v = tile_dy[: rows * columns].reshape(rows, columns)
             np.dot(x[first : first + rows], x[second : second + columns].T, u)
@@ -305,7 +305,7 @@ class Linear(Primitive):
         norms, examples, sums = (np.empty((seeds, k)) for k in (4, 2, 5))
         over_pairs, summed = np.empty(seeds), _by_pairs(n, i, dy.shape[2])
         if summed:
-            tiles = [np.empty((seeds, min(n, _TILE) ** 2), x.dtype) for _ in range(2)]
+            tiles = [np.empty((seeds, min(n, TILE) ** 2), x.dtype) for _ in range(2)]
             sum_over_pairs.run(x, dy, over_pairs, *tiles)
         linear_norms.run(x, dy, dx, over_pairs, norms, examples, dW, db, sums, summed, made)
         return Measured(norms, examples, (), ())

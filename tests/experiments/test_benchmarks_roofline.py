@@ -24,7 +24,7 @@ def test_operations_and_bytes_of_products_and_layers():
     of = {name: (work.operations, work.bytes // 4) for name, work in found.items()}
     xy, square = n * w, w * w
     assert of["products: three"] == (6 * n * square, 4 * xy + 2 * square)
-    assert of["products: two, two Gram"] == (4 * n * square + 4 * n * n * w, 4 * xy + square + 32)
+    assert of["products: two, half Grams"] == (4 * n * square + 4 * n * n * w, 4 * xy + square + 33)
     assert of["linear forward"] == (2 * n * square + xy, 2 * xy + square + w)
     assert of["linear pullback"] == (4 * n * square + xy, 3 * xy + 2 * square + w)
     assert of["relu pullback"] == (xy, 3 * xy)
