@@ -124,6 +124,7 @@ class Layer:
     kinked = False  # does its slope jump, so that it hangs on the digits of its input?
     saturates = False  # can its slope fall below any float?
     along_time = False  # does it hand on a power of two for each step of a sequence?
+    keeps_x = keeps_y = True  # does its tape hold its input, its output?
     readings: tuple[str, ...] = ()  # columns of the table that it fills beside norms
     children: tuple["Layer", ...] = ()  # the layers that a composite is made of, in forward order
 
@@ -250,9 +251,9 @@ class Primitive(Layer):
         if shape not in cache:
             expect_elements(self.name, shape)
             shapes = self.shapes(shape)
-            kept = [shape] * self._keeps_x + [*shapes.saved.values()]
+            kept = [shapes.output, *shapes.saved.values()]
             kept += [parameter.shape for parameter in shapes.parameters.values()]
-            cache[shape] = replace(shapes, elements=sum(math.prod(s) for s in kept))
+            cache[shape] = replace(shapes, elements=sum(map(math.prod, kept)))
         return cache[shape]
 
     def forward(self, x, parameters, workspace):
@@ -273,17 +274,21 @@ class Primitive(Layer):
         self.forward_kernel.run(x, *values, *writes, *declaration.constants)
         for array in scratch:
             workspace.give(array)
-        own = {"x": x} if self._keeps_x else {}
-        if "y" in self.pullback_reads:
+        own = {"x": x} if self.keeps_x else {}
+        if self.keeps_y:
             own["y"] = y
         return y, {**own, **parameters, **saved}
 
     @property
-    def _keeps_x(self) -> bool:
+    def keeps_x(self) -> bool:
         return self.pullback_reads != ("y",)
 
+    @property
+    def keeps_y(self) -> bool:
+        return "y" in self.pullback_reads
+
     def pullback(self, dy, tape, workspace, watch=None):
-        x = tape["x" if self._keeps_x else "y"]
+        x = tape["x" if self.keeps_x else "y"]
         declaration = self.declare(x.shape[1:])
         expect_shape(self.name, "dy", dy.shape, x.shape[:1] + declaration.output)
         dx = workspace.take(x.shape, x.dtype)
@@ -320,6 +325,8 @@ class Chain(Layer):
         self.homogeneous = all(layer.homogeneous for layer in self.layers)
         self.along_time = any(layer.along_time for layer in self.layers)
         self.recorded = all(layer.recorded for layer in self.layers)
+        self.keeps_x = all(layer.keeps_x for layer in self.layers[:1])
+        self.keeps_y = all(layer.keeps_y for layer in self.layers[-1:])
         self._declared: dict[Shape, Declaration] = {}
 
     def rebuilt(self, children) -> "Chain":
@@ -337,8 +344,11 @@ class Chain(Layer):
 
     def declare(self, shape):
         if shape not in self._declared:
-            at, parameters, elements = shape, [], 0
+            at, parameters, elements, kept = shape, [], 0, True
             for index, layer in enumerate(self.layers, 1):
+                if not (kept or layer.keeps_x):  # what neither neighbour keeps is released
+                    elements -= math.prod(at)
+                kept = layer.keeps_y
                 try:
                     declaration = layer.declare(at)
                 except ShapeError as error:
@@ -351,9 +361,12 @@ class Chain(Layer):
 
     def forward(self, x, parameters, workspace):
         self.declare(x.shape[1:])
-        tape = []
+        tape, passed = [], False  # was x made here, and by a layer that does not keep it?
         for layer, own in zip(self.layers, parameters, strict=True):
-            x, entry = layer.forward(x, own, workspace)
+            y, entry = layer.forward(x, own, workspace)
+            if passed and not held(x, (y, entry)):
+                workspace.give(x)
+            x, passed = y, not held(y, entry)
             tape.append(entry)
         return x, tape
 
@@ -456,6 +469,11 @@ def leaves(tree, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, here)
         else:
             yield here, value
+
+
+def held(array: np.ndarray, tree: Nest) -> bool:
+    """Does a nest hold the array, or a view of it?"""
+    return any(np.may_share_memory(leaf, array) for _, leaf in leaves(tree))
 
 
 def map_leaves(function, tree):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from flowlab.kernel import ShapeError, kernel
-from flowlab.layer import Declaration, Layer, Parameter, Primitive, expect_shape
+from flowlab.layer import Declaration, Layer, Parameter, Primitive, expect_shape, held
 
 
 @kernel("...,...->...")
@@ -45,7 +45,8 @@ class Residual(Layer):
     def declare(self, shape):
         branch = self.branch.declare(shape)
         expect_shape("residual", "the branch's output", branch.output, shape)
-        elements = branch.elements + math.prod(shape)
+        released = not self.branch.keeps_y
+        elements = branch.elements + (1 - released) * math.prod(shape)
         return Declaration(shape, branch.parameters, elements=elements)
 
     def forward(self, x, parameters, workspace):
@@ -54,6 +55,8 @@ class Residual(Layer):
         y = workspace.take(x.shape, x.dtype)
         s, sa = x.dtype.type(self.s), x.dtype.type(self.s * self.a)
         weighted_sum.run(x, f, y, s, sa)
+        if not held(f, (x, tape)):
+            workspace.give(f)
         return y, tape
 
     def pullback(self, dy, tape, workspace, watch=None):

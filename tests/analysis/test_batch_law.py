@@ -16,7 +16,7 @@ from flowlab.errors import InputError
 from flowlab.figures.weights_and_biases import demonstrations, weights_and_biases
 from flowlab.initializers import Initializer
 from flowlab.instruments import biases, subsets
-from flowlab.layers import Linear
+from flowlab.layers import Linear, linear
 from flowlab.measurement.setup import Batches
 from flowlab.networks import build
 
@@ -104,7 +104,13 @@ def _multiplies_sums(x, dy, out):
 
 @pytest.mark.parametrize("wrong", [_forgets_an_example, _multiplies_sums])
 def test_a_wrong_kernel_is_caught(monkeypatch, wrong):
-    monkeypatch.setattr(Linear, "example_norms", SimpleNamespace(run=wrong))
+    right = linear.linear_norms
+
+    def run(x, dy, dx, over_pairs, norms, examples, *others):
+        right.run(x, dy, dx, over_pairs, norms, examples, *others)
+        wrong(x, dy, examples)
+
+    monkeypatch.setattr(linear, "linear_norms", SimpleNamespace(run=run))
     with pytest.raises(AssertionError):
         check_against_materialised(settings(batch_size=9))
 
