@@ -34,12 +34,17 @@ from flowlab.measurement.setup import Batches
 from flowlab.networks import Network
 from flowlab.schema import DELTA
 
-mpmath.mp.dps = 400
 GAUSSIAN = {"upstream": "gaussian", "data": "gaussian"}
 SMALL = {"depth": 4, "width": 8, "batch_size": 6, "seeds": 3}
 DW, DB = "dW_log10_norm", "db_log10_norm"
 ROUNDING = {np.float32: 2e-6, float: 1e-14}
 both = pytest.mark.parametrize("real", ROUNDING)
+
+
+@pytest.fixture(autouse=True)
+def digits():
+    with mpmath.workdps(400):
+        yield
 
 
 def table(**axes) -> pd.DataFrame:

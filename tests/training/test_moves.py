@@ -9,12 +9,12 @@ from flowlab.training.moves import turn
 
 @pytest.mark.parametrize("size", [1.0, 1e-3, 1e-8, 0.0])
 @pytest.mark.parametrize("unit", [1.0, 1e-200, 1e200])
+@mp.workdps(50)
 def test_angles_and_norms_are_right_at_every_size(size, unit):
     random = np.random.default_rng(0)
     w = random.standard_normal((2, 3, 4, 5))
     v = w + size * random.standard_normal(w.shape)
     found = turn(unit * w, unit * v)
-    mp.dps = 50
     for s in range(2):
         for k in range(3):
             a = [mpf(float(x)) for x in (unit * w)[s, k].ravel()]
