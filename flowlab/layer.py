@@ -124,7 +124,7 @@ class Layer:
     kinked = False  # does its slope jump, so that it hangs on the digits of its input?
     saturates = False  # can its slope fall below any float?
     along_time = False  # does it hand on a power of two for each step of a sequence?
-    keeps_x = keeps_y = True  # does its tape hold its input, its output?
+    keeps_x = keeps_y = True  # may its tape hold its input, its output?
     readings: tuple[str, ...] = ()  # columns of the table that it fills beside norms
     children: tuple["Layer", ...] = ()  # the layers that a composite is made of, in forward order
 

@@ -160,11 +160,8 @@ def sum_over_pairs(x, dy, out, tile_x, tile_dy):
             v = tile_dy[: rows * columns].reshape(rows, columns)
             np.dot(x[first : first + rows], x[second : second + columns].T, u)
             np.dot(dy[first : first + rows], dy[second : second + columns].T, v)
-            own = 0.0
-            for a in range(rows):
-                for b in range(columns):
-                    own += np.float64(u[a, b]) * v[a, b]
-            total += own if first == second else 2 * own
+            _product(u, v, out)
+            total += out[0] if first == second else 2 * out[0]
     out[0] = total
 
 

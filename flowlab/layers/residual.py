@@ -45,8 +45,7 @@ class Residual(Layer):
     def declare(self, shape):
         branch = self.branch.declare(shape)
         expect_shape("residual", "the branch's output", branch.output, shape)
-        released = not self.branch.keeps_y
-        elements = branch.elements + (1 - released) * math.prod(shape)
+        elements = branch.elements + self.branch.keeps_y * math.prod(shape)
         return Declaration(shape, branch.parameters, elements=elements)
 
     def forward(self, x, parameters, workspace):

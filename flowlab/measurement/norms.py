@@ -84,7 +84,7 @@ class Norms:
         self.followed: dict[tuple, Block] = {}
         self.received: dict[int, np.ndarray] = {}  # exponents (S,) of each block's input
         operations = [of for place in network.walk(setup.shape) for of, _ in place.operations]
-        self.operations = set(operations)
+        self.reads_gradients = any(map(of_operation, operations))
         recurrent = [layer for layer in operations if layer.along_time]
         steps, batch = setup.shape[1] if recurrent else 0, setup.shape[0]
         self.steps = Steps(recurrent, len(seeds), steps, batch, self.lowest)
@@ -171,7 +171,7 @@ class Norms:
                 self.steps.put(self.recurrent[index], tape)
 
         shown = other is not None or self.observe is not None
-        if not (made or shown or any(map(of_operation, self.operations))):
+        if not (made or shown or self.reads_gradients):
             watch.measured = lambda layer, tape, dy, dx, measured: found.append(
                 report_of(layer, tape, dx, measured)
             )
