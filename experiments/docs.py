@@ -14,6 +14,7 @@ from experiments.help import Command, written
 from flowlab import schema, settings
 from flowlab.errors import unknown
 from flowlab.storage.files import write
+from flowlab.training.curve import CURVE
 
 COMMAND = Command("docs", __doc__, {"": "names the pages that it changes"})
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -83,8 +84,9 @@ _TABLES = {
     "settings": _settings,
     "choices": _choices,
     "columns": lambda: _columns("run", "row", "measured", "status"),
+    "modules": lambda: _columns("module"),
     "predicted": lambda: _columns("predicted"),
-    "curves": lambda: _columns("curve"),
+    "curves": lambda: _columns(CURVE),
     "training": lambda: _settings("training"),
 }
 

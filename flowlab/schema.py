@@ -14,9 +14,10 @@ import pandas as pd
 from flowlab.errors import InputError, unknown
 
 # The parts of a table, in the order of their columns; then what predictions and curves of training
-# have beside these.
-PARTS = ("run", "setting", "row", "measured", "status", "predicted", "curve")
-_OF_TABLES = PARTS[:5]
+# have beside these. Tables of a user's modules have those of OF_MODULES.
+PARTS = ("run", "setting", "row", "module", "measured", "status", "predicted", "curve")
+OF_MODULES = PARTS[:6]
+_OF_TABLES = tuple(part for part in OF_MODULES if part != "module")
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,41 @@ register(
     Column("W_turn", "radians", "angle between W before and after a step of training"),
     Column(
         *("status", ""),
-        "ok; zero: a norm is exactly 0; lost: below rounding; nonfinite: out of the float range",
+        "ok; zero: a norm is exactly 0; lost: below rounding; nonfinite: out of the float range; "
+        "of modules also underflow: below the type's range; unused: not run, or without a gradient",
         *("string", "status"),
     ),
+    Column(
+        "module", "", "path of the module in the model, empty for the model", "string", "module"
+    ),
+    Column(
+        *("use", ""),
+        "the module's call in a forward pass, from 1; null if it never ran",
+        *("Int64", "module"),
+    ),
+    Column(
+        *("output", ""),
+        "name of a tensor among several outputs; null where it is all of them",
+        *("string", "module"),
+    ),
+    Column(
+        *("parameter", ""),
+        "name of the parameter in its module; null in rows of modules",
+        *("string", "module"),
+    ),
+    Column(
+        *("aliases", ""),
+        "other paths of the same module or parameter, or null",
+        *("string", "module"),
+    ),
+    Column(
+        *("block", ""),
+        "which of the repeated blocks the row belongs to, from 1, or null",
+        *("Int64", "module"),
+    ),
+    Column("note", "", "what the row leaves out, or null", "string", "module"),
+    Column("activation_zeros", "share", "share of exact zeros in the output", part="module"),
+    Column("delta_zeros", "share", "share of exact zeros in δ", part="module"),
     Column(f"{DELTA}_infinite", "log10", f"{DELTA} at infinite width", part="predicted"),
     Column("q", "", "mean square of the preactivations", part="predicted"),
     Column("chi", "", "factor of E‖δ‖² from the layer above", part="predicted"),

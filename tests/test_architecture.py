@@ -17,7 +17,7 @@ ORDER = ["errors", "numba_private", "compilation", "progress", "schema", "notebo
 ORDER += ["cache", "vectors", "kernel", "numerics", "layer", "initializers", "layers", "data"]
 ORDER += ["optimizers", "settings", "storage", "networks", "measurement", "ahead", "training"]
 ORDER += ["laws", "instruments", "lessons", "theory", "registration", "prediction", "runs"]
-ORDER += ["figures", "claims", "studies", "report"]
+ORDER += ["figures", "modules", "claims", "studies", "report"]
 # Parts that a subject must do without, although they lie beneath it.
 APART = {
     "theory": {"layer", "layers", "networks", "measurement", "settings"},

@@ -324,7 +324,7 @@ def _rows(
     if "status" in table and not known.all():
         status = table["status"].to_numpy()
         exists = known | (status == "nonfinite")
-        lost = status == "lost"
+        lost = (status == "lost") | (status == "underflow")
         if (lost & ~known).any():
             having = set(table["op"].to_numpy()[known & shown])
             exists |= lost & (table["op"].isin(having).to_numpy() if having else True)

@@ -57,6 +57,8 @@ def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
             "zero": "hold a norm that is exactly zero",
             "lost": "hold a norm below the rounding or the range of what it is made from: null",
             "nonfinite": "left the range of the type: their norms are not finite or not known",
+            "underflow": "lie below the range of their type: exponents=True finds their norms",
+            "unused": "belong to modules that did not run or got no gradient",
         }[status]
         lines.append(f"{count} of {len(table)} rows {meaning} (status={status}).")
     return "\n".join(lines)

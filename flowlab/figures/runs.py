@@ -101,8 +101,8 @@ def _settings(values: pd.Series, axes: list[str]) -> str:
 
 def is_axis(column: object) -> bool:
     """Whether a column belongs to a run's configuration; ``seeds`` is its label's."""
-    measured = column in schema.columns("row", "measured", "status")
-    return not measured and column not in ("run", "seeds", "step")
+    of_rows = column in schema.columns("row", "module", "measured", "status")
+    return not of_rows and column not in ("run", "seeds", "step")
 
 
 def flow(

@@ -28,17 +28,19 @@ def tidy(
     rows: Mapping[str, ArrayLike],
     values: Mapping[str, ArrayLike],
     status: ArrayLike,
+    parts: Sequence[str] = (),
 ) -> pd.DataFrame:
     """A table of n rows with every column of the schema, in its order.
 
     ``axes`` are the run's name and its settings by column, one value each; ``rows`` say of each row
     where it belongs (seed, layer, op, ...; (n,) each); ``values`` are what was measured there, in
     the units of the schema ((n,) each, log10 of norms), and ``status`` (n,) whether that is known.
-    Settings and values that are not given are null, in their column's type. Raises InputError for
-    a name that the schema does not have: register it first.
+    Settings and values that are not given are null, in their column's type. ``parts`` are those of
+    the schema that the table has, by default those of a laboratory's own. Raises InputError for a
+    name that they do not have: register it first.
     """
     given = {**axes, **rows, **values, "status": status}
-    columns = schema.columns()
+    columns = schema.columns(*parts)
     for name in given:
         if name not in columns:
             raise unknown("column", name, columns)
@@ -51,10 +53,10 @@ def tidy(
         elif name in given:
             text = column.dtype == "string"
             found[name] = pd.array(given[name], dtype="string") if text else given[name]
-        elif column.part == "measured":
+        elif column.dtype == "float64":
             found[name] = np.full(n, np.nan)
-        elif column.dtype == "Int64":
-            found[name] = _repeated_value(None, "Int64", n)
+        elif column.dtype in ("Int64", "string"):
+            found[name] = _repeated_value(None, column.dtype, n)
     return pd.DataFrame(found, copy=False)
 
 
