@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
+    from flowlab.modules.attach import attach
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
     from flowlab.settings import Settings, make
@@ -29,6 +30,7 @@ __all__ = [
     "InputError",
     "Settings",
     "__version__",
+    "attach",
     "compare",
     "judge",
     "load",
@@ -46,6 +48,7 @@ _HOMES = {
     "InputError": "errors",
     "Settings": "settings",
     "__version__": "storage.versions",
+    "attach": "modules.attach",
     "compare": "runs",
     "judge": "analysis.verdicts",
     "load": "storage.experiment",

@@ -285,7 +285,9 @@ def judge_all(
 
 def has_readout(rows: pd.DataFrame) -> bool:
     """Does the last layer of these rows map to the classes of a loss?"""
-    return "upstream" in rows and len(rows) > 0 and bool((rows["upstream"] == "loss").all())
+    if "upstream" not in rows or rows.empty:
+        return False
+    return bool((rows["upstream"] == "loss").fillna(False).all())
 
 
 def view(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
