@@ -115,7 +115,7 @@ class Verdict:
         if self.trend == "kept":
             text += f", within ±{self.kept_within:g}"
         if self.trend == "undecided":
-            text += f"; the threshold is ±{self.kept_within:g}" + _more(self.seeds_to_decide())
+            text += f"; the threshold is ±{self.kept_within:g}" + more_words(self.seeds_to_decide())
         if self.readout is not None and self.readout.n:
             text += f"; the read-out adds {_decades(self.readout)}"
         return text
@@ -161,7 +161,7 @@ class Verdict:
         if not difference.known:
             return f"{text}: undecided ({difference.note or 'one seed has no interval'})"
         if self.agreement == "agrees":
-            low, high = _bounds(difference, 0.90)
+            low, high = bounds(difference, 0.90)
             return f"{text}: agrees, within {max(-low, high):z.2f} decades ({tolerance})"
         if self.agreement == "differs":
             return f"{text}: differs by {_decades(difference)} ({tolerance})"
@@ -169,18 +169,18 @@ class Verdict:
         size = abs(difference.mean)
         if self.margin <= size <= self.margin + self.theory_error:
             return f"{text}; theory is not sharp enough to decide"
-        return text + _more(self.seeds_to_agree())
+        return text + more_words(self.seeds_to_agree())
 
     def seeds_to_decide(self) -> float:
         """How many more seeds would decide the trend, should the change stay what it is."""
-        return _more_seeds(self.change, abs(abs(self.change.mean) - self.kept_within), 0.95)
+        return more_seeds(self.change, abs(abs(self.change.mean) - self.kept_within), 0.95)
 
     def seeds_to_agree(self) -> float:
         """How many more seeds would decide the agreement, should the difference stay."""
         size = abs(self.difference.mean)
         if size < self.margin:
-            return _more_seeds(self.difference, self.margin - size, 0.90)
-        return _more_seeds(self.difference, size - self.margin - self.theory_error, 0.95)
+            return more_seeds(self.difference, self.margin - size, 0.90)
+        return more_seeds(self.difference, size - self.margin - self.theory_error, 0.95)
 
 
 def judge(
@@ -348,7 +348,7 @@ def _over(values: np.ndarray, sd: float) -> Interval:
     return Interval(mean, mean - half, mean + half, sd, 1, interval.level, interval.excluded, note)
 
 
-def _bounds(interval: Interval, level: float) -> tuple[float, float]:
+def bounds(interval: Interval, level: float) -> tuple[float, float]:
     """The same estimate's interval at another level."""
     half = interval.se * _quantile(level, interval.n)
     return interval.mean - half, interval.mean + half
@@ -374,7 +374,7 @@ def _trend(change: Interval, kept_within: float) -> str:
 def _agreement(difference: Interval, margin: float, error: float) -> str:
     if not difference.known:
         return "undecided"
-    low, high = _bounds(difference, 0.90)
+    low, high = bounds(difference, 0.90)
     if -margin < low and high < margin:
         return "agrees"
     beyond = margin + error
@@ -438,7 +438,7 @@ def _theory_error(curve: pd.DataFrame) -> float:
     return 0.0 if isnan(slope) else slope
 
 
-def _more_seeds(interval: Interval, gap: float, level: float) -> float:
+def more_seeds(interval: Interval, gap: float, level: float) -> float:
     """Seeds beyond the present ones until the half-width at ``level`` is below ``gap``."""
     if not (gap > 0 and interval.known and interval.n > 1):
         return inf
@@ -449,7 +449,7 @@ def _more_seeds(interval: Interval, gap: float, level: float) -> float:
     return inf if n >= _MOST_SEEDS else n - interval.n
 
 
-def _more(seeds: float) -> str:
+def more_words(seeds: float) -> str:
     """How many more seeds would decide, in words; nothing where no number is known."""
     if not isfinite(seeds):
         return ""
