@@ -42,7 +42,8 @@ AGREEMENTS = ("agrees", "differs", "undecided", "no theory")
 _LEAST_PLACES = 5  # for a shape
 _MOST_SEEDS = 100_000
 # The columns of a table that a verdict reads.
-READ = ("run", "step", "seed", "layer", "time", "op", "status", "upstream", DELTA, COTANGENT)
+READ = ("run", "step", "seed", "layer", "time", "op", "module", "parameter", "status", "upstream")
+READ += (DELTA, COTANGENT)
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,8 @@ def judge_all(
 
 def has_readout(rows: pd.DataFrame) -> bool:
     """Does the last layer of these rows map to the classes of a loss?"""
-    return "upstream" in rows and len(rows) > 0 and bool((rows["upstream"] == "loss").all())
+    of_loss = rows["upstream"].eq("loss").fillna(False) if "upstream" in rows else ()
+    return len(of_loss) > 0 and bool(of_loss.all())
 
 
 def view(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
