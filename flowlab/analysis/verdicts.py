@@ -42,7 +42,8 @@ AGREEMENTS = ("agrees", "differs", "undecided", "no theory")
 _LEAST_PLACES = 5  # for a shape
 _MOST_SEEDS = 100_000
 # The columns of a table that a verdict reads.
-READ = ("run", "step", "seed", "layer", "time", "op", "status", "upstream", DELTA, COTANGENT)
+READ = ("run", "step", "seed", "layer", "time", "op", "module", "parameter", "status", "upstream")
+READ += (DELTA, COTANGENT)
 
 
 @dataclass(frozen=True)
