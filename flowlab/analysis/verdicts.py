@@ -31,7 +31,14 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from flowlab import notebook
-from flowlab.analysis.statistics import Interval, at_start, by_seed, format_of, mean_interval
+from flowlab.analysis.statistics import (
+    Interval,
+    at_start,
+    by_block,
+    by_seed,
+    format_of,
+    mean_interval,
+)
 from flowlab.errors import InputError, check_positive
 from flowlab.schema import COTANGENT, DELTA
 
@@ -42,8 +49,8 @@ AGREEMENTS = ("agrees", "differs", "undecided", "no theory")
 _LEAST_PLACES = 5  # for a shape
 _MOST_SEEDS = 100_000
 # The columns of a table that a verdict reads.
-READ = ("run", "step", "seed", "layer", "time", "op", "module", "parameter", "status", "upstream")
-READ += (DELTA, COTANGENT)
+READ = ("run", "step", "seed", "layer", "time", "op", "module", "parameter", "block", "status")
+READ += ("upstream", DELTA, COTANGENT)
 
 
 @dataclass(frozen=True)
@@ -294,10 +301,11 @@ def has_readout(rows: pd.DataFrame) -> bool:
 def view(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     """What a run is judged by: its rows, the column and the axis.
 
-    Layers and δ; of a recurrent net the steps of its last recurrent layer and ∂L/∂h_t. Of a trained
-    run the rows are those of the first step of training.
+    Layers and δ; of a recurrent net the steps of its last recurrent layer and ∂L/∂h_t; of a user's
+    model that repeats a block these in the place of layers. Of a trained run the rows are those of
+    the first step of training.
     """
-    table = at_start(table)
+    table = by_block(at_start(table))
     if "time" in table and table["time"].notna().any():
         steps = table[table["time"].notna()]
         return steps[steps["layer"] == steps["layer"].max()], COTANGENT, "time"
@@ -314,6 +322,7 @@ def _curve(rows, prediction, column, along, places) -> tuple[pd.DataFrame, str]:
     because = ""
     if "silent_because" in prediction:
         because = next(iter(prediction["silent_because"].dropna()), "")
+    prediction = by_block(prediction)
     if column not in prediction:
         return nothing, because
     values = prediction[column].to_numpy(dtype=np.float64, na_value=nan)

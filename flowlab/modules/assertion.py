@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowlab.analysis.statistics import mean_interval
-from flowlab.analysis.verdicts import bounds, more_seeds, more_words
+from flowlab.analysis.statistics import by_seed, mean_interval
+from flowlab.analysis.verdicts import bounds, more_seeds, more_words, view
 from flowlab.errors import check_positive
-from flowlab.modules.probing import Probe, over_blocks, probe, slope_of
+from flowlab.modules.probing import Probe, probe
 from flowlab.schema import DELTA
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def assert_flow(
     """
     check_positive("within", within)
     found = probe(make, depths, seeds, batch, loss, **options)
-    rows = over_blocks(found.table)
-    slope = slope_of(rows)
+    slope = found.verdict.slope
     wide = f"the slope must lie within ±{within:g} decades a layer"
     if slope.excluded:
         raise FlowFailed(
@@ -85,9 +84,9 @@ def _worst(table: pd.DataFrame) -> str:
         f"{'' if pd.isna(row.parameter) else ', ' + row.parameter}): {row.status}"
         for row in bad.head(_SHOWN).itertuples()
     ]
-    rows = over_blocks(deepest)
-    values = rows.pivot_table(index="seed", columns="layer", values=DELTA)
-    paths = rows.drop_duplicates("layer").set_index("layer")["module"]
+    rows = view(deepest)[0].dropna(subset=DELTA)
+    values = by_seed(rows, DELTA)
+    paths = rows.drop_duplicates("layer", keep="last").set_index("layer")["module"]
     places = values.columns.to_numpy()
     with np.errstate(invalid="ignore"):
         steps = values.to_numpy()[:, :-1] - values.to_numpy()[:, 1:]

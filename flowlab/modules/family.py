@@ -11,6 +11,7 @@ from flowlab.modules.blocks import repeated
 from flowlab.modules.choosing import Choice, choose
 from flowlab.modules.feeding import Loss, Make, batch_of, loss_of, made
 from flowlab.modules.recognition import predicted
+from flowlab.modules.table import joined
 
 
 def measured(
@@ -57,7 +58,7 @@ def measured(
                 done += 1
                 if watch:
                     watch(done, len(depths) * len(seeds))
-            tables[depth] = _numbered(pd.concat(parts, ignore_index=True), found[depth])
+            tables[depth] = joined([_numbered(of, found[depth]) for of in parts])
             predictions[depth] = predicted(drawn, tables[depth], loss)
     return tables, predictions
 

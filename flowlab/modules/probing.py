@@ -1,7 +1,7 @@
 """A family of models measured over depth and seeds: ``flowlab.probe(make, depths, seeds, ...)``."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowlab.analysis.statistics import Interval, mean_interval
-from flowlab.analysis.verdicts import KEPT_WITHIN, Verdict, judge
+from flowlab.analysis.statistics import Interval, by_seed, mean_interval
+from flowlab.analysis.verdicts import KEPT_WITHIN, Verdict, judge, view
 from flowlab.errors import InputError, check_count, check_positive
 from flowlab.modules.keeping import keep
-from flowlab.modules.table import named
 from flowlab.modules.torch_needed import torch_needed
 from flowlab.progress import shown
 from flowlab.schema import DELTA
@@ -158,7 +157,7 @@ def probe(
         tables, predictions = measured(
             make, depths, range(seed, seed + seeds), batch, loss, name, axes, watch, **choice
         )
-    table = pd.concat([named(of) for of in tables.values()], ignore_index=True)
+    table = pd.concat(tables.values(), ignore_index=True)
     runs = table.groupby("depth")["run"].first()
     foreseen = [
         of.assign(run=pd.array([runs[d]] * len(of), "string")) for d, of in predictions.items()
@@ -178,65 +177,33 @@ def _checked(depths: Sequence[int], seeds: int, seed: int) -> list[int]:
     return sorted(depths)
 
 
-def over_blocks(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the blocks' outputs, blocks in the place of layers.
-
-    A block's own row is the last of those that carry its number with its module's path, which is
-    the shortest.
-    """
-    rows = table[table["block"].notna() & table["parameter"].isna() & table["output"].isna()]
-    length = rows["module"].str.len()
-    own = length == length.groupby([rows["run"], rows["block"]]).transform("min")
-    rows = rows[own]
-    return rows.assign(layer=rows["block"].astype("int64"))
-
-
 def verdict_of(
     table: pd.DataFrame, prediction: pd.DataFrame | None = None, kept_within: float = KEPT_WITHIN
 ) -> DepthVerdict:
     """The verdict on the table of a probe; raises InputError as ``judge`` does."""
-    rows = over_blocks(table)
-    if rows.empty:
-        raise InputError("table must have rows of repeated blocks, as that of a probe; got none")
-    foreseen = None if prediction is None else blocks_of(prediction)
-    by_depth, slopes = {}, []
-    for depth, of in rows.groupby("depth"):
-        own = None if foreseen is None else foreseen[foreseen["run"] == of["run"].iat[0]]
-        by_depth[int(depth)] = judge(of, own, kept_within)
-        slopes.append(of)
-    return DepthVerdict(slope_of(pd.concat(slopes)), by_depth)
+    runs = dict(iter(table.groupby("depth")))
+    foreseen = {} if prediction is None else dict(iter(prediction.groupby("run")))
+    by_depth = {
+        int(depth): judge(of, foreseen.get(of["run"].iat[0]), kept_within)
+        for depth, of in runs.items()
+    }
+    return DepthVerdict(slope_of(table), by_depth)
 
 
-def blocks_of(prediction: pd.DataFrame) -> pd.DataFrame:
-    """The predicted rows of blocks, blocks in the place of layers; without any, all rows."""
-    if "block" not in prediction or prediction["block"].isna().all():
-        return prediction
-    rows = prediction[prediction["block"].notna()]
-    return rows.assign(layer=rows["block"].astype("int64"))
-
-
-def slope_of(rows: pd.DataFrame) -> Interval:
-    """The change of log10‖δ‖ a block going backward, over seeds; ``rows`` of :func:`over_blocks`.
+def slope_of(table: pd.DataFrame) -> Interval:
+    """The change of log10‖δ‖ a block going backward, over seeds, from the table of a probe.
 
     One slope a seed: that which its nets of all depths share, fitted by least squares with a level
     for each. Seeds with a norm that is zero or not known are left out, and counted.
     """
-    slopes = [_shared_slope(of) for _, of in rows.groupby("seed")]
-    found = mean_interval(np.array(slopes))
-    if rows.groupby("run")["layer"].nunique().max() < 2:
-        return replace(found, note="one block has no slope")
-    return found
-
-
-def _shared_slope(rows: pd.DataFrame) -> float:
-    """Of one seed."""
-    moment = square = 0.0
-    for _, of in rows.groupby("run"):
-        values = of[DELTA].to_numpy()
-        if not np.isfinite(values).all():
-            return nan
-        place = of["layer"].to_numpy(float)
-        place = place - place.mean()
-        moment += float(place @ values)
-        square += float(place @ place)
-    return -moment / square if square else nan
+    depths = [by_seed(view(of)[0], DELTA) for _, of in table.groupby("depth")]
+    moments, squares = [], 0.0
+    for norms in depths:
+        places = norms.columns.to_numpy(float)
+        places = places - places.mean()
+        finite = np.isfinite(norms).all(axis=1)
+        moments.append((norms.where(finite, nan) @ places).where(finite, nan))
+        squares += float(places @ places)
+    if not squares:
+        return Interval(nan, nan, nan, nan, 0, note="one block has no slope")
+    return mean_interval(-pd.concat(moments, axis=1).sum(axis=1, skipna=False) / squares)

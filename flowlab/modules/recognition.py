@@ -34,12 +34,9 @@ def predicted(
     because, found = _foreseen(drawn, table, loss)
     columns = [name for norm in NORMS for name in (norm, f"{norm}_sd")]
     columns += [f"{DELTA}_infinite", "q", "chi", "slope_error"]
-    rows[columns] = np.nan
-    for (module, parameter), values in found.items():
-        mine = rows["module"].eq(module) & rows["parameter"].fillna("").eq(parameter)
-        mine &= rows["output"].isna()
-        for name, value in values.items():
-            rows.loc[mine, name] = value
+    places = list(zip(rows["module"], rows["parameter"].fillna(""), strict=True))
+    values = pd.DataFrame([found.get(place, {}) for place in places], rows.index)
+    rows[columns] = values.reindex(columns=columns).astype(float)
     return schema.typed(rows.assign(silent_because=pd.array([because] * len(rows), dtype="string")))
 
 
