@@ -8,7 +8,7 @@ whether entries are independent, or rows orthogonal.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,12 +29,14 @@ _GRID = torch.linspace(-4.0, 4.0, 101, dtype=torch.float64)
 class Link:
     """A map of a chain and the activation behind it, each with its path; None where there is none.
 
-    ``activation`` is theory's name; the last map has ``identity``.
+    ``activation`` is theory's name; the last map has ``identity``. ``pooled`` says that the map
+    reads the mean of images over their positions.
     """
 
     path: str
     activation_path: str | None
     activation: str
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _noting(path: str, calls: list):
 def _linked(calls: list, output: object) -> list[Link] | str:
     """The calls as links; every input must be the output before, or an activation of it."""
     links: list[Link] = []
-    before, paths = None, set()
+    before, paths, pooled = None, set(), False
     for path, module, given, made in calls:
         if given is None or made is None:
             return f"theory knows maps of one tensor to one; {path} is none"
@@ -94,12 +96,19 @@ def _linked(calls: list, output: object) -> list[Link] | str:
             return f"theory knows weights that are used once; {path} is called again"
         paths.add(path)
         between = "identity" if before is None else _between(before, given)
+        if between is None and _is_mean(before, given):
+            between, pooled = "identity", True
         if between is None:
             return f"theory knows plain chains; {path} does not read what came before it"
         if isinstance(module, _MAPS):
             if links and between != "identity":
-                links[-1] = Link(links[-1].path, None, between)
-            links.append(Link(path, None, "identity"))
+                links[-1] = replace(links[-1], activation=between)
+            links.append(Link(path, None, "identity", pooled))
+            pooled = False
+        elif _is_mean(given, made):
+            if between != "identity":
+                links[-1] = replace(links[-1], activation=between)
+            pooled = True
         else:
             name = activation_of(module)
             if name is None:
@@ -108,7 +117,7 @@ def _linked(calls: list, output: object) -> list[Link] | str:
                 return f"theory knows chains that begin with a map; {path} comes before the first"
             if links[-1].activation != "identity" or between != "identity":
                 return f"theory knows one activation behind a map; {path} is the second"
-            links[-1] = Link(links[-1].path, path, name)
+            links[-1] = replace(links[-1], activation_path=path, activation=name)
         before = made
     if not links:
         return "theory knows chains of linear maps; got none among the model's modules"
@@ -133,6 +142,14 @@ def _between(before: torch.Tensor, given: torch.Tensor) -> str | None:
         if float((expected - given).abs().max()) <= 1e-5 * scale:
             return name
     return None
+
+
+def _is_mean(before: torch.Tensor, given: torch.Tensor) -> bool:
+    """Whether the tensor ``given`` is the mean of images (examples, channels, height, width)."""
+    if before.dim() != 4 or before[..., 0, 0].numel() != given.numel() or before[0, 0].numel() == 1:
+        return False
+    mean = before.double().mean((2, 3)).reshape(-1)
+    return bool(torch.allclose(mean, given.double().reshape(-1), rtol=1e-4, atol=1e-7))
 
 
 def activation_of(module: nn.Module) -> str | None:
