@@ -58,7 +58,9 @@ def chain_of(model: nn.Module, inputs) -> list[Link] | str:
     handles = []
     for path, module in model.named_modules():
         if next(module.children(), None) is None and not isinstance(module, _SILENT):
-            handles.append(module.register_forward_hook(_noting(path, calls), with_kwargs=True))
+            before, behind = _noting(path, calls)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(behind))
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -76,13 +78,17 @@ def chain_of(model: nn.Module, inputs) -> list[Link] | str:
 
 
 def _noting(path: str, calls: list):
-    def note(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        single = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
-        given = args[0].clone() if single else None
-        made = output.clone() if isinstance(output, torch.Tensor) else None
-        calls.append((path, module, given, made))
+    given: list[torch.Tensor | None] = []
 
-    return note
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        single = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
+        given.append(args[0].clone() if single else None)  # it may be changed in place
+
+    def behind(module: nn.Module, args: tuple, output: object) -> None:
+        made = output.clone() if isinstance(output, torch.Tensor) else None
+        calls.append((path, module, given.pop(), made))
+
+    return before, behind
 
 
 def _linked(calls: list, output: object) -> list[Link] | str:
@@ -92,8 +98,9 @@ def _linked(calls: list, output: object) -> list[Link] | str:
     for path, module, given, made in calls:
         if given is None or made is None:
             return f"theory knows maps of one tensor to one; {path} is none"
-        if path in paths:
+        if path in paths and isinstance(module, _MAPS):
             return f"theory knows weights that are used once; {path} is called again"
+        again = path in paths
         paths.add(path)
         between = "identity" if before is None else _between(before, given)
         if between is None and _is_mean(before, given):
@@ -117,7 +124,8 @@ def _linked(calls: list, output: object) -> list[Link] | str:
                 return f"theory knows chains that begin with a map; {path} comes before the first"
             if links[-1].activation != "identity" or between != "identity":
                 return f"theory knows one activation behind a map; {path} is the second"
-            links[-1] = replace(links[-1], activation_path=path, activation=name)
+            own = None if again else path  # rows of a later call are others
+            links[-1] = replace(links[-1], activation_path=own, activation=name)
         before = made
     if not links:
         return "theory knows chains of linear maps; got none among the model's modules"
