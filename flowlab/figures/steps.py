@@ -32,7 +32,7 @@ HATCHED = {"hatch": "xxxx", "edgecolor": NONFINITE, "facecolor": "none", "linewi
 
 
 def fits(sweep: Conditions) -> bool:
-    """Whether all runs have steps of training, some several, and are few enough for a panel each."""
+    """Whether all runs have steps of training, some several, and each can have a panel."""
     if "step" not in sweep.every or len(sweep.points) > MOST:
         return False
     steps = sweep.every.groupby("run", observed=True)["step"].nunique()

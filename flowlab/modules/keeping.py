@@ -4,7 +4,6 @@ One file for each run, in the folder of an experiment: ``flowlab.load``, ``compa
 and the report take it from there, beside runs of the laboratory or alone.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from flowlab import schema
-from flowlab.errors import InputError, unknown
+from flowlab.errors import InputError
 from flowlab.modules.table import KEY, named, silent
 from flowlab.settings import make
 from flowlab.storage.experiment import Experiment
