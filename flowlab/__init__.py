@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
+    from flowlab.modules.laboratory import to_torch
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
     from flowlab.settings import Settings, make
@@ -38,6 +39,7 @@ __all__ = [
     "register_activation",
     "register_initializer",
     "run",
+    "to_torch",
     "train",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "register_activation": "registration",
     "register_initializer": "registration",
     "run": "runs",
+    "to_torch": "modules.laboratory",
     "train": "runs",
 }
 
