@@ -99,7 +99,9 @@ def _translated(torch, layer: Layer, parameters: Nest, shape: Shape, names: Iter
         fork = _formula()("Fork", _fork)
         for k, each in enumerate(zip(layer.branches, parameters, strict=True), 1):
             row = _in_a_row(torch, [each], shape, names)
-            (name, branch), *_ = [*row.named_children()] if len(row) == 1 else [(f"branch_{k}", row)]
+            (name, branch), *_ = (
+                [*row.named_children()] if len(row) == 1 else [(f"branch_{k}", row)]
+            )
             _add(fork, name, branch)
         return fork
     if type(layer) not in TRANSLATIONS:

@@ -3,16 +3,17 @@
 import copy
 import inspect
 import math
-import re
-from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import flowlab
 from flowlab import layers
-from flowlab.layer import Chain, Primitive, Workspace
+from flowlab.initializers import Initializer
+from flowlab.layer import Chain, Workspace
 from flowlab.layers import (
+    Activation,
     AvgPool2d,
     BatchNorm,
     Conv1d,
@@ -32,17 +33,20 @@ from flowlab.layers import (
 )
 from flowlab.layers.activation import ACTIVATIONS, REGISTERED_ACTIVATIONS
 from flowlab.layers.loss import Loss
-from flowlab.measurement.norms import Norms
-from flowlab.modules import torch_needed as needed
+from flowlab.measurement.passes import Drawn
+from flowlab.measurement.setup import prepare
+from flowlab.modules import torch_needed
 from flowlab.modules.laboratory import batch_of, to_torch
 from flowlab.modules.translation import TRANSLATIONS
 from flowlab.networks import Network
-from flowlab.registration import register_activation
 from flowlab.settings import NORMALIZATIONS, SKIPS
+from flowlab.theory import activations as theory
+from tests.support.passes import close
 
 torch = pytest.importorskip("torch")
-TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
-COLUMNS = ["activation", "delta", "dX", "dW", "db", "dgain", "dbias"]
+in_torch = pytest.importorskip("tests.support.in_torch")
+TOLERANCES = {"float64": 1e-12, "float32": 3e-5}
+COLUMNS = ["activation", "delta", "dX", "dW", "db", "dgain", "dbias", "dh"]
 SMALL = {"width": 6, "batch_size": 5, "seeds": 2, "seed": 4, "init": "torch_default"}
 
 
@@ -55,184 +59,41 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-# --- norms in PyTorch -----------------------------------------------------------------------------
+def rows_of(table, seed):
+    """A seed's rows by (layer, op, time or None): (status, {column: log10}), nulls left out."""
+    names = {f"{column}_log10_norm": column for column in COLUMNS}
+    table = table.loc[table["seed"] == seed, ["layer", "op", "time", "status", *names]]
+    found = {}
+    for layer, op, time, status, *values in table.itertuples(index=False):
+        row = zip(names.values(), values, strict=True)
+        key = layer, op, None if time is pd.NA else time
+        found[key] = status, {column: v for column, v in row if not math.isnan(v)}
+    return found
 
 
-class Stepped(torch.nn.Module):
-    """A recurrence of PyTorch step by step.
+def compared(settings, net=None, **network):
+    """(the largest relative difference of norms, how many there are) under the last seed.
 
-    Every step has zeros as further inputs, each of which enters one preactivation, so that they
-    receive its cotangent.
+    Norms that the table lacks as lost must be rounding errors in PyTorch.
     """
-
-    def __init__(self, rnn):
-        super().__init__()
-        self.rnn, self.steps = rnn, []
-        cell = getattr(rnn, "mode", "LINEAR").lower()
-        self.cell = linear if cell == "linear" else partial(cell_of, getattr(torch, cell))
-
-    def forward(self, x, state=None):
-        rnn = self.rnn
-        gates, h = rnn.weight_hh_l0.shape
-        one = torch.eye(gates, dtype=x.dtype)
-        weights = [torch.cat([rnn.weight_ih_l0, one], 1), rnn.weight_hh_l0]
-        weights += [rnn.bias_ih_l0, rnn.bias_hh_l0]
-        if state is None:
-            state = torch.zeros(1, len(x), h, dtype=x.dtype)
-            state = (state, state) if getattr(rnn, "mode", "") == "LSTM" else state
-        found = []
-        for now in x.unbind(1):
-            further = torch.zeros(len(x), gates, dtype=x.dtype, requires_grad=True)
-            y, state = self.cell(torch.cat([now, further], 1)[:, None], state, weights)
-            on = state[0] if isinstance(state, tuple) else state
-            y.retain_grad()
-            on.retain_grad()
-            self.steps.append((further, y, on))
-            found.append(y)
-        return torch.cat(found, 1), state
-
-    def norms(self):
-        """(of the states, of ∂L/∂z, of ∂L/∂h), one for each step, as log10."""
-        for further, y, on in self.steps:
-            left = torch.zeros_like(y) if on.grad is None else on.grad.reshape(y.shape)
-            yield size(y), size(further.grad), size(y.grad + left)
-
-
-def cell_of(function, x, state, weights):
-    # Biases, one layer, no dropout, training, one direction, the batch first.
-    y, *state = function(x, state, weights, True, 1, 0.0, True, False, True)
-    return y, tuple(state) if len(state) > 1 else state[0]
-
-
-def linear(x, h, weights):
-    W_ih, W_hh, b_ih, b_hh = weights
-    y = x @ W_ih.T + b_ih + h.reshape(len(x), 1, -1) @ W_hh.T + b_hh
-    return y, y.reshape(h.shape).clone()
-
-
-def size(tensor):
-    """log10 of the Frobenius norm."""
-    with np.errstate(divide="ignore"):
-        return float(np.log10(np.linalg.norm(tensor.detach().double().numpy())))
-
-
-def tap(taps, path, module):
-    """What a module receives and returns, beside its path; both then keep their gradients.
-
-    The module receives a copy, whose gradient is what comes through this module alone.
-    """
-
-    def before(module, given):
-        (x,) = given
-        x = x.clone() if x.requires_grad else x.detach().clone().requires_grad_()
-        x.retain_grad()
-        taps[path] = [x]
-        return (x,)
-
-    def after(module, given, y):
-        y.retain_grad()
-        taps[path].append(y)
-
-    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
-
-
-def by_torch(net, batch):
-    """Norms by (layer, op) and column as in the table, states by layer, and the output."""
-    x, y, loss = batch
-    recurrent = {}
-    for path, module in list(net.named_modules()):
-        if path.endswith(".rnn"):
-            recurrent[path.removesuffix(".rnn")] = stepped = Stepped(module)
-            net.get_submodule(path.removesuffix(".rnn")).rnn = stepped
-    modules = {path: m for path, m in net.named_modules() if path and ".rnn" not in path}
-    taps, hooks = {}, []
-    for path, module in modules.items():
-        hooks += tap(taps, path, module)
-    net.zero_grad()
-    output = net(x)
-    loss(output, y).backward()
-    rows = {}
-    for path, module in modules.items():
-        if "." not in path:
-            continue
-        layer, *_, op = path.removeprefix("layer_").split(".")
-        gradients = {
-            name.rpartition(".")[2]: size(p.grad)
-            for name, p in module.named_parameters()
-            if p.grad is not None
-        }
-        given, returned = (t.grad for t in taps[path])
-        dX = {"dX": -math.inf if given is None else size(given)}
-        if path in recurrent:
-            delta = joined([z for _, z, _ in recurrent[path].norms()])
-            for suffix, more in (("ih", dX), ("hh", {})):
-                of = (gradients[f"{kind}_{suffix}_l0"] for kind in ("weight", "bias"))
-                dW, db = of
-                rows[int(layer), f"{op}_{suffix}"] = {"delta": delta, "dW": dW, "db": db, **more}
-        elif "norm" in op:
-            rows[int(layer), op] = dX | renamed(gradients, weight="dgain", bias="dbias")
-        else:
-            own = renamed(gradients, weight="dW", bias="db")
-            rows[int(layer), op] = dX | own | ({"delta": size(returned)} if own else {})
-    outputs = {int(path[6:]): taps[path][1] for path in modules if "." not in path}
-    states = {int(path.split(".")[0][6:]): list(s.norms()) for path, s in recurrent.items()}
-    for path, stepped in recurrent.items():
-        net.get_submodule(path).rnn = stepped.rnn
-    for hook in hooks:
-        hook.remove()
-    return rows, outputs, states, output.detach()
-
-
-def renamed(gradients, **names):
-    return {names[name]: norm for name, norm in gradients.items() if name in names}
-
-
-def joined(log10_norms):
-    """Of the whole, from its parts."""
-    return math.log10(math.hypot(*(10.0**norm for norm in log10_norms)))
-
-
-def compared(settings, seed=None, net=None, **more):
-    """(the largest relative difference of a norm, how many norms were compared).
-
-    Norms that flowlab gives up as lost are to be rounding errors in PyTorch, too.
-    """
-    seed = settings.seed + 1 if seed is None else seed
-    net = net or to_torch(settings, seed, **more)
-    rows, outputs, states, _ = by_torch(net, batch_of(settings, seed, **more))
-    table = flowlab.measure(settings, **more)
-    table = table[table["seed"] == seed]
-    worst, count = 0.0, 0
-
-    def meet(ours, theirs):
-        nonlocal worst, count
-        count += 1
-        same = ours == theirs
-        worst = max(worst, 0.0 if same else abs(math.expm1((ours - theirs) * math.log(10))))
-        assert not math.isnan(worst), (ours, theirs)
-
-    whole = table[table["time"].isna()]
-    for (layer, op), row in whole.set_index(["layer", "op"]).iterrows():
-        theirs = dict(rows[layer, op])
-        if op == list(whole[whole["layer"] == layer]["op"])[-1]:
-            theirs["activation"] = size(outputs[layer])
-            if any(name.startswith("residual") for name, _ in net[layer - 1].named_children()):
-                theirs["delta"] = size(outputs[layer].grad)
-        given = {c for c in COLUMNS if not math.isnan(row[f"{c}_log10_norm"])}
-        assert given <= theirs.keys(), (layer, op)
-        for column in theirs.keys() - given:
-            assert row["status"] == "lost", (layer, op, column)
-            rounding = np.finfo(settings.dtype).eps * settings.batch_size * 100
-            incoming = size(outputs[layer].grad) if "delta" not in theirs else theirs["delta"]
-            assert theirs[column] < incoming + math.log10(rounding), (layer, op, column)
-        for column in given:
-            meet(row[f"{column}_log10_norm"], theirs[column])
-    timed = table[table["time"].notna()]
-    names = ["activation_log10_norm", "delta_log10_norm", "state_cotangent_log10_norm"]
-    for (layer, time), row in timed.set_index(["layer", "time"]).iterrows():
-        for name, theirs in zip(names, states[layer][time - 1], strict=True):
-            meet(row[name], theirs)
-    return worst, count
+    seed = settings.seed + settings.seeds - 1
+    net = net or to_torch(settings, seed, **network)
+    theirs = in_torch.norms(net, batch_of(settings, seed, **network))
+    ours = rows_of(flowlab.measure(settings, **network), seed)
+    assert ours.keys() == theirs.keys()
+    rounding = math.log10(100 * np.finfo(settings.dtype).eps * settings.batch_size)
+    differences = []
+    for key, (status, row) in ours.items():
+        for column in theirs[key].keys() | row.keys():
+            if column not in row:
+                size = max(v for v in theirs[key].values())
+                assert status == "lost" and theirs[key][column] < size + rounding, (key, column)
+            elif row[column] != theirs[key][column]:  # two zeros are equal
+                apart = row[column] - theirs[key][column]
+                differences.append(abs(math.expm1(apart * math.log(10))))
+            else:
+                differences.append(0.0)
+    return max(differences), len(differences)
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -307,14 +168,318 @@ CASES = {
     },
     "biases": {"depth": 4, "init": {"name": "normal", "sigma_w": 1.5, "sigma_b": 0.3}},
 }
-# Large enough inputs of batch norm's eps to show in what is compared.
+# Float32 where something else is computed than in another case.
+SINGLE = ["mlp, gelu", "mlp, fixup, batch", "cnn, mix", "cnn, rms", "resnet, batch", "circular"]
+SINGLE += ["rnn, layer", "rnn, identity", "lstm, forget bias", "lstm, rms", "gru, truncated"]
+SINGLE += ["transformer, rezero", "transformer, post, batch", "causal", "ones", "gaussian, cnn"]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, dtype", [(c, "float64") for c in CASES] + [(c, "float32") for c in SINGLE]
+)
 def test_a_table_is_that_of_torch(case, dtype):
     settings = flowlab.make(**SMALL | CASES[case], dtype=dtype)
     worst, count = compared(settings)
-    print(f"WORST {dtype} {case}: {worst:.1e} of {count}")
-    assert count >= 5 * settings.depth - 1
-    assert worst < TOLERANCES[dtype]
+    assert worst < TOLERANCES[dtype] and count >= 5 * settings.depth - 1
+    print("WORST", dtype, settings.network.name, case, f"{worst:.1e}", count)
+
+
+def output_of(settings, seed):
+    """What flowlab's own network gives for a seed's batch."""
+    setup = prepare(settings)
+    source = Drawn(Initializer(settings.init), np.array([seed]), np.dtype(settings.dtype))
+    x, _ = setup.batches([seed])
+    for place in setup.network.walk(setup.shape):
+        declared = place.block.declare(place.shape).parameters
+        here, zero = (np.array([seed]), np.array([place.layer])), np.zeros(1, np.int64)
+        parameters = source.parameters(declared, here, zero, Workspace())
+        x, _ = place.block.forward(x, parameters, Workspace())
+    return x[0]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("case", ["mlp, mix, rms", "resnet, layer", "causal", "lstm, forget bias"])
+def test_outputs_are_those_of_torch(case, dtype):
+    settings = flowlab.make(**SMALL | CASES[case], dtype=dtype)
+    net, (x, _, _) = to_torch(settings), batch_of(settings)
+    ours, theirs = output_of(settings, settings.seed), net(x).detach()
+    assert theirs.dtype == getattr(torch, dtype)
+    close(ours, theirs, TOLERANCES[dtype])
+
+
+# --- wrong networks -------------------------------------------------------------------------------
+
+
+def transposed(net):
+    net.layer_2.linear.weight.data = net.layer_2.linear.weight.data.T.contiguous()
+
+
+def other_eps(net):
+    net.layer_2.layer_norm.eps = 2e-5
+
+
+def other_order_of_gates(net):
+    rnn = net.layer_1.lstm.rnn
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        i, f, g, o = getattr(rnn, name).data.chunk(4)
+        getattr(rnn, name).data.copy_(torch.cat([i, g, f, o]))
+
+
+def never_cut(net):
+    net.layer_1.gru.truncation = None
+
+
+def seen_ahead(net):
+    net.layer_2.residual_1.branch.attention.causal = False
+
+
+def other_scale(net):
+    net.layer_2.residual_1.branch.attention.scale *= 1 + 1e-6
+
+
+def padded_with_zeros(net):
+    net.layer_2.conv2d.padding_mode = "zeros"
+
+
+def other_factor(net):
+    net.layer_2.residual.a *= 1 + 1e-6
+
+
+def unbiased_variance(net):
+    norm = net.layer_1.batch_norm
+    n = SMALL["batch_size"]
+    net.layer_1.batch_norm.forward = lambda x: (
+        norm.weight * (x - x.mean(0)) / (x.var(0, correction=0) * n / (n - 1) + norm.eps).sqrt()
+        + norm.bias
+    )
+
+
+def approximate_gelu(net):
+    net.layer_1.gelu.approximate = "tanh"
+
+
+MUTANTS = {
+    transposed: {"depth": 4},
+    other_eps: {"depth": 4, "norm": "layer"},
+    other_order_of_gates: {"network": "lstm"},
+    never_cut: CASES["gru, truncated"],
+    seen_ahead: CASES["causal"],
+    other_scale: TOKENS,
+    padded_with_zeros: CASES["circular"],
+    other_factor: {"depth": 4, "skip": "scaled"},
+    unbiased_variance: {"depth": 4, "norm": "batch", "activation": "tanh"},
+    approximate_gelu: {"depth": 4, "activation": "gelu"},
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_wrong_network_is_found(mutant):
+    settings = flowlab.make(**SMALL | MUTANTS[mutant], dtype="float64")
+    net = to_torch(settings, settings.seed + 1)
+    assert compared(settings, net)[0] < TOLERANCES["float64"]
+    mutant(net)
+    assert compared(settings, net)[0] > 1e-7
+
+
+# --- networks of one's own ------------------------------------------------------------------------
+
+
+def ending(blocks, readout):
+    blocks = [*blocks, Chain([readout, Linear(10)])]
+    return Network(blocks, [isinstance(block, Residual) for block in blocks])
+
+
+def images(*blocks):
+    return ending(blocks, Flatten()), CNN
+
+
+def tokens(*blocks):
+    return ending(blocks, TokenMean()), TOKENS
+
+
+OWN = {
+    "strides": images(
+        Chain([Conv2d(4, 3, stride=2, dilation=2, padding=2), MaxPool2d(2)]),
+        Chain([Conv2d(4, 1, groups=2), AvgPool2d(2, stride=1)]),
+    ),
+    "groups": images(Conv2d(4, 3), Chain([GroupNorm(2), Activation("tanh"), Conv2d(2, 3)])),
+    "groups, not centred": images(
+        Conv2d(4, 3), Chain([GroupNorm(2, eps=0.1, centred=False), Conv2d(2, 3)])
+    ),
+    "lengths": tokens(Conv1d(6, 3, padding=1), Chain([BatchNorm(eps=0.1), Conv1d(4, 2)])),
+    "sinusoids": tokens(
+        Chain([Linear(6), PositionalEncoding(9, "sinusoidal")]),
+        Residual(Chain([RMSNorm(0.5), MultiHeadAttention(6, 2, factors=(2.0, 0.5))]), 0.5, 0.9),
+    ),
+    "a fork of chains": tokens(
+        Linear(4),
+        Chain(
+            [
+                Fork([Chain([Linear(4), Activation("relu")]), Linear(4), Residual(Linear(4))]),
+                ScaledDotProductAttention(1, scale=0.3),
+            ]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_network_of_ones_own_is_that_of_torch(name):
+    network, settings = OWN[name]
+    settings = flowlab.make(**SMALL | settings, dtype="float64")
+    worst, count = compared(settings, network=network)
+    assert worst < TOLERANCES["float64"] and count > 10
+
+
+def test_tokens_are_embedded_as_in_torch():
+    random = np.random.default_rng(0)
+    data = flowlab.data.arrays(
+        random.integers(7, size=(20, 3)).astype(float),
+        random.integers(2, size=20),
+        standardise=False,
+    )
+    settings = flowlab.make(**SMALL, data=data, dtype="float64")
+    network = Network([TokenEmbedding(7, 4), Chain([TokenMean(), Linear(2)])])
+    net, batch = to_torch(settings, network=network), batch_of(settings, network=network)
+    batch.loss(net(batch.x), batch.y).backward()
+    table = flowlab.measure(settings, network=network)
+    ours = table.loc[(table["seed"] == settings.seed) & (table["layer"] == 1), "dW_log10_norm"]
+    theirs = in_torch.log10_norm(net.layer_1.token_embedding.weight.grad)
+    assert ours.item() == pytest.approx(theirs, abs=1e-12)
+
+
+def test_every_layer_has_a_form_in_torch():
+    kinds = {kind for _, kind in inspect.getmembers(layers, inspect.isclass)}
+    composites = {Chain, Fork, MultiHeadAttention, Residual}
+    assert {k for k in kinds if not issubclass(k, Loss)} - composites == set(TRANSLATIONS)
+
+
+@pytest.fixture
+def forgotten():
+    """Whatever a test registers is forgotten."""
+    names = (ACTIVATIONS, REGISTERED_ACTIVATIONS, theory.ACTIVATIONS)
+    before = [dict(known) for known in names]
+    yield
+    for known, kept in zip(names, before, strict=True):
+        known.clear()
+        known.update(kept)
+
+
+def test_a_registered_activation_is_passed_by_its_kernels(forgotten):
+    flowlab.register_activation("mine", lambda z: z + z * z, lambda z: 1 + 2 * z)
+    settings = flowlab.make(**SMALL, depth=4, activation="mine", dtype="float64")
+    assert compared(settings)[0] < TOLERANCES["float64"]
+    z = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4).T.requires_grad_()
+    mine, twin = to_torch(settings).layer_1.mine(z), z + z * z
+    weights = torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
+    ours, theirs = (torch.autograd.grad((weights * y).sum(), z)[0] for y in (mine, twin))
+    close(mine.detach(), twin.detach())
+    close(ours, theirs)
+
+
+# --- what a module is -----------------------------------------------------------------------------
+
+
+def test_the_seed_is_by_default_that_of_the_settings():
+    axes = SMALL | {"depth": 3}
+    first, second = to_torch(**axes), to_torch(flowlab.make(**axes), 4)
+    other = to_torch(flowlab.make(**axes), np.int64(5))
+    for a, b, c in zip(*(net.parameters() for net in (first, second, other)), strict=True):
+        assert torch.equal(a, b) and a.requires_grad and a.dtype == torch.float32
+        assert not torch.equal(a, c)
+    batches = batch_of(flowlab.make(**axes)), batch_of(**axes), batch_of(flowlab.make(**axes), 5)
+    assert torch.equal(batches[0].x, batches[1].x) and not torch.equal(batches[0].x, batches[2].x)
+
+
+@pytest.mark.parametrize("case", ["cnn, batch", "lstm, truncated", "transformer, rezero"])
+def test_a_module_is_a_plain_one(case):
+    """It can be copied and stored, and its mode makes no difference; no random number is drawn."""
+    settings = flowlab.make(**SMALL | CASES[case])
+    state = torch.random.get_rng_state()
+    net, (x, _, _) = to_torch(settings), batch_of(settings)
+    assert torch.equal(state, torch.random.get_rng_state())
+    copied, stored = copy.deepcopy(net), to_torch(settings, settings.seed + 1)
+    assert not torch.equal(stored(x), net(x))
+    stored.load_state_dict(net.state_dict())
+    for other in (copied, stored, copy.deepcopy(net).eval()):
+        assert torch.equal(other(x), net(x))
+    wide = net.double()
+    assert wide(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_the_batch_of_a_training_is_its_first(loss):
+    training = {"name": "sgd", "steps": 2}
+    settings = flowlab.make(**SMALL, depth=3, loss=loss, training=training, dtype="float64")
+    curve = flowlab.train(settings).curve
+    x, y, value = batch_of(settings)
+    ours = curve.loc[(curve["seed"] == settings.seed) & (curve["step"] == 1), "training_loss"]
+    theirs = value(to_torch(settings)(x), y).item()
+    assert ours.item() == pytest.approx(theirs, rel=1e-12)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+class Mine(Linear):
+    """A layer of a user's own."""
+
+
+MASKED = Chain([Linear(6), MultiHeadAttention(6, 2, masked=True)])
+REFUSED = [
+    ({}, {"seed": -1}, "seed must be at least 0 and below 2^63; got -1"),
+    ({}, {"seed": "a"}, "seed must be an integer; got 'a'"),
+    ({}, {"seed": True}, "seed must be an integer; got True"),
+    (
+        {},
+        {"network": Network([Mine(6), Linear(10)])},
+        "a layer must be one that has a form in PyTorch; got Mine",
+    ),
+    (
+        {},
+        {"network": Network([Chain([Linear(6), BatchNorm(training=False)]), Linear(10)])},
+        "batch_norm must be without data of its own; got mean, variance",
+    ),
+    (
+        TOKENS,
+        {"network": tokens(MASKED)[0]},
+        "attention must be without data of its own; got hidden",
+    ),
+    (
+        CNN | network("cnn", kernel_size=19, padding="circular"),
+        {},
+        "conv2d: circular padding must be at most the input's length for PyTorch, 8; got 9",
+    ),
+    (
+        {},
+        {"network": Network([Linear(6, name="train"), Linear(10)])},
+        "'train' must be a name that a PyTorch module has free",
+    ),
+    (
+        {"depth": 2000, "width": 1000, "batch_size": 8},
+        {},
+        "memory_gib must be at least 7.51 for this network in PyTorch; got 2",
+    ),
+]
+
+
+@pytest.mark.parametrize("axes, options, message", REFUSED)
+def test_what_has_no_form_in_torch_is_refused(axes, options, message):
+    with pytest.raises(flowlab.InputError) as caught:
+        to_torch(flowlab.make(**SMALL | axes), **options)
+    assert str(caught.value) == message
+
+
+def test_inputs_beyond_the_type_are_refused():
+    data = flowlab.data.arrays(np.full((6, 3), 1e36), np.arange(6) % 2, standardise=False)
+    with pytest.raises(
+        flowlab.InputError, match=r"in the range of float32 for PyTorch; got 1e\+36"
+    ):
+        batch_of(**SMALL, data=data)
+
+
+@pytest.mark.parametrize("function", [to_torch, batch_of])
+def test_without_torch_one_line_says_so(function, monkeypatch):
+    monkeypatch.setattr(torch_needed, "find_spec", lambda name: None)
+    with pytest.raises(flowlab.InputError, match=r"^PyTorch must be installed.*flowlab\[torch\]'$"):
+        function(depth=3)
