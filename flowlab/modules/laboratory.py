@@ -11,7 +11,7 @@ A check of one number in five lines::
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,11 @@ from flowlab.measurement.setup import Setup, needed, prepare
 from flowlab.modules.torch_needed import torch_needed
 from flowlab.modules.translation import translated
 from flowlab.networks import Network
+from flowlab.numerics.blas import one_thread
 from flowlab.settings import Settings, given
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Fed(NamedTuple):
@@ -36,9 +40,9 @@ class Fed(NamedTuple):
     ``loss`` is.
     """
 
-    x: Any
-    y: Any
-    loss: Callable
+    x: "Tensor"
+    y: "Tensor"
+    loss: "Callable[[Tensor, Tensor], Tensor]"
 
 
 def to_torch(
@@ -46,7 +50,7 @@ def to_torch(
     seed: int | None = None,
     network: Network | str | dict | None = None,
     **axes: Any,
-):
+) -> "nn.Sequential":
     """The network that ``measure`` draws under a seed, as a ``torch.nn.Module`` on the CPU.
 
     Settings are given as to :func:`flowlab.measure`; ``seed`` is by default theirs. Parameters are
@@ -86,7 +90,8 @@ def to_torch(
     for place in setup.network.walk(setup.shape):
         declared = place.block.declare(place.shape).parameters
         here = np.array([seed]), np.array([place.layer])
-        drawn = source.parameters(declared, here, np.zeros(1, np.int64), Workspace())
+        with one_thread():
+            drawn = source.parameters(declared, here, np.zeros(1, np.int64), Workspace())
         of_one = map_leaves(lambda array: array.reshape(array.shape[1:]), drawn)
         made.add_module(f"layer_{place.layer}", translated(place.block, place.shape, of_one))
     return made

@@ -9,13 +9,13 @@ Modules are made on PyTorch's device "meta", so that none draws numbers of its o
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowlab.errors import InputError
 from flowlab.kernel import Kernel
-from flowlab.layer import Chain, Layer, Nest, Primitive, Shape
+from flowlab.layer import Chain, Layer, Nest, Shape
 from flowlab.layers import (
     GRU,
     LSTM,
@@ -46,8 +46,11 @@ from flowlab.layers.activation import ACTIVATIONS, LEAKY_SLOPE, REGISTERED_ACTIV
 from flowlab.layers.embedding import sinusoids
 from flowlab.networks.rewrite import operations
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def translated(block: Layer, shape: Shape, parameters: Nest):
+
+def translated(block: Layer, shape: Shape, parameters: Nest) -> "nn.Sequential":
     """A block as a ``torch.nn.Sequential`` of its operations, for inputs of ``shape``.
 
     ``parameters`` is the nest of one network's arrays that the block declares. Operations have the
@@ -116,7 +119,7 @@ def _translated(torch, layer: Layer, parameters: Nest, shape: Shape, names: Iter
 
 def _add(module, name: str, child) -> None:
     if hasattr(module, name) or "." in name or not name:
-        raise InputError(f"{name!r} must be a name that a PyTorch module has free")
+        raise InputError(f"name of an operation must be free in a PyTorch module; got {name!r}")
     module.add_module(name, child)
 
 
@@ -392,7 +395,7 @@ def _last_step(torch, layer: LastStep, shape, p):
 
 
 # (torch, layer, shape of its input, its parameters) -> module.
-TRANSLATIONS: dict[type[Primitive], Callable] = {
+TRANSLATIONS: dict[type[Layer], Callable] = {
     Activation: _activation,
     AvgPool2d: _average_pool,
     BatchNorm: _batch_norm,

@@ -33,6 +33,7 @@ from flowlab.layers import (
 )
 from flowlab.layers.activation import ACTIVATIONS, REGISTERED_ACTIVATIONS
 from flowlab.layers.loss import Loss
+from flowlab.measurement import ensemble
 from flowlab.measurement.passes import Drawn
 from flowlab.measurement.setup import prepare
 from flowlab.modules import torch_needed
@@ -62,7 +63,7 @@ def one_thread():
 def rows_of(table, seed):
     """A seed's rows by (layer, op, time or None): (status, {column: log10}), nulls left out."""
     names = {f"{column}_log10_norm": column for column in COLUMNS}
-    table = table.loc[table["seed"] == seed, ["layer", "op", "time", "status", *names]]
+    table = table[["layer", "op", "time", "status", *names]][table["seed"] == seed]
     found = {}
     for layer, op, time, status, *values in table.itertuples(index=False):
         row = zip(names.values(), values, strict=True)
@@ -181,7 +182,6 @@ def test_a_table_is_that_of_torch(case, dtype):
     settings = flowlab.make(**SMALL | CASES[case], dtype=dtype)
     worst, count = compared(settings)
     assert worst < TOLERANCES[dtype] and count >= 5 * settings.depth - 1
-    print("WORST", dtype, settings.network.name, case, f"{worst:.1e}", count)
 
 
 def output_of(settings, seed):
@@ -205,6 +205,54 @@ def test_outputs_are_those_of_torch(case, dtype):
     ours, theirs = output_of(settings, settings.seed), net(x).detach()
     assert theirs.dtype == getattr(torch, dtype)
     close(ours, theirs, TOLERANCES[dtype])
+
+
+def place(path):
+    """(layer, op, column) of a parameter of PyTorch, from its path alone."""
+    layer, *_, op, name = path.replace(".rnn.", ".").replace(".norm.", ".").split(".")
+    kind, _, suffix = name.removesuffix("_l0").partition("_")
+    columns = (
+        {"weight": "dgain", "bias": "dbias"} if "norm" in op else {"weight": "dW", "bias": "db"}
+    )
+    op = f"{op}_{suffix}" if suffix else op
+    return int(layer.removeprefix("layer_")), op, f"{columns[kind]}_log10_norm"
+
+
+BY_PATH = ["resnet, layer", "transformer, post, rms", "transformer, pre, batch", "circular"]
+BY_PATH += [f"{name}, truncated" for name in ("rnn", "lstm", "gru")]
+
+
+@pytest.mark.parametrize("case", [*BY_PATH, "rnn, identity", "lstm, forget bias"])
+def test_a_reader_finds_the_numbers_by_their_paths(case):
+    settings = flowlab.make(**SMALL | CASES[case], dtype="float64")
+    net, (x, y, loss) = to_torch(settings), batch_of(settings)
+    loss(net(x), y).backward()
+    table = flowlab.measure(settings)
+    table = table[(table["seed"] == settings.seed) & table["time"].isna()].set_index(
+        ["layer", "op"]
+    )
+    for path, parameter in net.named_parameters():
+        layer, op, column = place(path)
+        row = table.loc[(layer, op)]
+        if row["status"] == "ok":
+            assert row[column] == pytest.approx(in_torch.log10_norm(parameter.grad), abs=1e-12)
+
+
+@pytest.mark.parametrize("init", ["he", "xavier_uniform", "orthogonal"])
+def test_weights_are_the_same_numbers(init):
+    settings = flowlab.make(**SMALL | {"init": init, "seeds": 1, "depth": 3})
+    net, met = to_torch(settings), []
+
+    def watch(seeds, number):
+        def see(layer, tape, dy, dx, gradients):
+            if isinstance(layer, Linear):
+                ours, theirs = tape["W"][0].T, net[number - 1].linear.weight.detach().numpy()
+                met.append(ours.tobytes() == theirs.tobytes() and ours.any())
+
+        return see
+
+    ensemble.measure(settings, watch=watch)
+    assert len(met) == 3 and all(met)
 
 
 # --- wrong networks -------------------------------------------------------------------------------
@@ -453,7 +501,7 @@ REFUSED = [
     (
         {},
         {"network": Network([Linear(6, name="train"), Linear(10)])},
-        "'train' must be a name that a PyTorch module has free",
+        "name of an operation must be free in a PyTorch module; got 'train'",
     ),
     (
         {"depth": 2000, "width": 1000, "batch_size": 8},
