@@ -65,7 +65,8 @@ def to_torch(
     ``layer_1.lstm.rnn``, whose parameters have these endings; its delta is that of the
     preactivations, within PyTorch's own function. A forget bias is part of ``bias_ih_l0``.
     Batch norm takes its statistics from the batch in evaluation, too. Matrices are PyTorch's, the
-    transposes of ours. Registered activations are run by flowlab's kernels.
+    transposes of ours. Registered activations are run by flowlab's kernels. What is stored of the
+    module is its ``state_dict``.
 
     PyTorch keeps no exponents: norms beyond the range of its type are 0 or infinite there, but not
     in the table.
