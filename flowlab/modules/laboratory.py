@@ -23,7 +23,6 @@ from flowlab.measurement.ensemble import upstream
 from flowlab.measurement.passes import Drawn
 from flowlab.measurement.setup import Setup, needed, prepare
 from flowlab.modules.torch_needed import torch_needed
-from flowlab.modules.translation import translated
 from flowlab.networks import Network
 from flowlab.numerics.blas import one_thread
 from flowlab.settings import Settings, given
@@ -60,13 +59,14 @@ def to_torch(
     The module is a ``torch.nn.Sequential`` of the counted layers ``layer_1``, ``layer_2``, ...: the
     module of an operation of the table is the one whose path begins with ``layer_<layer>`` and ends
     in its ``op``, such as ``layer_3.linear`` or ``layer_3.residual.branch.linear_2``. In it dW and
-    db are the gradients of ``weight`` and ``bias``, and so are dgain and dbias of a normalization.
+    db are the gradients of ``weight`` and ``bias``, and so are dgain and dbias of a normalization;
+    delta is the cotangent of its output, or of the output of ``layer_3`` in the last row of a
+    residual block, and dX what comes back through it alone.
     The two rows of a recurrent layer, ``lstm_ih`` and ``lstm_hh``, share the module
     ``layer_1.lstm.rnn``, whose parameters have these endings; its delta is that of the
     preactivations, within PyTorch's own function. A forget bias is part of ``bias_ih_l0``.
     Batch norm takes its statistics from the batch in evaluation, too. Matrices are PyTorch's, the
-    transposes of ours. Registered activations are run by flowlab's kernels. What is stored of the
-    module is its ``state_dict``.
+    transposes of ours. Registered activations are run by flowlab's kernels.
 
     PyTorch keeps no exponents: norms beyond the range of its type are 0 or infinite there, but not
     in the table.
@@ -77,7 +77,9 @@ def to_torch(
     name PyTorch's modules use for something else.
     """
     setup = _setup(settings, seed, network, axes)
-    import torch
+    from torch import nn
+
+    from flowlab.modules.translation import translated
 
     settings, (seed,) = setup.settings, setup.seeds
     gib, _ = needed(settings, setup.batches, setup.network if setup.own else None)
@@ -87,7 +89,7 @@ def to_torch(
             f"got {settings.memory_gib:g}"
         )
     source = Drawn(Initializer(settings.init), setup.seeds, np.dtype(settings.dtype))
-    made = torch.nn.Sequential()
+    made = nn.Sequential()
     for place in setup.network.walk(setup.shape):
         declared = place.block.declare(place.shape).parameters
         here = np.array([seed]), np.array([place.layer])

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,6 @@ from flowlab.measurement.passes import Drawn
 from flowlab.measurement.setup import prepare
 from flowlab.modules import torch_needed
 from flowlab.modules.laboratory import batch_of, to_torch
-from flowlab.modules.translation import TRANSLATIONS
 from flowlab.networks import Network
 from flowlab.settings import NORMALIZATIONS, SKIPS
 from flowlab.theory import activations as theory
@@ -46,6 +46,7 @@ from tests.support.passes import close
 
 torch = pytest.importorskip("torch")
 in_torch = pytest.importorskip("tests.support.in_torch")
+translation = pytest.importorskip("flowlab.modules.translation")
 TOLERANCES = {"float64": 1e-12, "float32": 3e-5}
 COLUMNS = ["activation", "delta", "dX", "dW", "db", "dgain", "dbias", "dh"]
 SMALL = {"width": 6, "batch_size": 5, "seeds": 2, "seed": 4, "init": "torch_default"}
@@ -159,6 +160,8 @@ CASES = {
     "squared error, sum": {"depth": 4, "loss": "squared_error", "reduction": "sum"},
     "cross-entropy, sum": {"depth": 4, "reduction": "sum"},
     "one layer": {"depth": 1},
+    "deep": {"depth": 60, "init": "xavier"},
+    "deep, residual": {"depth": 40, "skip": "scaled", "norm": "rms", "activation": "gelu"},
     **{
         f"cnn, {init}": CNN | {"init": init}
         for init in ("delta_orthogonal", "orthogonal", "identity", "xavier")
@@ -209,7 +212,7 @@ def test_outputs_are_those_of_torch(case, dtype):
 
 def place(path):
     """(layer, op, column) of a parameter of PyTorch, from its path alone."""
-    layer, *_, op, name = path.replace(".rnn.", ".").replace(".norm.", ".").split(".")
+    layer, *_, op, name = path.replace(".rnn.", ".").split(".")
     kind, _, suffix = name.removesuffix("_l0").partition("_")
     columns = (
         {"weight": "dgain", "bias": "dbias"} if "norm" in op else {"weight": "dW", "bias": "db"}
@@ -399,7 +402,9 @@ def test_tokens_are_embedded_as_in_torch():
 def test_every_layer_has_a_form_in_torch():
     kinds = {kind for _, kind in inspect.getmembers(layers, inspect.isclass)}
     composites = {Chain, Fork, MultiHeadAttention, Residual}
-    assert {k for k in kinds if not issubclass(k, Loss)} - composites == set(TRANSLATIONS)
+    assert {k for k in kinds if not issubclass(k, Loss)} - composites == set(
+        translation.TRANSLATIONS
+    )
 
 
 @pytest.fixture
@@ -447,9 +452,10 @@ def test_a_module_is_a_plain_one(case):
     net, (x, _, _) = to_torch(settings), batch_of(settings)
     assert torch.equal(state, torch.random.get_rng_state())
     copied, stored = copy.deepcopy(net), to_torch(settings, settings.seed + 1)
+    pickled = pickle.loads(pickle.dumps(net))
     assert not torch.equal(stored(x), net(x))
     stored.load_state_dict(net.state_dict())
-    for other in (copied, stored, copy.deepcopy(net).eval()):
+    for other in (copied, pickled, stored, copy.deepcopy(net).eval()):
         assert torch.equal(other(x), net(x))
     wide = net.double()
     assert wide(x.double()).dtype == torch.float64

@@ -19,8 +19,7 @@ def norms(net, batch):
     recurrent = [module for module in net.modules() if hasattr(module, "rnn")]
     for module in recurrent:
         module.rnn = Stepped(module.rnn)
-    inner = {"rnn", "norm"}  # of an operation's own
-    modules = {p: m for p, m in net.named_modules() if p and not inner & {*p.split(".")}}
+    modules = {path: m for path, m in net.named_modules() if path and ".rnn" not in path}
     taps, hooks = {}, []
     for path, module in modules.items():
         hooks += tap(taps, path, module)
@@ -52,7 +51,7 @@ def _rows(op, module, tapped):
     if isinstance(getattr(module, "rnn", None), Stepped):
         yield from module.rnn.rows(op, dX)
         return
-    own = dict(getattr(module, "norm", module).named_parameters(recurse=False))
+    own = dict(module.named_parameters(recurse=False))
     if not (own or op == "attention"):
         return
     names = OF_NORMALIZATIONS if "norm" in op else RENAMED
