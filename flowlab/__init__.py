@@ -10,6 +10,7 @@
     print(flowlab.run(init="he", depth=50))  # all of this, kept in results/single
     print(flowlab.compare("results/depth"))  # its runs ranked, best first
     trained = flowlab.train(training="sgd", depth=10)  # .table at logged steps, .curve of the loss
+    print(flowlab.diff(table, other))  # where two runs part
     sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flowlab.analysis.diff import diff
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
     from flowlab.registration import register_activation, register_initializer
@@ -30,6 +32,7 @@ __all__ = [
     "Settings",
     "__version__",
     "compare",
+    "diff",
     "judge",
     "load",
     "make",
@@ -47,6 +50,7 @@ _HOMES = {
     "Settings": "settings",
     "__version__": "storage.versions",
     "compare": "runs",
+    "diff": "analysis.diff",
     "judge": "analysis.verdicts",
     "load": "storage.experiment",
     "make": "settings",
