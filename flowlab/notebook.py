@@ -43,7 +43,7 @@ def of_run(verdict: Any, norms: pd.DataFrame, path: Any) -> str:
 
 def of_difference(sentence: str, rows: pd.DataFrame) -> str:
     """The sentence, and the places that differ most."""
-    cells = _table(rows.itertuples(index=False), rows.columns) if len(rows) else ""
+    cells = _table(rows.itertuples(index=False), list(rows)) if len(rows) else ""
     return f"<p>{escape(sentence)}</p>{cells}"
 
 

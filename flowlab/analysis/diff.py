@@ -55,8 +55,8 @@ class Difference:
     ``direction`` (forward or backward) and what names the place; ``effect`` (decades, a − b) with
     its simultaneous interval ``low``, ``high``, ``p`` and Holm's ``adjusted`` p over the ``n``
     seeds that have numbers in both, and whether it ``parts``; in how many seeds statuses are
-    ``unlike``, whether any bit ``differs``, the ``largest`` |difference| of a seed, ``status_a`` and
-    ``status_b``.
+    ``unlike``, whether any bit ``differs``, the ``largest`` |difference| of a seed, and the
+    statuses, ``status_a`` and ``status_b``.
     ``verdict`` is one of VERDICTS; ``by`` is what rows were joined by, ``notes`` name what was left
     out. ``runs`` has the settings of each table's run, a row for each shared seed.
     """

@@ -232,7 +232,9 @@ def _paired(a: _Side, b: _Side, column: str, joined) -> tuple[Pair | None, list[
         of_a, of_b = np.flatnonzero(known_a), np.flatnonzero(known_b)
         steps = [list(side.names["step"].iloc[of]) for side, of in ((a, of_a), (b, of_b))]
         if str(steps[0]) != str(steps[1]):
-            notes.append(f"{column} in {len(of_a)} places of table_a against {len(of_b)}")
+            notes.append(
+                f"{column} in {len(of_a)} places of table_a against {len(of_b)} of table_b"
+            )
             return None, notes
     else:
         of_a, of_b = joined
