@@ -316,7 +316,8 @@ def rows_words(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _place(row: pd.Series) -> str:
+def at_words(row: pd.Series) -> str:
+    """A row in words: "dW of layer 3 (linear)"."""
     quantity = quantity_words(row["quantity"])
     return f"{'the ' * (quantity == 'activation')}{quantity} of {place_words(row)}"
 
@@ -359,21 +360,21 @@ def _before(found: Difference) -> str:
     if before.empty:
         return ""
     how = "to rounding" if before["differs"].any() else "in every bit"
-    return f" Up to {_place(before.iloc[-1])} they are equal {how}."
+    return f" Up to {at_words(before.iloc[-1])} they are equal {how}."
 
 
 def _parts_words(found: Difference) -> str:
     table, first, backward = found.table, found.first, found.backward
-    text = f"The tables part first at {_place(first)}, {_size(first)}"
+    text = f"The tables part first at {at_words(first)}, {_size(first)}"
     if first["direction"] == "backward" and (table["direction"] == "forward").any():
         text += "; no activation is shown to part"
     elif backward is not None and first["direction"] == "forward":
-        text += f"; going backward, first at {_place(backward)}, {_size(backward)}"
+        text += f"; going backward, first at {at_words(backward)}, {_size(backward)}"
     text += f". Of {_counted(found)}, {int(table['parts'].sum()):,} part"
     sized = table[table["parts"] & (table["unlike"] == 0)]
     if len(sized) > 1:
         most = sized.loc[sized["effect"].abs().idxmax()]
-        text += f", most {_place(most)}, {_size(most)}"
+        text += f", most {at_words(most)}, {_size(most)}"
     return f"{text} ({found.family}).{_before(found)}"
 
 
@@ -383,14 +384,14 @@ def _undecided_words(found: Difference) -> str:
     bound = float(np.maximum(-table["low"], table["high"]).max())
     return (
         f"The tables are not shown to part: of {_counted(found)}, none does. The largest effect is "
-        f"{_effect(most)} decades, {_place(most)}; none is beyond ±{bound:.2g} decades "
+        f"{_effect(most)} decades, {at_words(most)}; none is beyond ±{bound:.2g} decades "
         f"({found.family}).{_before(found)}"
     )
 
 
 def _one_seed_words(found: Difference) -> str:
     rows = [row for _, row in found.largest(3).iterrows()]
-    sizes = "; ".join(f"{_place(row)}, {_effect(row)} decades" for row in rows)
+    sizes = "; ".join(f"{at_words(row)}, {_effect(row)} decades" for row in rows)
     return (
         "The tables differ; one seed gives no interval and no verdict. The largest of "
         f"{_counted(found)}: {sizes} ({found.family}).{_before(found)}"
@@ -401,8 +402,8 @@ def _rounding_words(found: Difference) -> str:
     most = found.table.loc[found.table["largest"].idxmax()]
     return (
         f"The tables are equal to rounding: {_counted(found)} differ by at most "
-        f"{_tiny(most['largest'])} decades, {_place(most)}; up to {_tiny(found.within)} counts as "
-        f"rounding ({found.family})."
+        f"{_tiny(most['largest'])} decades, {at_words(most)}; up to {_tiny(found.within)} counts "
+        f"as rounding ({found.family})."
     )
 
 
