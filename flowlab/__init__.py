@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from flowlab.analysis.diff import diff
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
+    from flowlab.modules.assertion import assert_flow
+    from flowlab.modules.attach import attach
+    from flowlab.modules.probing import probe
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
     from flowlab.settings import Settings, make
@@ -31,6 +34,8 @@ __all__ = [
     "InputError",
     "Settings",
     "__version__",
+    "assert_flow",
+    "attach",
     "compare",
     "diff",
     "judge",
@@ -38,6 +43,7 @@ __all__ = [
     "make",
     "measure",
     "predict",
+    "probe",
     "register_activation",
     "register_initializer",
     "run",
@@ -49,6 +55,8 @@ _HOMES = {
     "InputError": "errors",
     "Settings": "settings",
     "__version__": "storage.versions",
+    "assert_flow": "modules.assertion",
+    "attach": "modules.attach",
     "compare": "runs",
     "diff": "analysis.diff",
     "judge": "analysis.verdicts",
@@ -56,6 +64,7 @@ _HOMES = {
     "make": "settings",
     "measure": "runs",
     "predict": "runs",
+    "probe": "modules.probing",
     "register_activation": "registration",
     "register_initializer": "registration",
     "run": "runs",
