@@ -97,7 +97,8 @@ class Difference:
     def labels(self) -> tuple[str, str]:
         """The two runs by the settings in which they differ, else by their digests, or a and b."""
         rows = self.runs.groupby("side").first()
-        axes = differing(rows[[n for n in schema.names("setting") if n in rows and n != "seeds"]])
+        own = [name for name in rows if name not in ("run", "experiment", "seed", "seeds")]
+        axes = differing(rows[own]) or [name for name in ("experiment",) if name in rows]
         words = [settings_words(rows.loc[side], axes) for side in rows.index]
         if not all(words) or max(map(len, words)) > _LONGEST:
             words = [f"run {str(run)[:8]}" for run in rows["run"]]
@@ -112,10 +113,10 @@ class Difference:
         return text
 
     def largest(self, most: int = 5) -> pd.DataFrame:
-        """The rows that differ most: by status first, then by the size of the effect."""
+        """The rows that part, or else differ, most: by status first, then by size."""
         rows = self.table[self.table["differs"]]
-        size = rows["effect"].abs().fillna(inf)
-        order = pd.DataFrame({"unlike": -rows["unlike"], "size": -size, "place": rows.index})
+        order = -rows[["unlike", "parts"]].astype(float)
+        order = order.assign(size=-rows["effect"].abs().fillna(inf), place=rows.index)
         return rows.loc[order.sort_values([*order]).index[:most]]
 
     @property
@@ -213,10 +214,11 @@ def _columns(columns: Sequence[str] | None, tables: Collection[pd.DataFrame]) ->
 
 
 def _runs(tables: Mapping[str, pd.DataFrame], seeds: Sequence[int]) -> pd.DataFrame:
-    """The settings of both runs, a row for each side and shared seed."""
-    rows = []
+    """The settings of both runs, a user's own too, a row for each side and shared seed."""
+    rows, known = [], schema.columns(*schema.PARTS)
     for side, table in tables.items():
-        names = [name for name in schema.names("run", "setting") if name in table]
+        own = [n for n in table if n not in known and table[n].nunique(dropna=False) == 1]
+        names = [*(name for name in schema.names("run", "setting") if name in table), *own]
         row = table[names].iloc[[0]].assign(side=side, **({} if "run" in names else {"run": side}))
         rows.append(row.loc[row.index.repeat(len(seeds))].assign(seed=list(seeds)))
     return pd.concat(rows, ignore_index=True)
@@ -307,7 +309,7 @@ def rows_words(rows: pd.DataFrame) -> pd.DataFrame:
         "quantity": [quantity_words(row["quantity"]) for row in of_rows],
         "place": [place_words(row) for row in of_rows],
         "difference": [_effect(row) for row in of_rows],
-        "p": ["–" if np.isnan(row["adjusted"]) else f"{row['adjusted']:.1g}" for row in of_rows],
+        "p": ["–" if np.isnan(row["adjusted"]) else f"{row['adjusted']:.2g}" for row in of_rows],
         "parts": ["yes" if row["parts"] else "not shown" for row in of_rows],
     }
     if rows["unlike"].any():

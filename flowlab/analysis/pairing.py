@@ -103,15 +103,15 @@ def pair(
 
 
 def place_words(place: pd.Series) -> str:
-    """A place in words: "layer 3 (linear)", "blocks.0.fc weight", "layer 2 (state), time 5"."""
+    """A place in words: "layer 3 (linear)", "blocks.0.fc weight (Linear, layer 4)"."""
     known = {name: place[name] for name in NAMES if name in place and pd.notna(place[name])}
-    text = f"layer {known['layer']}"
+    text, inside = f"layer {known['layer']}", known.get("op", "")
     if "module" in known:
-        called = f" (call {known['use']})" if known.get("use", 1) > 1 else ""
         named = [str(known[name]) for name in ("output", "parameter") if name in known]
-        text = " ".join([f"{known['module'] or 'the model'}{called}", *named]) + f" ({text})"
-    elif "op" in known:
-        text += f" ({known['op']})"
+        called = f"call {known['use']}" if known.get("use", 1) > 1 else ""
+        inside = ", ".join(filter(None, [inside, called, text]))
+        text = " ".join([known["module"] or "the model", *named])
+    text += f" ({inside})" if inside else ""
     text += f", time {known['time']}" if "time" in known else ""
     return text + (f", step {known['step']}" if "step" in known else "")
 

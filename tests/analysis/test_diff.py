@@ -257,6 +257,16 @@ def test_where_differences_begin_is_said_even_if_they_are_not_shown():
     assert sentence.endswith("Up to dX of layer 3 (linear) they are equal in every bit.")
 
 
+def test_what_parts_is_listed_before_what_only_differs():
+    a, b = table("a", noise=0.001), table("b", noise=0.001)
+    b[DW] += np.where(b["seed"] % 2, 3.0, -2.0) * (b["layer"] == 2)  # large, and not shown
+    b[DELTA] += 0.1 * (b["layer"] == 4) + 0.2 * (b["layer"] == 3)
+    b.loc[(b["layer"] == 6) & (b["seed"] == 0), ["db_log10_norm", "status"]] = [-np.inf, "zero"]
+    rows = diff(a, b).largest(4)
+    assert list(rows["layer"]) == [6, 3, 4, 2] and list(rows["parts"]) == [True] * 3 + [False]
+    assert not len(diff(a, a.copy()).largest())
+
+
 # Statuses
 
 
@@ -306,6 +316,10 @@ def test_runs_are_named_by_what_sets_them_apart():
     a, b = table("a", init="he", depth=9), table("b", init="xavier", depth=9)
     assert diff(a, b).labels == ("init=he", "init=xavier")
     assert "(init=he minus init=xavier; 95 % intervals, corrected for" in diff(a, b).sentence
+    mine = (table(run, variant=run * 2, experiment=run) for run in "ab")
+    assert diff(*mine).labels == ("variant=aa", "variant=bb")
+    kept = (table("a", experiment=experiment) for experiment in "xy")
+    assert diff(*kept).labels == ("experiment=x", "experiment=y")
     assert diff(table("a"), table("b")).labels == ("run a", "run b")
     assert diff(table("a"), table("a")).labels == ("a", "b")
 

@@ -49,7 +49,9 @@ def test_modules_are_joined_by_their_paths_whatever_their_layers():
     assert pairs[ACTIVATION].b.tolist() == [[101, 103, 104]] * 2
     assert pairs[DELTA].a.tolist() == [[-1, -2, -3], [0, -1, -2]]
     assert list(pairs[DW].places["parameter"]) == ["weight"] * 3
-    assert pairing.notes == ("2 places of table_b alone: new (layer 2), new weight (layer 2)",)
+    assert pairing.notes == (
+        "2 places of table_b alone: new (Linear, layer 2), new weight (Linear, layer 2)",
+    )
 
 
 def test_the_laboratory_and_a_model_are_joined_by_position():
@@ -178,9 +180,16 @@ def test_rows_of_whole_layers_come_before_single_time_steps():
     [
         ({"layer": 3, "op": "linear"}, "layer 3 (linear)"),
         ({"layer": 2, "op": "state", "time": 5, "step": 8}, "layer 2 (state), time 5, step 8"),
-        ({"layer": 4, "module": "a.fc", "parameter": "weight"}, "a.fc weight (layer 4)"),
-        ({"layer": 4, "module": "a.fc", "use": 2}, "a.fc (call 2) (layer 4)"),
+        (
+            {"layer": 4, "op": "Linear", "module": "a.fc", "parameter": "weight"},
+            "a.fc weight (Linear, layer 4)",
+        ),
+        (
+            {"layer": 4, "op": "Linear", "module": "a.fc", "use": 2},
+            "a.fc (Linear, call 2, layer 4)",
+        ),
         ({"layer": 9, "module": "", "use": 1, "output": "logits"}, "the model logits (layer 9)"),
+        ({"layer": 9}, "layer 9"),
     ],
 )
 def test_places_have_words(place, words):

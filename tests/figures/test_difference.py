@@ -178,7 +178,7 @@ def test_a_long_name_is_cut_and_the_figure_is_written(tmp_path):
     figure = difference(diff(a, b))
     assert_readable(figure)
     (title,) = [ax.get_title("right") for ax in figure.axes if ax.get_title("right")]
-    assert title.startswith("first: …") and title.endswith("out_proj3 (layer 3)")
+    assert title.startswith("first: …") and title.endswith("proj3 (linear, layer 3)")
     png, svg = save(figure, tmp_path / "figures" / "diff")
     assert png.stat().st_size > 10_000 and svg.read_text().startswith("<?xml")
 
