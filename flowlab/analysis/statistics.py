@@ -341,9 +341,20 @@ def _rows(
         if (lost & ~known).any():
             having = set(table["op"].to_numpy()[known & shown])
             exists |= lost & (table["op"].isin(having).to_numpy() if having else True)
+        if "module" in table and "parameter" in table:
+            exists &= known | _may_have(table, known & shown)
         shown &= exists
     rows = table.loc[shown, [*keys, along]].assign(value=value[shown])
     return rows.drop_duplicates([*keys, along], keep="last")
+
+
+def _may_have(table: pd.DataFrame, known: np.ndarray) -> np.ndarray:
+    """Which rows may have the quantity of the ``known`` ones: of modules those of the same
+    parameters, or of none where it is the modules' own.
+    """
+    of_module, parameter = table["module"].notna().to_numpy(), table["parameter"].fillna("")
+    having = set(parameter.to_numpy()[known & of_module])
+    return ~of_module | (parameter.isin(having).to_numpy() if having else True)
 
 
 def _distinct(values: np.ndarray) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from functools import partial
 from math import isfinite, sqrt
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -192,7 +193,11 @@ def _frame(ax: Axes, edges: dict[str, int]) -> None:
 
 
 def legend(figure: Figure, handles: list, side: str, title: str | None = None) -> int:
-    """A legend above or below the panels, in as many columns as fit; its number of rows."""
+    """A legend above or below the panels, in as many columns as fit; its number of rows.
+
+    A title that is too long for the figure is broken, and what is behind its first line counts.
+    """
+    title = fill(title, int(12 * figure.get_figwidth())) if title else ""
     longest = max(len(line) for handle in handles for line in handle.get_label().split("\n"))
     entry = (0.6 * longest + 4.5) * style.TEXT / 72
     columns = int(np.clip(figure.get_figwidth() // entry, 1, len(handles)))
@@ -200,8 +205,9 @@ def legend(figure: Figure, handles: list, side: str, title: str | None = None) -
         handles=handles,
         loc=f"outside {side} left",
         ncols=columns,
-        title=title,
+        title=title or None,
         alignment="left",
     )
     rows = -(-len(handles) // columns)
-    return rows * (1 + max(handle.get_label().count("\n") for handle in handles))
+    broken = title.count("\n")
+    return broken + rows * (1 + max(handle.get_label().count("\n") for handle in handles))

@@ -8,7 +8,7 @@ whether entries are independent, or rows orthogonal.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,12 +29,14 @@ _GRID = torch.linspace(-4.0, 4.0, 101, dtype=torch.float64)
 class Link:
     """A map of a chain and the activation behind it, each with its path; None where there is none.
 
-    ``activation`` is theory's name; the last map has ``identity``.
+    ``activation`` is theory's name; the last map has ``identity``. ``pooled`` says that the map
+    reads the mean of images over their positions.
     """
 
     path: str
     activation_path: str | None
     activation: str
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def chain_of(model: nn.Module, inputs) -> list[Link] | str:
     handles = []
     for path, module in model.named_modules():
         if next(module.children(), None) is None and not isinstance(module, _SILENT):
-            handles.append(module.register_forward_hook(_noting(path, calls), with_kwargs=True))
+            before, behind = _noting(path, calls)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(behind))
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -74,32 +78,44 @@ def chain_of(model: nn.Module, inputs) -> list[Link] | str:
 
 
 def _noting(path: str, calls: list):
-    def note(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        single = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
-        given = args[0].clone() if single else None
-        made = output.clone() if isinstance(output, torch.Tensor) else None
-        calls.append((path, module, given, made))
+    given: list[torch.Tensor | None] = []
 
-    return note
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        single = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
+        given.append(args[0].clone() if single else None)  # it may be changed in place
+
+    def behind(module: nn.Module, args: tuple, output: object) -> None:
+        made = output.clone() if isinstance(output, torch.Tensor) else None
+        calls.append((path, module, given.pop(), made))
+
+    return before, behind
 
 
 def _linked(calls: list, output: object) -> list[Link] | str:
     """The calls as links; every input must be the output before, or an activation of it."""
     links: list[Link] = []
-    before, paths = None, set()
+    before, paths, pooled = None, set(), False
     for path, module, given, made in calls:
         if given is None or made is None:
             return f"theory knows maps of one tensor to one; {path} is none"
-        if path in paths:
+        if path in paths and isinstance(module, _MAPS):
             return f"theory knows weights that are used once; {path} is called again"
+        again = path in paths
         paths.add(path)
         between = "identity" if before is None else _between(before, given)
+        if between is None and _is_mean(before, given):
+            between, pooled = "identity", True
         if between is None:
             return f"theory knows plain chains; {path} does not read what came before it"
         if isinstance(module, _MAPS):
             if links and between != "identity":
-                links[-1] = Link(links[-1].path, None, between)
-            links.append(Link(path, None, "identity"))
+                links[-1] = replace(links[-1], activation=between)
+            links.append(Link(path, None, "identity", pooled))
+            pooled = False
+        elif _is_mean(given, made):
+            if between != "identity":
+                links[-1] = replace(links[-1], activation=between)
+            pooled = True
         else:
             name = activation_of(module)
             if name is None:
@@ -108,7 +124,8 @@ def _linked(calls: list, output: object) -> list[Link] | str:
                 return f"theory knows chains that begin with a map; {path} comes before the first"
             if links[-1].activation != "identity" or between != "identity":
                 return f"theory knows one activation behind a map; {path} is the second"
-            links[-1] = Link(links[-1].path, path, name)
+            own = None if again else path  # rows of a later call are others
+            links[-1] = replace(links[-1], activation_path=own, activation=name)
         before = made
     if not links:
         return "theory knows chains of linear maps; got none among the model's modules"
@@ -133,6 +150,14 @@ def _between(before: torch.Tensor, given: torch.Tensor) -> str | None:
         if float((expected - given).abs().max()) <= 1e-5 * scale:
             return name
     return None
+
+
+def _is_mean(before: torch.Tensor, given: torch.Tensor) -> bool:
+    """Whether the tensor ``given`` is the mean of images (examples, channels, height, width)."""
+    if before.dim() != 4 or before[..., 0, 0].numel() != given.numel() or before[0, 0].numel() == 1:
+        return False
+    mean = before.double().mean((2, 3)).reshape(-1)
+    return bool(torch.allclose(mean, given.double().reshape(-1), rtol=1e-4, atol=1e-7))
 
 
 def activation_of(module: nn.Module) -> str | None:

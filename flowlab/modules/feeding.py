@@ -39,6 +39,13 @@ def inputs_of(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
 
 
+def first_of(inputs: Any) -> torch.Tensor:
+    """The first tensor that a model is given."""
+    while not isinstance(inputs, torch.Tensor):
+        inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
+    return inputs
+
+
 def output_of(model: nn.Module, inputs: Any) -> Any:
     """The model's output: tuples are its arguments, dictionaries its keywords."""
     if isinstance(inputs, Mapping):

@@ -10,7 +10,8 @@ from torch import nn
 
 from flowlab import schema, theory
 from flowlab.modules.chains import Draw, Link, chain_of, draw_of
-from flowlab.modules.feeding import Loss, inputs_of
+from flowlab.modules.feeding import Loss, first_of, inputs_of
+from flowlab.modules.images import of_images
 from flowlab.modules.parameters import fans_of
 from flowlab.numerics.blas import one_thread
 from flowlab.prediction.inputs import cosines, log_squares
@@ -48,17 +49,24 @@ def _foreseen(drawn, table: pd.DataFrame, loss: Loss) -> tuple[str | None, dict]
         return links, {}
     if len(links) < 2:
         return "a net of one map has no step between layers", {}
-    if any(isinstance(models[0].get_submodule(link.path), nn.Conv2d) for link in links):
-        return "theory of one's own models knows linear maps, no convolutions yet", {}
     draw = draw_of(models, links)
     if isinstance(draw, str):
         return draw, {}
-    curve, sharp = _curve(drawn, links, draw, loss)
+    maps = [models[0].get_submodule(link.path) for link in links]
+    if any(isinstance(one, nn.Conv2d) for one in maps):
+        curve = of_images(drawn[0][1], links, maps, draw)
+        if isinstance(curve, str):
+            return curve, {}
+        sharp = _is_cross_entropy(loss) and links[-1].pooled
+    else:
+        curve, sharp = _curve(drawn, links, draw, loss)
     if not sharp:
         top = table[table["module"].eq(links[-1].path) & table["parameter"].isna()][DELTA].mean()
         moved = top - curve[DELTA].iat[-1]
         for name in (DELTA, f"{DELTA}_infinite", "dX_log10_norm"):
             curve[name] += moved
+        # How a loss of another kind correlates with the inputs is not known.
+        curve[["dW_log10_norm", "db_log10_norm"]] = np.nan
     return None, _by_module(links, curve)
 
 
@@ -66,8 +74,7 @@ def _curve(drawn, links: list[Link], draw: Draw, loss: Loss) -> tuple[pd.DataFra
     """Theory's norms by map, and whether it knows the loss."""
     fans = [fans_of(drawn[0][0].get_submodule(link.path).weight) for link in links]
     batches = [inputs_of(batch) for _, batch in drawn[:_MOST_MODELS]]
-    first = [next(iter(b.values())) if isinstance(b, dict) else b for b in batches]
-    first = [b[0] if isinstance(b, tuple | list) else b for b in first]
+    first = [first_of(inputs) for inputs in batches]
     x = np.stack([b.detach().double().reshape(-1, fans[0][0]).cpu().numpy() for b in first])
     c, c2 = cosines(x)
     sharp = _is_cross_entropy(loss)
