@@ -339,9 +339,11 @@ def _size(row: pd.Series) -> str:
     """How a place parts: by so many decades, or by its statuses."""
     if row["unlike"]:
         return f"where the status is {row['status_a']} against {row['status_b']}"
-    # Holm's test may see what the wider interval does not.
-    unseen = row["low"] <= 0 <= row["high"]
-    return f"by {_effect(row)} decades" + (f", p = {row['adjusted']:.2g}" if unseen else "")
+    text = f"by {_effect(row)} decades"
+    # The test may see what the wider interval does not.
+    if row["low"] <= 0 <= row["high"]:
+        text += f", yet p = {row['adjusted']:.2g} by Holm's step-down"
+    return text
 
 
 def _tiny(value: float) -> str:
@@ -376,7 +378,7 @@ def _parts_words(found: Difference) -> str:
     sized = table[table["parts"] & (table["unlike"] == 0)]
     if len(sized) > 1:
         most = sized.loc[sized["effect"].abs().idxmax()]
-        text += f", most {at_words(most)}, {_size(most)}"
+        text += f", {at_words(most)} most, {_size(most)}"
     return f"{text} ({found.family}).{_before(found)}"
 
 
