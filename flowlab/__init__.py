@@ -10,6 +10,7 @@
     print(flowlab.run(init="he", depth=50))  # all of this, kept in results/single
     print(flowlab.compare("results/depth"))  # its runs ranked, best first
     trained = flowlab.train(training="sgd", depth=10)  # .table at logged steps, .curve of the loss
+    print(flowlab.diff(table, other))  # where two runs part
     sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flowlab.analysis.diff import diff
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
     from flowlab.modules.assertion import assert_flow
@@ -36,6 +38,7 @@ __all__ = [
     "assert_flow",
     "attach",
     "compare",
+    "diff",
     "judge",
     "load",
     "make",
@@ -57,6 +60,7 @@ _HOMES = {
     "assert_flow": "modules.assertion",
     "attach": "modules.attach",
     "compare": "runs",
+    "diff": "analysis.diff",
     "judge": "analysis.verdicts",
     "load": "storage.experiment",
     "make": "settings",
