@@ -43,8 +43,9 @@ def attach(
 
     ``modules`` are those that have rows: patterns of paths, classes, or both (by default those that
     own parameters, and activations). In a loop every ``every``-th call of :meth:`Flow.step` is
-    measured, from the first on; all calls of the model since the step before are parts of one
-    batch, those left out that no gradient came back through. ``scale`` is the factor of a scaled loss, which norms are rid of.
+    measured, from the first on. All calls of the model since the step before are parts of one
+    batch; those that no gradient came back through are left out. ``scale`` is the factor of a
+    scaled loss, which norms are rid of.
     With ``exponents`` cotangents are multiplied by powers of two on their way where the graph
     allows it, so that norms below the type's range are true; parameters get their gradients in true
     size. ``seed``, ``name`` (by default that of the model's class) and ``settings``, such as
