@@ -55,6 +55,8 @@ def attach(
     DataParallel, TorchScript), one that is attached already, and an unknown setting.
     """
     torch_needed()
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f"settings must be a dictionary; got {type(settings).__name__}")
     return Flow(
         model,
         modules,
@@ -86,8 +88,11 @@ class Flow:
     ):
         from flowlab.modules.watch import Watch
 
+        for what, value in (("every", every), ("seed", seed)):
+            if not isinstance(value, int):
+                raise InputError(f"{what} must be a whole number; got {value!r}")
         check_count("every", every)
-        check_positive("scale", scale)
+        _check_scale(scale)
         _check_settings(axes)
         self._watch = Watch(model, modules, exponents)
         self._every, self._scale, self._seed, self._axes = every, scale, seed, axes
@@ -109,7 +114,7 @@ class Flow:
         """
         self._steps += 1
         scale = self._scale if scale is None else scale
-        check_positive("scale", scale)
+        _check_scale(scale)
         if loss is not None:
             self._losses.append((self._steps, _number(loss)))
         listened, self._watch.listening = self._watch.listening, self._steps % self._every == 0
@@ -184,6 +189,12 @@ class Flow:
 
     def _repr_html_(self) -> str:
         return self.verdict._repr_html_()
+
+
+def _check_scale(scale: float) -> None:
+    if not isinstance(scale, int | float):
+        raise InputError(f"scale must be a number; got {type(scale).__name__}")
+    check_positive("scale", scale)
 
 
 def _check_settings(axes: Mapping[str, Any]) -> None:

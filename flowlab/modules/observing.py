@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from flowlab.errors import InputError
-from flowlab.modules import graph
+from flowlab.modules import graph, refusals
 from flowlab.modules.containers import tensors
 from flowlab.modules.magnitudes import Found, measure
 
@@ -126,6 +126,7 @@ class Observer:
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if not self.listening:
             return
+        refusals.check_call()
         recomputed = torch._C._current_graph_task_id() != -1
         if not recomputed and (module is self.model or not self._running):
             self._begin(module)

@@ -135,9 +135,9 @@ class Watch:
             first.setdefault(path, layer)
         for one, (kept, returned, value) in zip(self.parameters, gradients, strict=True):
             found, carried = read(kept, 0.0 if unscaled else off), read(returned, off)
-            if returned.stop - returned.start == 1 and found is not None and found.room < 0:
-                found = carried
-            if found is not None and is_zero(found) and one.owner in idle:
+            if returned.stop - returned.start == 1 and (is_zero(found) or found.room < 0):
+                found = carried  # what came, before its type was too short for it
+            if is_zero(found) and one.owner in idle:
                 found = None
             rows.append(_parameter(one, _around(one.owner, first), found, read(value), flushed))
         rows.sort(key=lambda row: row["layer"])
