@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
+    from flowlab.modules.assertion import assert_flow
     from flowlab.modules.attach import attach
+    from flowlab.modules.probing import probe
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
     from flowlab.settings import Settings, make
@@ -30,6 +32,7 @@ __all__ = [
     "InputError",
     "Settings",
     "__version__",
+    "assert_flow",
     "attach",
     "compare",
     "judge",
@@ -37,6 +40,7 @@ __all__ = [
     "make",
     "measure",
     "predict",
+    "probe",
     "register_activation",
     "register_initializer",
     "run",
@@ -48,6 +52,7 @@ _HOMES = {
     "InputError": "errors",
     "Settings": "settings",
     "__version__": "storage.versions",
+    "assert_flow": "modules.assertion",
     "attach": "modules.attach",
     "compare": "runs",
     "judge": "analysis.verdicts",
@@ -55,6 +60,7 @@ _HOMES = {
     "make": "settings",
     "measure": "runs",
     "predict": "runs",
+    "probe": "modules.probing",
     "register_activation": "registration",
     "register_initializer": "registration",
     "run": "runs",

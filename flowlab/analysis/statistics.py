@@ -174,6 +174,19 @@ def at_start(table: pd.DataFrame) -> pd.DataFrame:
     return table[step.isna() | (step == step.groupby(runs).transform("min"))]
 
 
+def by_block(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a user's model that repeats a block the rows within blocks, these in the place of layers.
+
+    Runs without blocks stay as they are; ``frame`` may be a prediction.
+    """
+    if "block" not in frame or frame["block"].isna().all():
+        return frame
+    block, runs = frame["block"], frame["run"] if "run" in frame else np.zeros(len(frame))
+    shown = block.notna() | ~block.notna().groupby(runs).transform("any")
+    layer = block.fillna(frame["layer"].astype("Int64")).astype("int64")
+    return frame.assign(layer=layer)[shown]
+
+
 # Over seeds
 
 

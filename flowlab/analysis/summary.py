@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from flowlab.analysis.statistics import profile
-from flowlab.analysis.verdicts import Verdict, view
+from flowlab.analysis.verdicts import Verdict, has_readout, view
 from flowlab.schema import COTANGENT, DELTA
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -46,7 +46,7 @@ def summarise(table: pd.DataFrame, verdict: Verdict) -> str:
     else:
         flow = _flow(rows, "log10‖δ‖ from layer {} (input) to {} (output):", _SHOWN, column, along)
     lines = [verdict.sentence, "", *flow]
-    if (table["upstream"] == "loss").all() and verdict.agreement != "no theory":
+    if has_readout(table) and verdict.agreement != "no theory":
         lines.append(
             "(Theory takes the upstream gradient as independent of the forward pass; a loss is not"
             " quite: upstream=gaussian is the strict test.)"

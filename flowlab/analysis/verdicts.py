@@ -31,7 +31,14 @@ import pandas as pd
 from scipy.special import ndtri, stdtrit
 
 from flowlab import notebook
-from flowlab.analysis.statistics import Interval, at_start, by_seed, format_of, mean_interval
+from flowlab.analysis.statistics import (
+    Interval,
+    at_start,
+    by_block,
+    by_seed,
+    format_of,
+    mean_interval,
+)
 from flowlab.errors import InputError, check_positive
 from flowlab.schema import COTANGENT, DELTA
 
@@ -42,7 +49,8 @@ AGREEMENTS = ("agrees", "differs", "undecided", "no theory")
 _LEAST_PLACES = 5  # for a shape
 _MOST_SEEDS = 100_000
 # The columns of a table that a verdict reads.
-READ = ("run", "step", "seed", "layer", "time", "op", "status", "upstream", DELTA, COTANGENT)
+READ = ("run", "step", "seed", "layer", "time", "op", "module", "parameter", "block", "status")
+READ += ("upstream", DELTA, COTANGENT)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Verdict:
         if self.trend == "kept":
             text += f", within ±{self.kept_within:g}"
         if self.trend == "undecided":
-            text += f"; the threshold is ±{self.kept_within:g}" + _more(self.seeds_to_decide())
+            text += f"; the threshold is ±{self.kept_within:g}" + more_words(self.seeds_to_decide())
         if self.readout is not None and self.readout.n:
             text += f"; the read-out adds {_decades(self.readout)}"
         return text
@@ -161,7 +169,7 @@ class Verdict:
         if not difference.known:
             return f"{text}: undecided ({difference.note or 'one seed has no interval'})"
         if self.agreement == "agrees":
-            low, high = _bounds(difference, 0.90)
+            low, high = bounds(difference, 0.90)
             return f"{text}: agrees, within {max(-low, high):z.2f} decades ({tolerance})"
         if self.agreement == "differs":
             return f"{text}: differs by {_decades(difference)} ({tolerance})"
@@ -169,18 +177,18 @@ class Verdict:
         size = abs(difference.mean)
         if self.margin <= size <= self.margin + self.theory_error:
             return f"{text}; theory is not sharp enough to decide"
-        return text + _more(self.seeds_to_agree())
+        return text + more_words(self.seeds_to_agree())
 
     def seeds_to_decide(self) -> float:
         """How many more seeds would decide the trend, should the change stay what it is."""
-        return _more_seeds(self.change, abs(abs(self.change.mean) - self.kept_within), 0.95)
+        return more_seeds(self.change, abs(abs(self.change.mean) - self.kept_within), 0.95)
 
     def seeds_to_agree(self) -> float:
         """How many more seeds would decide the agreement, should the difference stay."""
         size = abs(self.difference.mean)
         if size < self.margin:
-            return _more_seeds(self.difference, self.margin - size, 0.90)
-        return _more_seeds(self.difference, size - self.margin - self.theory_error, 0.95)
+            return more_seeds(self.difference, self.margin - size, 0.90)
+        return more_seeds(self.difference, size - self.margin - self.theory_error, 0.95)
 
 
 def judge(
@@ -293,10 +301,11 @@ def has_readout(rows: pd.DataFrame) -> bool:
 def view(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     """What a run is judged by: its rows, the column and the axis.
 
-    Layers and δ; of a recurrent net the steps of its last recurrent layer and ∂L/∂h_t. Of a trained
-    run the rows are those of the first step of training.
+    Layers and δ; of a recurrent net the steps of its last recurrent layer and ∂L/∂h_t; of a user's
+    model that repeats a block these in the place of layers. Of a trained run the rows are those of
+    the first step of training.
     """
-    table = at_start(table)
+    table = by_block(at_start(table))
     if "time" in table and table["time"].notna().any():
         steps = table[table["time"].notna()]
         return steps[steps["layer"] == steps["layer"].max()], COTANGENT, "time"
@@ -313,6 +322,7 @@ def _curve(rows, prediction, column, along, places) -> tuple[pd.DataFrame, str]:
     because = ""
     if "silent_because" in prediction:
         because = next(iter(prediction["silent_because"].dropna()), "")
+    prediction = by_block(prediction)
     if column not in prediction:
         return nothing, because
     values = prediction[column].to_numpy(dtype=np.float64, na_value=nan)
@@ -348,7 +358,7 @@ def _over(values: np.ndarray, sd: float) -> Interval:
     return Interval(mean, mean - half, mean + half, sd, 1, interval.level, interval.excluded, note)
 
 
-def _bounds(interval: Interval, level: float) -> tuple[float, float]:
+def bounds(interval: Interval, level: float) -> tuple[float, float]:
     """The same estimate's interval at another level."""
     half = interval.se * _quantile(level, interval.n)
     return interval.mean - half, interval.mean + half
@@ -374,7 +384,7 @@ def _trend(change: Interval, kept_within: float) -> str:
 def _agreement(difference: Interval, margin: float, error: float) -> str:
     if not difference.known:
         return "undecided"
-    low, high = _bounds(difference, 0.90)
+    low, high = bounds(difference, 0.90)
     if -margin < low and high < margin:
         return "agrees"
     beyond = margin + error
@@ -438,7 +448,7 @@ def _theory_error(curve: pd.DataFrame) -> float:
     return 0.0 if isnan(slope) else slope
 
 
-def _more_seeds(interval: Interval, gap: float, level: float) -> float:
+def more_seeds(interval: Interval, gap: float, level: float) -> float:
     """Seeds beyond the present ones until the half-width at ``level`` is below ``gap``."""
     if not (gap > 0 and interval.known and interval.n > 1):
         return inf
@@ -449,7 +459,7 @@ def _more_seeds(interval: Interval, gap: float, level: float) -> float:
     return inf if n >= _MOST_SEEDS else n - interval.n
 
 
-def _more(seeds: float) -> str:
+def more_words(seeds: float) -> str:
     """How many more seeds would decide, in words; nothing where no number is known."""
     if not isfinite(seeds):
         return ""

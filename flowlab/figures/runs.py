@@ -8,7 +8,7 @@ import pandas as pd
 
 from flowlab import schema
 from flowlab.analysis.comparison import value_words
-from flowlab.analysis.statistics import at_start
+from flowlab.analysis.statistics import at_start, by_block
 from flowlab.analysis.verdicts import view
 from flowlab.errors import InputError, unknown
 from flowlab.figures.head import fixed
@@ -117,7 +117,7 @@ def flow(
     rows, column, along = view(table)
     if along == "layer":
         rows = whole_layers(rows)
-        curves = None if prediction is None else whole_layers(prediction)
+        curves = None if prediction is None else by_block(whole_layers(prediction))
     else:
         rows = single_steps(table)
         curves = None if prediction is None else in_place_of_layers(single_steps(prediction))

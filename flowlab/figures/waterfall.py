@@ -192,7 +192,7 @@ def _largest(ax: Axes, rows: pd.DataFrame, looks) -> None:
     summary = largest(rows)
     names = [f"{row.op}, layer {row.layer}" for row in summary.itertuples()]
     _bars(ax, summary, names, [looks[kind] for kind in summary["kind"]])
-    ax.set_title("largest single losses and gains")
+    ax.set_title("largest losses and gains")
 
 
 def _bars(ax: Axes, summary: pd.DataFrame, names: list[str], looks: list[dict]) -> None:

@@ -170,7 +170,7 @@ class Flow:
         return figure
 
     def save(self, results_dir: str | Path = "results", experiment: str = "own") -> Path:
-        """Keep the table in ``results_dir/experiment``, for ``make report``; its file's path."""
+        """Keep the table in ``results_dir/experiment``, for ``make report``; its folder."""
         return keep(self.table, results_dir=results_dir, experiment=experiment)
 
     def detach(self) -> None:

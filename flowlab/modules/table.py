@@ -6,18 +6,18 @@ parameter a row belongs to. A row is a dictionary of columns; what it lacks is n
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from flowlab import schema
+from flowlab.errors import InputError
 from flowlab.measurement.table import tidy
 
 # The columns that identify a row within a run, seed and step.
 KEY = ("module", "use", "output", "parameter")
-_CONSTANT = ("run", "setting")
 
 
 def of_rows(
@@ -60,3 +60,32 @@ def named(table: pd.DataFrame) -> pd.DataFrame:
     )
     run = pd.array([digest.hexdigest()[:16]], dtype="string").repeat(len(table))
     return table.assign(run=run)
+
+
+def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of one model at several seeds or steps as that of one run, with its name.
+
+    Raises InputError where there is none, and for a seed and step that two of them hold.
+    """
+    tables = list(tables)
+    if not tables:
+        raise InputError("tables must hold at least one table; got none")
+    known: set[tuple] = set()
+    for table in tables:
+        own = set(table[["seed", "step"]].fillna({"step": 0}).itertuples(index=False, name=None))
+        if twice := known & own:
+            seed, step = min(twice)
+            at = f"seed {seed}" + f", step {step}" * bool(step)
+            raise InputError(f"tables must differ in seed or step; got {at} twice")
+        known |= own
+    return named(pd.concat(tables, ignore_index=True))
+
+
+def silent(table: pd.DataFrame, because: str) -> pd.DataFrame:
+    """The prediction of a run without one: its rows once, NaN, and the sentence why."""
+    first = table[table["seed"] == table["seed"].iloc[0]]
+    rows = first.drop_duplicates([*KEY, "layer"])[["run", "layer", "op", *KEY]]
+    norms = [name for norm in schema.NORMS for name in (norm, f"{norm}_sd")]
+    nothing = pd.DataFrame(np.nan, rows.index, norms)
+    sentence = pd.array([because], dtype="string").repeat(len(rows))
+    return pd.concat([rows, nothing], axis=1).assign(silent_because=sentence).reset_index(drop=True)
