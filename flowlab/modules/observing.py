@@ -26,9 +26,10 @@ Name = str | None  # of an output tensor; None where it is the only one
 class Call:
     """What was seen of one call of a module in a forward pass.
 
-    By output: its ``activations``, its ``cotangents`` (one for each backward pass), ``shadowed``,
-    the cotangent of the whole tensor that it is a view of, and ``parts``, whether it is a view of
-    more than itself. ``inputs`` are the gradients of the module's inputs.
+    By output: its ``activations`` and its ``cotangents`` (one for each backward pass). Where none
+    came since the output is a view of a tensor that was changed in place, ``shadowed`` has the
+    cotangent of that tensor, or ``parts`` the name where this one is larger. ``inputs`` are the
+    gradients of the module's inputs.
     """
 
     home: "Pass"
@@ -201,10 +202,9 @@ class Observer:
             base = tensor._base
             if base is not None and base.grad_fn is not None:
                 # A view that is changed in place later loses its place in the graph to its base.
-                if base.numel() == tensor.numel() and graph.edge_of(base) not in inputs:
-                    base.grad_fn.register_prehook(self._shadow(call, name, base.output_nr))
-                else:
-                    call.parts.add(name)
+                whole = base.numel() == tensor.numel() and graph.edge_of(base) not in inputs
+                into = call.shadowed if whole else None
+                base.grad_fn.register_prehook(self._shadow(call, name, base.output_nr, into))
             if graph.edge_of(tensor) in inputs:  # an input that is passed on as it is
                 tensor.register_hook(self._arrival(call, call.inputs))
         sums: dict[int, _Sum] = defaultdict(lambda: _Sum(call))
@@ -225,12 +225,16 @@ class Observer:
 
         return arrived
 
-    def _shadow(self, call: Call, name: Name, number: int):
+    def _shadow(self, call: Call, name: Name, number: int, into: dict[Name, Found] | None):
         def arrived(gradients: tuple) -> None:
             gradient = gradients[number]
-            if call.home.listening and gradient is not None and not call.cotangents[name]:
-                call.home.returned = True
-                call.shadowed[name] = measure(gradient, self._exponent())
+            if not call.home.listening or gradient is None or call.cotangents[name]:
+                return
+            call.home.returned = True
+            if into is None:
+                call.parts.add(name)
+            else:
+                into[name] = measure(gradient, self._exponent())
 
         return arrived
 
