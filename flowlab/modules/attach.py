@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from flowlab.analysis.verdicts import Verdict, judge
-from flowlab.errors import InputError, check_count, check_positive
+from flowlab.errors import InputError, check_count, check_positive, unknown
 from flowlab.modules.keeping import keep
-from flowlab.modules.table import named
+from flowlab.modules.table import named, of_rows
 from flowlab.modules.torch_needed import torch_needed
 from flowlab.schema import columns
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from flowlab.modules.choosing import Choice
+
+_ROWS = 5000  # that wait to become a table: tables cost more to make than rows
 
 
 def attach(
@@ -41,7 +43,9 @@ def attach(
 
     ``modules`` are those that have rows: patterns of paths, classes, or both (by default those that
     own parameters, and activations). In a loop every ``every``-th call of :meth:`Flow.step` is
-    measured, from the first on. ``scale`` is the factor of a scaled loss, which norms are rid of.
+    measured, from the first on. All calls of the model since the step before are parts of one
+    batch; those that no gradient came back through are left out. ``scale`` is the factor of a
+    scaled loss, which norms are rid of.
     With ``exponents`` cotangents are multiplied by powers of two on their way where the graph
     allows it, so that norms below the type's range are true; parameters get their gradients in true
     size. ``seed``, ``name`` (by default that of the model's class) and ``settings``, such as
@@ -51,6 +55,8 @@ def attach(
     DataParallel, TorchScript), one that is attached already, and an unknown setting.
     """
     torch_needed()
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f"settings must be a dictionary; got {type(settings).__name__}")
     return Flow(
         model,
         modules,
@@ -82,17 +88,18 @@ class Flow:
     ):
         from flowlab.modules.watch import ModelWatch
 
+        for what, value in (("every", every), ("seed", seed)):
+            if not isinstance(value, int):
+                raise InputError(f"{what} must be a whole number; got {value!r}")
         check_count("every", every)
-        check_positive("scale", scale)
-        known = columns("setting")
-        for setting in axes:
-            if setting not in known:
-                raise InputError(f"settings must be columns of settings; got {setting}")
+        _check_scale(scale)
+        _check_settings(axes)
         self._watch = ModelWatch(model, modules, exponents)
         self._every, self._scale, self._seed, self._axes = every, scale, seed, axes
         self._steps = 0
+        self._rows: list[dict[str, Any]] = []  # of steps that no table has yet
         self._tables: list[pd.DataFrame] = []
-        self._joined = pd.DataFrame()
+        self._table: pd.DataFrame | None = None  # all of them as one
         self._losses: list[tuple[int, float]] = []
 
     def step(
@@ -107,16 +114,23 @@ class Flow:
         """
         self._steps += 1
         scale = self._scale if scale is None else scale
-        check_positive("scale", scale)
+        _check_scale(scale)
         if loss is not None:
-            self._losses.append((self._steps, float(loss)))
-        if self._watch.observer.listening:
+            self._losses.append((self._steps, _number(loss)))
+        listened, self._watch.listening = self._watch.listening, self._steps % self._every == 0
+        if listened:
             self._measure(self._steps, scale, unscaled)
-        self._watch.observer.listening = self._steps % self._every == 0
 
     def _measure(self, step: int | None, scale: float, unscaled: bool) -> None:
-        axes = dict(seed=self._seed, step=step, axes=self._axes)
-        self._tables.append(self._watch.table(scale, unscaled, **axes))
+        self._rows += [{**row, "step": step} for row in self._watch.rows(scale, unscaled)]
+        if len(self._rows) > _ROWS:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Make a table of the rows that are in none."""
+        if self._rows:
+            self._tables.append(of_rows(self._rows, seed=self._seed, axes=self._axes))
+            self._rows, self._table = [], None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -125,15 +139,16 @@ class Flow:
         The columns are those of ``flowlab.measure`` and the part "module" of the schema. Raises
         InputError before anything was measured.
         """
+        self._fold()
         if not self._tables:
             raise InputError(
                 "a step must be measured before there is a table; got none: call flow.step() "
                 "behind backward, or leave the block"
             )
-        if len(self._tables) > 1 or self._joined.empty:
-            self._joined = named(pd.concat([self._joined, *self._tables], ignore_index=True))
-            self._tables = [self._joined]
-        return self._joined
+        if self._table is None:
+            self._table = named(pd.concat(self._tables, ignore_index=True))
+            self._tables = [self._table]
+        return self._table
 
     @property
     def losses(self) -> pd.DataFrame:
@@ -174,3 +189,27 @@ class Flow:
 
     def _repr_html_(self) -> str:
         return self.verdict._repr_html_()
+
+
+def _check_scale(scale: float) -> None:
+    if not isinstance(scale, int | float):
+        raise InputError(f"scale must be a number; got {type(scale).__name__}")
+    check_positive("scale", scale)
+
+
+def _check_settings(axes: Mapping[str, Any]) -> None:
+    known = columns("setting")
+    for name, value in axes.items():
+        if name not in known:
+            raise unknown("setting", name, known)
+        try:
+            pd.array([value], dtype=known[name].dtype)
+        except (TypeError, ValueError):
+            raise InputError(f"{name} must be of type {known[name].dtype}; got {value!r}") from None
+
+
+def _number(loss: Any) -> float:
+    try:
+        return float(loss.detach() if hasattr(loss, "detach") else loss)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"loss must be a number; got {type(loss).__name__}") from None

@@ -28,7 +28,8 @@ def choose(model: nn.Module, wanted: Choice = None) -> dict[str, nn.Module]:
                 "modules must choose at least one module; got a function that chose none"
             )
         return found
-    rules = [wanted] if isinstance(wanted, str | type) else list(wanted)
+    several = isinstance(wanted, Iterable) and not isinstance(wanted, str | type)
+    rules = list(wanted) if several else [wanted]
     if not rules:
         raise InputError("modules must name at least one pattern or class; got none")
     chosen = set()

@@ -44,21 +44,22 @@ def inputs_of(values: Iterable[torch.Tensor]) -> dict[Edge, int]:
     return found
 
 
+def age_of_next() -> int:
+    """The age of the next node that is made; older nodes have a smaller one."""
+    return torch.autograd._get_sequence_nr()
+
+
 def crossings(
-    outputs: Iterable[torch.Tensor], inputs: dict[Edge, int]
+    outputs: Iterable[torch.Tensor], inputs: dict[Edge, int], since: int
 ) -> list[tuple[Node, int, int]]:
-    """(node, position, input): the edges from within a module to its inputs.
+    """(node, position, input): the edges to a module's inputs from its nodes, made ``since``.
 
     ``position`` is the edge's place among the node's. What runs along these edges is the module's
     own gradient of its input, apart from that of others who read the same tensor.
     """
-    if not inputs:
-        return []
-    # A module's nodes are younger than those of all its inputs.
-    newest = max((_age(node) for node, _ in inputs), default=-1)
     found, seen = [], set()
     waiting = [edge[0] for edge in map(edge_of, outputs) if edge is not None and edge not in inputs]
-    while waiting:
+    while waiting and inputs:
         node = waiting.pop()
         if node in seen:
             continue
@@ -67,83 +68,88 @@ def crossings(
             number = inputs.get(edge)
             if number is not None:
                 found.append((node, position, number))
-            elif edge[0] is not None and edge[0].next_functions and _age(edge[0]) > newest:
+            elif _is_inner(edge[0]) and edge[0]._sequence_nr() >= since:
                 waiting.append(edge[0])
     return found
 
 
-def _age(node: Node) -> int:
-    """When a node was made; -1 of a leaf's, which has no time."""
-    return node._sequence_nr() if node.next_functions else -1
+def _is_inner(node: Node | None) -> bool:
+    """Whether gradients go on from a node: it is no leaf's."""
+    return node is not None and len(node.next_functions) > 0
 
 
-def roots() -> list[torch.Tensor]:
-    """What the backward pass that is running now was called on; none where that is not known."""
+def roots() -> list[list[torch.Tensor]]:
+    """What the backward passes that are running now were called on, the innermost first."""
     named = {torch.autograd.backward.__code__: "tensors", torch.autograd.grad.__code__: "outputs"}
+    found = []
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code in named:
-            found = frame.f_locals[named[frame.f_code]]
-            return [found] if isinstance(found, torch.Tensor) else list(found)
+            of = frame.f_locals[named[frame.f_code]]
+            found.append([of] if isinstance(of, torch.Tensor) else list(of))
         frame = frame.f_back
-    return []
+    return found
 
 
 @dataclass
 class Cuts:
     """Where all that is still to come of a backward pass depends on one gradient alone.
 
-    Multiplying the gradient that enters such a node multiplies every later one. ``at`` has of each
-    node the number of the last cut before it, its own included; ``nodes`` are the cuts' own.
+    Multiplying the gradient that enters such a node multiplies every later one. Cuts are numbered
+    from 1: ``at`` has of each node the number of the last one before it, its own included;
+    ``nodes`` are the cuts' own, each with which of its gradients it is.
     """
 
     at: dict[Node, int] = field(default_factory=dict)
-    nodes: set[Node] = field(default_factory=set)
+    nodes: dict[Node, int] = field(default_factory=dict)
 
 
 def cuts(tensors: Iterable[torch.Tensor]) -> Cuts:
     """The cuts of the graph under ``tensors``.
 
-    A leaf that is read once hangs on its reader alone; one that is read more often, such as a
-    shared weight, forbids cuts between its readers.
+    A leaf hangs on its readers: one that is read more often than once, such as a shared weight,
+    forbids cuts between them.
     """
     begin = [edge for edge in map(edge_of, tensors) if edge is not None]
-    entries: dict[Node, list[int]] = {}
-    waiting = []
-    for node, number in begin:
-        if node not in entries:
-            waiting.append(node)
-        entries.setdefault(node, []).append(number)
-    while waiting:
-        for node, number in waiting.pop().next_functions:
-            if node is None:
-                continue
-            if node not in entries:
-                waiting.append(node)
-            entries.setdefault(node, []).append(number)
-    missing = {node: len(of) for node, of in entries.items()}
+    entries = _entries(begin)
+    missing = {node: len(numbers) for node, numbers in entries.items()}
     found, order, ready = Cuts(), count(), []
-    open_, last = set(), 0
+    open_: set[Node] = set()  # reached, and not all of their gradient is there
 
     def enter(node: Node) -> None:
-        if not node.next_functions and len(entries[node]) == 1:
-            found.at[node] = last
-            return
         open_.add(node)
         missing[node] -= 1
-        if not missing[node]:
-            heapq.heappush(ready, (-_age(node), next(order), node))
+        if missing[node]:
+            return
+        if _is_inner(node):
+            heapq.heappush(ready, (-node._sequence_nr(), next(order), node))
+        else:
+            open_.discard(node)
+            found.at[node] = len(found.nodes)
 
     for node, _ in begin:
         enter(node)
     while ready:
         node = heapq.heappop(ready)[2]
         open_.discard(node)
-        if not open_ and node.next_functions and len(set(entries[node])) == 1:
-            last += 1
-            found.nodes.add(node)
-        found.at[node] = last
+        if not open_ and len(set(entries[node])) == 1:
+            found.nodes[node] = entries[node][0]
+        found.at[node] = len(found.nodes)
         for inner, _ in node.next_functions:
             if inner is not None:
                 enter(inner)
     return found
+
+
+def _entries(begin: list[Edge]) -> dict[Node, list[int]]:
+    """Every node under these edges, and of each edge to it which of its outputs it belongs to."""
+    entries: dict[Node, list[int]] = {}
+    waiting = [begin]
+    while waiting:
+        for node, number in waiting.pop():
+            if node is None:
+                continue
+            if node not in entries:
+                waiting.append(node.next_functions)
+            entries.setdefault(node, []).append(number)
+    return entries

@@ -61,7 +61,7 @@ def measure(tensor: torch.Tensor, exponent: int = 0) -> Found:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     dtype, size = str(tensor.dtype).removeprefix("torch."), tensor.numel()
-    if tensor.device.type == "cpu":
+    if _at_hand(tensor):
         if tensor.dtype not in (torch.float32, torch.float64):
             tensor = tensor.float()  # exact: shorter types are subsets of float32
         log2, zeros = log2_norm_of(_as_it_lies(tensor.resolve_neg()).numpy())
@@ -74,6 +74,10 @@ def measure(tensor: torch.Tensor, exponent: int = 0) -> Found:
     norm = torch.linalg.vector_norm(tensor, dtype=torch.float64)
     nonzero = torch.count_nonzero(tensor).double()
     return _Waiting(torch.stack([norm, scale, nonzero]), size, dtype, exponent)
+
+
+def _at_hand(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _as_it_lies(tensor: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,20 @@ def check(model: Any) -> None:
         raise InputError("model must have a parameter that requires a gradient; got none")
 
 
+def check_call() -> None:
+    """Raise InputError where a module is called in a way that hides its tensors from hooks."""
+    if torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None:
+        raise InputError(
+            "model must not be called from compiled code while it is attached: hooks do not fire "
+            "inside torch.compile; call the original module, and compile after detach"
+        )
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise InputError(
+            "model must not be called under torch.func while it is attached: its transforms have "
+            "no graph of the backward pass; call backward()"
+        )
+
+
 def _kin(value: object, names: tuple[str, ...]) -> str:
     """The first of ``names`` among a value's classes, "" if there is none."""
     return next((name for name in _classes(value) if name in names), "")

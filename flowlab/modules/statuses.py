@@ -26,8 +26,8 @@ def status_of(found: Iterable[Magnitude | None]) -> str:
 def _own(one: Magnitude) -> str:
     if math.isnan(one.log2) or one.log2 == math.inf:
         return "nonfinite"
-    if one.log2 == -math.inf:
-        return "zero" if one.size else "ok"
+    if is_zero(one):
+        return "zero"
     return "underflow" if one.room < 0 else "ok"
 
 
@@ -40,24 +40,34 @@ def faint(one: Magnitude | None) -> bool:
     return one is not None and one.room < _STEP
 
 
+def is_dead(activation: Magnitude | None) -> bool:
+    """Whether a module gives zeros alone, so that zeros behind it are exact."""
+    return is_zero(activation)
+
+
 def mark_flushed(rows: list[dict[str, Any]]) -> None:
     """Of rows in the order of execution, null the norms that are zero since they were flushed.
 
-    Rows hold magnitudes under ``_delta`` and ``_dX``.
+    Rows hold magnitudes under ``_activation``, ``_delta`` and ``_dX``; ``_flushed`` is set where a
+    gradient of zeros that was made from the row's cotangent may have been flushed.
     """
-    below = False
+    below = False  # whether zeros further down may have been flushed
     for row in reversed(rows):
         delta, dx = row.get("_delta"), row.get("_dX")
-        if delta is None:
+        if delta is None or not delta.size:
             continue
-        flushed = is_zero(delta) and below
-        if not is_zero(delta):
-            below = faint(delta)
+        flushed = below and is_zero(delta)
         if flushed:
             row["delta_log10_norm"] = math.nan
-        if is_zero(dx) and (flushed or faint(delta)):
+        if not is_zero(delta):
+            below = faint(delta)
+        row["_flushed"] = below
+        if not is_zero(delta) and is_dead(row.get("_activation")):
+            below = False
+        if is_zero(dx) and below:
             row["dX_log10_norm"] = math.nan
             flushed = True
-        row["_flushed"] = flushed or faint(delta)
+        elif dx is not None and not is_zero(dx):
+            below = faint(dx)
         if flushed and row["status"] == "zero":
             row["status"] = "underflow"

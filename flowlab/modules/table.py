@@ -37,7 +37,8 @@ def of_rows(
     named = {name: [row.get(name) for row in rows] for name in given | {"fan_in", "fan_out"}}
     for name in ("fan_in", "fan_out"):
         named[name] = [1 if value is None else value for value in named[name]]
-    named |= {"seed": [seed] * len(rows), "step": [step] * len(rows)}
+    constant = {"seed": [seed] * len(rows), "step": [step] * len(rows)}
+    named = constant | named  # rows of several steps have their own
     typed = {
         name: pd.array(values, dtype=columns[name].dtype) if name in columns else values
         for name, values in named.items()

@@ -5,21 +5,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
-import pandas as pd
 from torch import nn
 
 from flowlab.errors import InputError
 from flowlab.modules import choosing, refusals
 from flowlab.modules.exponents import Exponents
 from flowlab.modules.magnitudes import Found, Magnitude, measure, settle, together
-from flowlab.modules.observing import Key, Observer, Seen
+from flowlab.modules.observing import Call, Key, Name, Observer
 from flowlab.modules.parameters import OwnedParameter, fans_of, parameters
 from flowlab.modules.statuses import is_zero, mark_flushed, status_of
-from flowlab.modules.table import of_rows
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
 _RECURRENT = "steps within the sequence are not seen"
 _PART = "the output is part of a tensor that was changed in place"
+_EMPTY = "the output has no entries"
 
 Place = Callable[[Iterable[Found]], slice]
 Read = Callable[[slice, float], Magnitude | None]
@@ -42,37 +41,60 @@ class ModelWatch:
         self.names = choosing.paths(model)
         self.registered = [path for path, _ in model.named_modules()]
         self.parameters = [one for one in parameters(model) if self._within(one.owner)]
-        self._returned: dict[int, list[Magnitude]] = {}
-        carried = Exponents(self._put) if exponents else None
-        self.observer = Observer(model, {m: path for path, m in self.chosen.items()}, carried)
-        if carried:
-            carried.start({number: one.value for number, one in enumerate(self.parameters)})
+        self._returned: dict[int, list[Found]] = {}
+        self.exponents = Exponents(self._put) if exponents else None
+        now = self.exponents.now if self.exponents else lambda: 0
+        self.observer = Observer(model, {m: path for path, m in self.chosen.items()}, now)
         self.observer.start()
+        if self.exponents:
+            self.exponents.start(dict(enumerate(one.value for one in self.parameters)))
         _ATTACHED.update(self.chosen.values())
+
+    @property
+    def listening(self) -> bool:
+        """Whether passes are measured."""
+        return self.observer.listening
+
+    @listening.setter
+    def listening(self, yes: bool) -> None:
+        self.observer.listening = yes
+        if self.exponents:
+            self.exponents.listening = yes
 
     def _within(self, path: str) -> bool:
         """Whether a module is chosen, or lies within one that is."""
         return any(path == of or not of or path.startswith(f"{of}.") for of in self.chosen)
 
-    def _put(self, number: int, magnitude: Magnitude) -> None:
-        if self.observer.listening:
-            self._returned.setdefault(number, []).append(magnitude)
+    def _put(self, number: int, magnitude: Found) -> None:
+        self._returned.setdefault(number, []).append(magnitude)
+
+    def clear(self) -> None:
+        """Forget what came since the last step."""
+        self.observer.clear()
+        self._returned = {}
+        if self.exponents:
+            self.exponents.forget()
 
     def stop(self) -> None:
         """Remove every hook; once more does nothing."""
-        if self.observer.exponents:
-            self.observer.exponents.stop()
+        if self.exponents:
+            self.exponents.stop()
         self.observer.stop()
-        self._returned = {}
+        self.clear()
         _ATTACHED.difference_update(self.chosen.values())
 
-    def table(self, scale: float, unscaled: bool, **place: Any) -> pd.DataFrame:
+    def rows(self, scale: float, unscaled: bool) -> list[dict[str, Any]]:
         """The rows of one step; see :meth:`flowlab.modules.attach.Flow.step`.
 
         Raises InputError where there was no forward pass, none with gradients, or no backward pass.
         """
-        seen, off = self.observer.seen, math.log2(scale)
-        self._check(seen)
+        try:
+            return self._rows(math.log2(scale), unscaled)
+        finally:
+            self.clear()
+
+    def _rows(self, off: float, unscaled: bool) -> list[dict[str, Any]]:
+        seen = self._seen()
         collected: list[Found] = []
 
         def put(parts: Iterable[Found]) -> slice:
@@ -81,11 +103,16 @@ class ModelWatch:
             return slice(first, len(collected))
 
         calls = [
-            (key, name, self._spans(of, name, put))
-            for key, of in seen.items()
-            for name in _named(of)
+            (key, name, _spans(of, name, put)) for key, of in seen.items() for name in _rows_of(of)
         ]
-        gradients = [self._gradient(number, put) for number in range(len(self.parameters))]
+        gradients = [
+            [
+                put([] if one.value.grad is None else [measure(one.value.grad)]),
+                put(self._returned.get(number, [])),
+                put([measure(one.value)]),
+            ]
+            for number, one in enumerate(self.parameters)
+        ]
         magnitudes = settle(collected)
 
         def read(span: slice, off: float = 0.0) -> Magnitude | None:
@@ -101,60 +128,58 @@ class ModelWatch:
         rows.sort(key=lambda row: row["layer"])
         mark_flushed(rows)
         flushed = {row["module"] for row in rows if row.get("_flushed")}
+        idle = {path for path in self.chosen if path in {row["module"] for row in rows}}
+        idle -= {row["module"] for row in rows if row["status"] != "unused"}
         first: dict[str, int] = {}
         for (path, _), layer in layers.items():
             first.setdefault(path, layer)
-        for one, (gradient, value) in zip(self.parameters, gradients, strict=True):
-            found = read(gradient, 0.0 if unscaled else off)
+        for one, (kept, returned, value) in zip(self.parameters, gradients, strict=True):
+            found, carried = read(kept, 0.0 if unscaled else off), read(returned, off)
+            if returned.stop - returned.start == 1 and (is_zero(found) or found.room < 0):
+                found = carried  # what came, before its type was too short for it
+            if is_zero(found) and one.owner in idle:
+                found = None
             rows.append(_parameter(one, _around(one.owner, first), found, read(value), flushed))
         rows.sort(key=lambda row: row["layer"])
-        self.observer.clear()
-        self._returned = {}
-        shown = [{name: v for name, v in row.items() if name[0] != "_"} for row in rows]
-        return of_rows(shown, **place)
+        return [{name: v for name, v in row.items() if name[0] != "_"} for row in rows]
 
-    def _check(self, seen: dict[Key, Seen]) -> None:
-        if not seen:
-            if self.observer.without_gradient:
-                raise InputError(
-                    "the forward pass must run with gradients; got one under torch.no_grad or "
-                    "inference_mode"
-                )
-            raise InputError("the model must be called before a step is measured; got no call")
-        for (path, use), of in seen.items():
-            for name in of.outputs:
-                count, passes = len(of.cotangents[name]), len(of.activations[name])
-                if count > passes:
+    def _seen(self) -> dict[Key, list[Call]]:
+        """The calls of those passes that gradients came back through, in every pass the same key.
+
+        Raises InputError where there are none, and where gradients came more than once.
+        """
+        observer, seen = self.observer, {}
+        for one in observer.passes:
+            for key, call in one.calls.items() if one.returned else ():
+                seen.setdefault(key, []).append(call)
+                count = max(map(len, call.cotangents.values()), default=0)
+                if count > 1:
                     raise InputError(
-                        "backward must run once through each forward pass; got "
-                        f"{count} cotangents from {passes} at {path or 'the model'}, call {use}: "
-                        "call flow.step() between them"
+                        f"backward must run once through a forward pass; got {count} times "
+                        f"through {key[0] or 'the model'}: add the losses, or call the model anew"
                     )
-        if not any(
-            any(of.cotangents.values()) or any(of.shadowed.values()) for of in seen.values()
-        ):
+        if seen:
+            self._check_gradients()
+            return seen
+        if observer.passes:
             raise InputError(
                 "backward() must run between the forward pass and the step; "
                 "got no gradient at any module"
             )
+        if observer.without_gradient:
+            raise InputError(
+                "the forward pass must run with gradients; got one under torch.no_grad or "
+                "inference_mode"
+            )
+        raise InputError("the model must be called before a step is measured; got no call")
 
-    def _spans(self, of: Seen, name: str | None, put: Place) -> dict[str, slice]:
-        """Where the magnitudes of an output, or of all together, will stand."""
-        whole = name is None
-        names = of.outputs if whole else [name]
-        return {
-            "activation": put(one for each in names for one in of.activations[each]),
-            "delta": put(one for each in names for one in of.cotangents[each] or of.shadowed[each]),
-            "dX": put(of.inputs if whole else ()),
-        }
-
-    def _gradient(self, number: int, put: Place) -> tuple[slice, slice]:
-        """Where the magnitudes of a parameter's gradient and of itself will stand."""
-        value = self.parameters[number].value
-        gradient = self._returned.get(number, [])
-        if len(gradient) != 1:  # exponents were not carried, or several passes have been added up
-            gradient = [] if value.grad is None else [measure(value.grad)]
-        return put(gradient), put([measure(value)])
+    def _check_gradients(self) -> None:
+        wanted = [one.value for one in self.parameters if one.value.requires_grad]
+        if wanted and all(value.grad is None for value in wanted):
+            raise InputError(
+                "parameters must have gradients when a step is measured; got None in every .grad: "
+                "call flow.step() before zero_grad(), and backward() rather than autograd.grad"
+            )
 
     # Rows
 
@@ -191,7 +216,14 @@ class ModelWatch:
         }
 
     def _call(
-        self, key: Key, name: str | None, layer: int, of: Seen, spans: dict, read: Read, off: float
+        self,
+        key: Key,
+        name: Name,
+        layer: int,
+        of: list[Call],
+        spans: dict[str, slice],
+        read: Read,
+        off: float,
     ) -> dict[str, Any]:
         row = self._common(key[0]) | {"layer": layer, "use": key[1], "output": name}
         found = {
@@ -199,23 +231,43 @@ class ModelWatch:
             "delta": read(spans["delta"], off),
             "dX": read(spans["dX"], off),
         }
+        if not found["activation"].size:
+            return row | {"status": "unused", "note": _EMPTY}
         row |= {f"{what}_log10_norm": one.log10 for what, one in found.items() if one is not None}
         for what in ("activation", "delta"):
             if found[what] is not None and found[what].size:
                 row[f"{what}_zeros"] = found[what].zeros / found[what].size
-        row |= {"status": status_of(found.values()), "_delta": found["delta"], "_dX": found["dX"]}
-        if found["delta"] is None:
-            part = bool(of.parts & set(of.outputs if name is None else [name]))
-            row |= {"status": "lost", "note": _PART} if part else {"status": "unused"}
-        return row
+        row |= {f"_{what}": one for what, one in found.items()}
+        if found["delta"] is not None:
+            return row | {"status": status_of(found.values())}
+        names = _outputs(of) if name is None else [name]
+        part = any(call.parts & set(names) for call in of)
+        return row | ({"status": "lost", "note": _PART} if part else {"status": "unused"})
 
     def _unused(self, path: str, use: int, layer: int) -> dict[str, Any]:
         return self._common(path) | {"layer": layer, "use": use or None, "status": "unused"}
 
 
-def _named(of: Seen) -> list[str | None]:
+def _outputs(of: list[Call]) -> list[Name]:
+    """The names of the output tensors of a call."""
+    return list(dict.fromkeys(name for call in of for name in call.activations))
+
+
+def _rows_of(of: list[Call]) -> list[Name]:
     """The outputs of a call that have rows: each, and where they are several all together."""
-    return of.outputs if len(of.outputs) < 2 else [*of.outputs, None]
+    names = _outputs(of)
+    return names if len(names) < 2 else [*names, None]
+
+
+def _spans(of: list[Call], name: Name, put: Place) -> dict[str, slice]:
+    """Where the magnitudes of an output, or of all together, will stand."""
+    names = _outputs(of) if name is None else [name]
+    each = [(call, at) for call in of for at in names if at in call.activations]
+    return {
+        "activation": put(call.activations[at] for call, at in each),
+        "delta": put(one for call, at in each for one in call.delta(at)),
+        "dX": put(one for call in of for one in call.inputs) if name is None else slice(0),
+    }
 
 
 def _around(path: str, first: dict[str, int]) -> int:
