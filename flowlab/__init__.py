@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowlab.modules.assertion import assert_flow
     from flowlab.modules.attach import attach
     from flowlab.modules.probing import probe
+    from flowlab.modules.pytrees import rows
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
     from flowlab.settings import Settings, make
@@ -43,6 +44,7 @@ __all__ = [
     "probe",
     "register_activation",
     "register_initializer",
+    "rows",
     "run",
     "train",
 ]
@@ -63,6 +65,7 @@ _HOMES = {
     "probe": "modules.probing",
     "register_activation": "registration",
     "register_initializer": "registration",
+    "rows": "modules.pytrees",
     "run": "runs",
     "train": "runs",
 }

@@ -66,11 +66,13 @@ def rows(
     for what, value in (("seed", seed), ("step", 1 if step is None else step)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
             raise InputError(f"{what} must be a whole number from 0; got {value!r}")
-    owned = _leaves("gradients", gradients)
+    owned, weights = (
+        {path or ("",): leaf for path, leaf in _leaves(what, tree).items()}
+        for what, tree in (("gradients", gradients), ("parameters", parameters))
+    )
     if not owned:
         raise InputError("gradients must hold at least one array; got none")
     modules = list(dict.fromkeys(path[:-1] for path in owned))
-    weights = _leaves("parameters", parameters)
     outputs = [
         _outputs(what, tree, modules)
         for what, tree in (("activations", activations), ("cotangents", cotangents))

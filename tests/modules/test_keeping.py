@@ -146,7 +146,7 @@ def test_plain_readers_take_a_mixed_folder(root):
 @pytest.mark.parametrize(
     "made, words",
     [
-        (lambda: table(), "loses 2.2"),
+        (lambda: table(), "loses 2.19"),
         (lambda: together(*map(table, (4, 6, 8))), "by depth 8"),
         (lambda: together(table(name="A"), table(name="B")), "None of 2 keeps"),
         (lambda: table(steps=(1, 11, 21)), "at step 21"),
