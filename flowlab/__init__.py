@@ -10,6 +10,7 @@
     print(flowlab.run(init="he", depth=50))  # all of this, kept in results/single
     print(flowlab.compare("results/depth"))  # its runs ranked, best first
     trained = flowlab.train(training="sgd", depth=10)  # .table at logged steps, .curve of the loss
+    print(flowlab.diff(table, other))  # where two runs part
     sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
@@ -17,10 +18,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flowlab.analysis.diff import diff
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
     from flowlab.modules.assertion import assert_flow
     from flowlab.modules.attach import attach
+    from flowlab.modules.laboratory import to_torch
     from flowlab.modules.probing import probe
     from flowlab.modules.pytrees import rows
     from flowlab.registration import register_activation, register_initializer
@@ -36,6 +39,7 @@ __all__ = [
     "assert_flow",
     "attach",
     "compare",
+    "diff",
     "judge",
     "load",
     "make",
@@ -46,6 +50,7 @@ __all__ = [
     "register_initializer",
     "rows",
     "run",
+    "to_torch",
     "train",
 ]
 
@@ -57,6 +62,7 @@ _HOMES = {
     "assert_flow": "modules.assertion",
     "attach": "modules.attach",
     "compare": "runs",
+    "diff": "analysis.diff",
     "judge": "analysis.verdicts",
     "load": "storage.experiment",
     "make": "settings",
@@ -67,6 +73,7 @@ _HOMES = {
     "register_initializer": "registration",
     "rows": "modules.pytrees",
     "run": "runs",
+    "to_torch": "modules.laboratory",
     "train": "runs",
 }
 

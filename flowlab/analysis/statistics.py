@@ -393,7 +393,7 @@ def _over_group(rows: pd.DataFrame, by: list[str], column: str, how: str):
 
 
 def _summary(rows: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:
-    _check_level(level)
+    check_level(level)
     value = rows["value"]
     finite = np.isfinite(value)
     rows = rows.assign(
@@ -433,13 +433,13 @@ def _curve(name: str, values: ArrayLike, layers: ArrayLike) -> tuple[np.ndarray,
 
 
 def _finite(values: ArrayLike, level: float) -> tuple[np.ndarray, int]:
-    _check_level(level)
+    check_level(level)
     values = np.asarray(values, np.float64).ravel()
     kept = values[np.isfinite(values)]
     return kept, len(values) - len(kept)
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
     if not 0 < level < 1:
         raise InputError(f"level must lie strictly between 0 and 1; got {level}")
 

@@ -96,7 +96,7 @@ def panel(
             if len(out):
                 height = ROW * (edges[name] + 0.4)
                 y = np.full(len(out), height if name == "zero" else 1 - height)
-                where = {"transform": ax.get_xaxis_transform(), "markevery": _slots(out, span)}
+                where = {"transform": ax.get_xaxis_transform(), "markevery": slots(out, span)}
                 ax.plot(out, y, color=color, label=f"{name}: {run.label}", **where, **look)
                 edges[name] += 1
                 drawn.add(name)
@@ -135,6 +135,12 @@ def share_y(axes: Collection[Axes]) -> None:
             ax.tick_params(labelleft=False)
 
 
+def slots(x: np.ndarray, span: int) -> list[int]:
+    """One of ``x`` for each stretch of the axis, so that edge marks stay apart."""
+    stretch = max(1, -(-span // SLOTS))
+    return np.unique((x - x[0]) // stretch, return_index=True)[1].tolist()
+
+
 def _theory(rows, prediction, column, run) -> tuple[np.ndarray, np.ndarray] | None:
     """Theory's mean and the half-width of its band in the layers of ``rows``, NaN where silent."""
     if prediction is None:
@@ -168,12 +174,6 @@ def _marked(mean: np.ndarray, place: int, runs: int) -> list[int]:
     at = np.arange(len(mean)) % step == place * step // runs
     gap = np.pad(~np.isfinite(mean), 1, constant_values=True)
     return np.flatnonzero(at | (gap[:-2] & gap[2:])).tolist()
-
-
-def _slots(x: np.ndarray, span: int) -> list[int]:
-    """One of ``x`` for each stretch of the axis, so that edge marks stay apart."""
-    stretch = max(1, -(-span // SLOTS))
-    return np.unique((x - x[0]) // stretch, return_index=True)[1].tolist()
 
 
 def _evenly(count: int, most: int) -> np.ndarray:

@@ -143,7 +143,7 @@ def test_shapes_are_shown(module, arguments, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module, arguments", of("results", "compact", "plots", "report"))
+@pytest.mark.parametrize("module, arguments", of("results", "compact", "plots", "report", "diff"))
 def test_options_are_known(module, arguments):
     own = import_module(f"experiments.{module}").COMMAND
     assert own.answer(arguments) == 0 or own.given(arguments)
@@ -155,7 +155,9 @@ def test_questions_are_understood(module, arguments):
 
 
 def test_every_command_is_tried():
-    tried = of("run", "ask", "ledger", "batch", "shapes", "results", "compact", "plots", "report")
+    tried = of(
+        "run", "ask", "ledger", "batch", "shapes", "results", "compact", "plots", "report", "diff"
+    )
     assert len(tried) == sum(words[:1] == ["python"] for words in COMMANDS.values())
 
 
