@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowlab.modules.attach import attach
     from flowlab.modules.laboratory import to_torch
     from flowlab.modules.probing import probe
+    from flowlab.modules.pytrees import rows
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
     from flowlab.settings import Settings, make
@@ -47,6 +48,7 @@ __all__ = [
     "probe",
     "register_activation",
     "register_initializer",
+    "rows",
     "run",
     "to_torch",
     "train",
@@ -69,6 +71,7 @@ _HOMES = {
     "probe": "modules.probing",
     "register_activation": "registration",
     "register_initializer": "registration",
+    "rows": "modules.pytrees",
     "run": "runs",
     "to_torch": "modules.laboratory",
     "train": "runs",

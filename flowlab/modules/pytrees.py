@@ -9,7 +9,7 @@ read off it: see :func:`rows`.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,27 +66,29 @@ def rows(
     for what, value in (("seed", seed), ("step", 1 if step is None else step)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
             raise InputError(f"{what} must be a whole number from 0; got {value!r}")
-    owned = _leaves("gradients", gradients)
+    owned, weights = (
+        {path or ("",): leaf for path, leaf in _leaves(what, tree).items()}
+        for what, tree in (("gradients", gradients), ("parameters", parameters))
+    )
     if not owned:
         raise InputError("gradients must hold at least one array; got none")
-    modules = list(dict.fromkeys(path[:-1] for path in owned))
-    weights = _leaves("parameters", parameters)
+    gradients_of, weights_of = _by_module(owned), _by_module(weights)
+    modules = [*gradients_of]
     outputs = [
-        _outputs(what, tree, modules)
+        _outputs(what, tree, gradients_of)
         for what, tree in (("activations", activations), ("cotangents", cotangents))
     ]
     if weights and not weights.keys() & owned.keys():
         raise _nothing_fits("parameters", weights, owned)
-    calls = list(dict.fromkeys((module, use) for found in outputs for module, use, _ in found))
+    calls = list(dict.fromkeys(call for found in outputs for call in found))
     places = {call: layer for layer, call in enumerate(_ordered(calls, modules), 1)}
     shift = -math.log2(scale)
     found = []
     for (module, use), layer in places.items():
         place = {"layer": layer, "module": ".".join(module), "op": _op(module), "use": use}
-        found += _of_outputs(place, (module, use), *outputs, shift)
+        found += _of_outputs(place, *(of.get((module, use), {}) for of in outputs), shift)
         if use in (None, 1):
-            mine = {path[-1]: leaf for path, leaf in owned.items() if path[:-1] == module}
-            own = {path[-1]: leaf for path, leaf in weights.items() if path[:-1] == module}
+            mine, own = (of.get(module, {}) for of in (gradients_of, weights_of))
             found += [_of_parameter(place, name, mine, own, shift) for name in mine]
     return named(of_rows(found, seed=int(seed), step=step, axes={"network": name}))
 
@@ -164,9 +166,20 @@ def _nothing_fits(what: str, paths: Any, known: Any) -> InputError:
 # Modules
 
 
-def _outputs(what: str, tree: Any, modules: list[Path]) -> dict[tuple, np.ndarray | None]:
-    """The outputs of modules by (module, use, name of the output)."""
-    found, fits = {}, False
+def _by_module(leaves: dict[Path, np.ndarray | None]) -> dict[Path, dict[str, np.ndarray | None]]:
+    """The leaves of each module by name."""
+    found: dict[Path, dict[str, np.ndarray | None]] = {}
+    for path, leaf in leaves.items():
+        found.setdefault(path[:-1], {})[path[-1]] = leaf
+    return found
+
+
+def _outputs(
+    what: str, tree: Any, modules: Collection[Path]
+) -> dict[tuple[Path, int], dict[str, np.ndarray | None]]:
+    """The outputs of each call (module, use) by name."""
+    found: dict[tuple[Path, int], dict[str, np.ndarray | None]] = {}
+    fits = False
     leaves = _leaves(what, tree)
     for path, leaf in leaves.items():
         use, output = 1, ()
@@ -179,7 +192,7 @@ def _outputs(what: str, tree: Any, modules: list[Path]) -> dict[tuple, np.ndarra
             length = next((n for n in lengths if path[:n] in modules), len(path))
             module, output = path[:length], path[length:]
         fits |= module in modules
-        found[module, use, ".".join(output)] = leaf
+        found.setdefault((module, use), {})[".".join(output)] = leaf
     if leaves and not fits:
         raise _nothing_fits(what, leaves, modules)
     return found
@@ -187,13 +200,19 @@ def _outputs(what: str, tree: Any, modules: list[Path]) -> dict[tuple, np.ndarra
 
 def _ordered(calls: list[tuple[Path, int]], modules: list[Path]) -> list[tuple[Path, int | None]]:
     """Calls in their order, and modules without a call behind those that they follow."""
-    ordered: list[tuple[Path, int | None]] = list(calls)
-    for place, module in enumerate(modules):
-        at = [k for k, (of, _) in enumerate(ordered) if of == module]
-        if not at:
-            before = modules[place - 1] if place else None
-            behind = [k + 1 for k, (of, _) in enumerate(ordered) if of == before]
-            ordered.insert(behind[-1] if behind else 0, (module, None))
+    behind: dict[Path | None, list[Path]] = {}
+    called, before = {module for module, _ in calls}, None
+    for module in modules:
+        if module in called:
+            before = module
+        else:
+            behind.setdefault(before, []).append(module)
+    last = {module: place for place, (module, _) in enumerate(calls)}
+    ordered = [(module, None) for module in behind.get(None, ())]
+    for place, (module, use) in enumerate(calls):
+        ordered.append((module, use))
+        if place == last[module]:
+            ordered += [(of, None) for of in behind.get(module, ())]
     return ordered
 
 
@@ -202,10 +221,11 @@ def _op(module: Path) -> str:
     return next((word for word in reversed(words) if word), "model")
 
 
-def _of_outputs(place: dict, call: tuple, activations: dict, cotangents: dict, shift: float):
+def _of_outputs(
+    place: dict, activations: dict, cotangents: dict, shift: float
+) -> Iterator[dict[str, Any]]:
     """The rows of a call: one for each output where there are several, then one for all."""
-    names = [key[2] for key in (activations | cotangents) if key[:2] == call]
-    names = list(dict.fromkeys(names))
+    names = [*(activations | cotangents)]
     each = [(name, [name]) for name in names if len(names) > 1]
     for output, own in [*each, *([(None, names)] if names else [])]:
         row = {**place, "output": output}
@@ -214,7 +234,7 @@ def _of_outputs(place: dict, call: tuple, activations: dict, cotangents: dict, s
             ("activation_log10_norm", "activation_zeros", activations, 0.0),
             (DELTA, "delta_zeros", cotangents, shift),
         ):
-            arrays = [of.get((*call, name)) for name in own]
+            arrays = [of.get(name) for name in own]
             arrays = [array for array in arrays if array is not None]
             if arrays:
                 norm, row[zeros], state = _together(arrays)
