@@ -120,7 +120,7 @@ def test_intervals_are_shown_whole_unless_they_dwarf_all_others():
     a, b = pair(by=0.0)
     at = (b["layer"] == 6) & (b["seed"] > 1)
     b.loc[at, [DW, "status"]] = [np.nan, "nonfinite"]  # two seeds are left
-    b.loc[b["seed"] == 0, DW] += 0.05 * (b["layer"] == 6)
+    b.loc[b["seed"] == 0, DW] += 0.5 * (b["layer"] == 6)
     widest = diff(a, b).table["high"].max()
     low, high = panel(difference(diff(a, b)), "‖h‖").get_ylim()
     assert widest > 10 and high < 1
