@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowlab.errors import InputError
     from flowlab.modules.assertion import assert_flow
     from flowlab.modules.attach import attach
+    from flowlab.modules.laboratory import to_torch
     from flowlab.modules.probing import probe
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
@@ -47,6 +48,7 @@ __all__ = [
     "register_activation",
     "register_initializer",
     "run",
+    "to_torch",
     "train",
 ]
 
@@ -68,6 +70,7 @@ _HOMES = {
     "register_activation": "registration",
     "register_initializer": "registration",
     "run": "runs",
+    "to_torch": "modules.laboratory",
     "train": "runs",
 }
 

@@ -31,7 +31,7 @@ def attach(
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> "Flow":
-    """Watch a PyTorch model; forward and backward passes stay the user's.
+    """ModelWatch a PyTorch model; forward and backward passes stay the user's.
 
     ::
 
@@ -80,7 +80,7 @@ class Flow:
         seed: int,
         axes: dict[str, Any],
     ):
-        from flowlab.modules.watch import Watch
+        from flowlab.modules.watch import ModelWatch
 
         check_count("every", every)
         check_positive("scale", scale)
@@ -88,7 +88,7 @@ class Flow:
         for setting in axes:
             if setting not in known:
                 raise InputError(f"settings must be columns of settings; got {setting}")
-        self._watch = Watch(model, modules, exponents)
+        self._watch = ModelWatch(model, modules, exponents)
         self._every, self._scale, self._seed, self._axes = every, scale, seed, axes
         self._steps = 0
         self._tables: list[pd.DataFrame] = []

@@ -26,7 +26,7 @@ _GRID = torch.linspace(-4.0, 4.0, 101, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class Link:
+class MapInChain:
     """A map of a chain and the activation behind it, each with its path; None where there is none.
 
     ``activation`` is theory's name; the last map has ``identity``. ``pooled`` says that the map
@@ -52,7 +52,7 @@ class Draw:
     scheme: str
 
 
-def chain_of(model: nn.Module, inputs) -> list[Link] | str:
+def chain_of(model: nn.Module, inputs) -> list[MapInChain] | str:
     """The chain that a model is for these inputs, or one sentence that says where it is none."""
     calls: list[tuple[str, nn.Module, torch.Tensor, torch.Tensor]] = []
     handles = []
@@ -91,9 +91,9 @@ def _noting(path: str, calls: list):
     return before, behind
 
 
-def _linked(calls: list, output: object) -> list[Link] | str:
+def _linked(calls: list, output: object) -> list[MapInChain] | str:
     """The calls as links; every input must be the output before, or an activation of it."""
-    links: list[Link] = []
+    links: list[MapInChain] = []
     before, paths, pooled = None, set(), False
     for path, module, given, made in calls:
         if given is None or made is None:
@@ -110,7 +110,7 @@ def _linked(calls: list, output: object) -> list[Link] | str:
         if isinstance(module, _MAPS):
             if links and between != "identity":
                 links[-1] = replace(links[-1], activation=between)
-            links.append(Link(path, None, "identity", pooled))
+            links.append(MapInChain(path, None, "identity", pooled))
             pooled = False
         elif _is_mean(given, made):
             if between != "identity":
@@ -177,7 +177,7 @@ def activation_of(module: nn.Module) -> str | None:
     return None
 
 
-def draw_of(models: Sequence[nn.Module], links: Sequence[Link]) -> Draw | str:
+def draw_of(models: Sequence[nn.Module], links: Sequence[MapInChain]) -> Draw | str:
     """How the maps of a chain were drawn, from all models; or a sentence that says what is odd."""
     weights = [[m.get_submodule(link.path).weight.detach() for m in models] for link in links]
     biases = [[m.get_submodule(link.path).bias for m in models] for link in links]

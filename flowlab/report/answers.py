@@ -26,7 +26,8 @@ TIME = (
 )
 OWN = (
     "A user's model is measured where it runs: its layers are its modules in the order in which "
-    "they run, δ is the cotangent of a module's output, and its body is all of it."
+    "they run, or the blocks that it repeats, δ is the cotangent of their output, and its body is "
+    "all of them."
 )
 STRICT = (
     "Theory takes the upstream gradient as independent of the forward pass; that of a loss is not "

@@ -22,14 +22,18 @@ X, Y = torch.randn(24, 6, generator=STREAM), torch.randint(0, 4, (24,), generato
 NORM = "delta_log10_norm"
 
 
+def drawn(fan_in, fan_out, gain):
+    one = nn.Linear(fan_in, fan_out)
+    nn.init.normal_(one.weight, std=gain / math.sqrt(fan_in))
+    nn.init.zeros_(one.bias)
+    return one
+
+
 class Chain(nn.Module):
     def __init__(self, depth, f=torch.tanh, width=24, gain=1.0):
         super().__init__()
-        self.maps = nn.ModuleList(nn.Linear(width if k else 6, width) for k in range(depth))
-        self.head, self.f = nn.Linear(width, 4), f
-        for one in [*self.maps, self.head]:
-            nn.init.normal_(one.weight, std=gain / math.sqrt(one.in_features))
-            nn.init.zeros_(one.bias)
+        self.maps = nn.ModuleList(drawn(width if k else 6, width, gain) for k in range(depth))
+        self.head, self.f = drawn(width, 4, gain), f
 
     def forward(self, x):
         for one in self.maps:
@@ -225,7 +229,8 @@ def test_the_table_serves_judge_figures_waterfall_and_folder(found, tmp_path):
     from flowlab.modules.account import account
 
     deepest = found.table[found.table["depth"] == 5]
-    verdict = judge(deepest, found.prediction)
+    (run,) = deepest["run"].unique()
+    verdict = judge(deepest, found.prediction[found.prediction["run"] == run])
     assert (verdict.first, verdict.last) == (1, 5)
     assert verdict == found.verdict.deepest
     assert figures.draw(found.table, found.prediction).axes

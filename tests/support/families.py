@@ -1,6 +1,5 @@
 """Tables of probes made up so that what is to be found in them is known."""
 
-import numpy as np
 import pandas as pd
 
 from flowlab.modules.probing import Probe
@@ -29,17 +28,3 @@ def probe(slopes, depths=(3, 6), **options):
     tables = [table(slopes, depth, **options) for depth in depths]
     nothing = [silent(of, "made up") for of in tables]
     return Probe(pd.concat(tables, ignore_index=True), pd.concat(nothing, ignore_index=True))
-
-
-def fitted(slopes, depths, noise, rng):
-    """What NumPy fits to the same lines: one slope a seed, a level for each depth."""
-    found = []
-    for slope in slopes:
-        design, values = [], []
-        for number, depth in enumerate(depths):
-            for block in range(1, depth + 1):
-                level = np.eye(len(depths))[number]
-                design.append([depth - block, *level])
-                values.append(slope * (depth - block) + noise * rng.normal())
-        found.append(np.linalg.lstsq(np.array(design), np.array(values), rcond=None)[0][0])
-    return np.array(found)
