@@ -233,7 +233,7 @@ def _paired(a: _Side, b: _Side, column: str, joined) -> tuple[Pair | None, list[
         steps = [list(side.names["step"].iloc[of]) for side, of in ((a, of_a), (b, of_b))]
         if str(steps[0]) != str(steps[1]):
             notes.append(
-                f"{column} in {len(of_a)} places of table_a against {len(of_b)} of table_b"
+                f"not joined: {column}, {len(of_a)} places of table_a, {len(of_b)} of table_b"
             )
             return None, notes
     else:
@@ -250,7 +250,7 @@ def _paired(a: _Side, b: _Side, column: str, joined) -> tuple[Pair | None, list[
         ):
             if alone.any():
                 places = side.places.iloc[of[alone]]
-                notes.append(f"{column} of {side.name} alone: {_named(places)}")
+                notes.append(f"in {side.name} alone: {column} of {_named(places)}")
         shown = (known_a & (known_b | maybe_b)) | (known_b & maybe_a)
         of_a, of_b = of_a[shown], of_b[shown]
     if not len(of_a):

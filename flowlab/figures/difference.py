@@ -23,13 +23,15 @@ COLUMNS = 2
 MOST_BARS = 60  # places of a panel whose intervals are bars of their own
 LETTERS = 30  # of the name of a place above a panel
 EDGE = 0.94  # of an axis, where crosses stand
-SHOWN = 0.95  # of intervals, which an axis holds whole: a few of two seeds would flatten the rest
+# An axis is at most so many times as long as this share of intervals needs: those of two seeds may
+# be wider by far than all else.
+WIDEST, SHOWN = 2, 0.95
 SMALL = 0.01  # decades: below, an axis has a power of ten for its unit
 COLOR, FIRST = style.COLORS[:2]
 PARTS = {"marker": "o", "linestyle": "none", "color": COLOR}
 OTHERS = {**PARTS, "color": "0.5", "markerfacecolor": "white", "markeredgewidth": 0.8}
 UNLIKE = {**NONFINITE, "color": "black"}
-MARK = {"color": FIRST, "linewidth": 1.0, "zorder": 0.5}
+MARK = {"color": FIRST, "linewidth": 1.0, "zorder": 0.7}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -107,11 +109,14 @@ def _of_one_step(found: Difference) -> tuple[pd.DataFrame, int | None]:
 
 
 def _range(table: pd.DataFrame) -> tuple[float, float]:
-    """What an axis holds: 0, all effects, and the ends of most intervals."""
-    ends = table[["low", "high"]].dropna()
-    low, high = np.quantile(ends, [1 - SHOWN, SHOWN], axis=0) if len(ends) else np.zeros((2, 2))
-    effects = table["effect"].dropna().to_numpy()
-    return float(np.min([0, low[0], *effects])), float(np.max([0, high[1], *effects]))
+    """What an axis holds: 0, all effects and intervals, but of the widest of these a part."""
+    ends, effects = table[["low", "high"]].dropna(), table["effect"].dropna()
+    reach = [0.0, *effects]
+    if len(ends):
+        low, high = ends["low"], ends["high"]
+        reach.append(max(low.min(), WIDEST * min(low.quantile(1 - SHOWN), effects.min(), 0)))
+        reach.append(min(high.max(), WIDEST * max(high.quantile(SHOWN), effects.max(), 0)))
+    return min(reach), max(reach)
 
 
 def _placed(of: pd.DataFrame) -> pd.DataFrame:

@@ -69,9 +69,9 @@ def test_by_position_a_quantity_must_be_in_as_many_places():
     mine.loc[mine["module"] == "mid", DW] = np.nan
     pairing, pairs = found(laboratory(3), mine)
     assert {*pairs} == {ACTIVATION, DELTA}
-    assert pairing.notes == ("dW_log10_norm in 3 places of table_a against 2 of table_b",)
+    assert pairing.notes == ("not joined: dW_log10_norm, 3 places of table_a, 2 of table_b",)
     with pytest.raises(
-        InputError, match="tables must share a quantity, joined by position; got act"
+        InputError, match="tables must share a quantity, joined by position; got not joined: act"
     ):
         found(laboratory(4), chain("in", "out"))
 
@@ -105,11 +105,11 @@ def test_quantities_of_one_table_alone_are_named():
     b.loc[b["layer"] == 2, DW] = np.nan
     pairing, pairs = found(a, b)
     assert pairs[DW].a.shape == (2, 1)
-    assert pairing.notes == ("dW_log10_norm of table_a alone: layer 2 (linear)",)
+    assert pairing.notes == ("in table_a alone: dW_log10_norm of layer 2 (linear)",)
     pairing, pairs = found(a, b.drop(columns=ACTIVATION))
     assert ACTIVATION not in pairs
     assert (
-        "activation_log10_norm of table_a alone: layer 1 (linear), layer 2 (linear)"
+        "in table_a alone: activation_log10_norm of layer 1 (linear), layer 2 (linear)"
         in pairing.notes
     )
 

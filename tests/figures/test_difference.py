@@ -113,6 +113,19 @@ def test_small_differences_have_a_unit_of_their_own():
     assert finding(diff(a, b)) == "The tables are equal to rounding"
 
 
+def test_intervals_are_shown_whole_unless_they_dwarf_all_others():
+    found = diff(*pair(by=0.0))
+    low, high = panel(difference(found), "‖h‖").get_ylim()
+    assert low < found.table["low"].min() and high > found.table["high"].max()
+    a, b = pair(by=0.0)
+    at = (b["layer"] == 6) & (b["seed"] > 1)
+    b.loc[at, [DW, "status"]] = [np.nan, "nonfinite"]  # two seeds are left
+    b.loc[b["seed"] == 0, DW] += 0.5 * (b["layer"] == 6)
+    widest = diff(a, b).table["high"].max()
+    low, high = panel(difference(diff(a, b)), "‖h‖").get_ylim()
+    assert widest > 10 and high < 1
+
+
 def test_large_differences_and_many_layers_stay_legible():
     figure = difference(diff(*pair(depth=300, by=50.0)))
     assert_readable(figure)
