@@ -264,7 +264,7 @@ def test_the_table_serves_judge_figures_waterfall_and_folder(found, tmp_path):
         ({"loss": lambda o, t: o}, r"loss must return a single number .* got \(24, 4\)"),
         ({"make": lambda depth: depth}, "make must return a torch.nn.Module; got int"),
         ({"kept_within": 0}, "kept_within must be a finite number above 0; got 0"),
-        ({"settings": {"colour": "red"}}, "settings must be columns of settings; got colour"),
+        ({"settings": {"colour": "red"}}, "setting must be a known name; got colour.*"),
     ],
 )
 def test_bad_input_is_one_line(bad, line):
