@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.benchmarks import (
+    attach,
     batch_law,
     depths,
     elementary,
@@ -47,6 +48,7 @@ SUITES = {
     "growth": growth,
     "roofline": roofline,
     "elementary": elementary,
+    "attach": attach,
 }
 _NUMBER, _TEXT = 7, 14  # letters of a column
 
