@@ -86,7 +86,7 @@ class Flow:
         seed: int,
         axes: dict[str, Any],
     ):
-        from flowlab.modules.watch import Watch
+        from flowlab.modules.watch import ModelWatch
 
         for what, value in (("every", every), ("seed", seed)):
             if not isinstance(value, int):
@@ -94,7 +94,7 @@ class Flow:
         check_count("every", every)
         _check_scale(scale)
         _check_settings(axes)
-        self._watch = Watch(model, modules, exponents)
+        self._watch = ModelWatch(model, modules, exponents)
         self._every, self._scale, self._seed, self._axes = every, scale, seed, axes
         self._steps = 0
         self._rows: list[dict[str, Any]] = []  # of steps that no table has yet

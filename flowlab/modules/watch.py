@@ -24,7 +24,7 @@ Place = Callable[[Iterable[Found]], slice]
 Read = Callable[[slice, float], Magnitude | None]
 
 
-class Watch:
+class ModelWatch:
     """Watches a model until :meth:`stop`, and makes the table of what came since the last one.
 
     Raises InputError for a model that cannot be watched, or that is already.
