@@ -1,5 +1,6 @@
 """What every command answers about itself: ``--help`` and ``--version``."""
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -34,6 +35,14 @@ class Option(NamedTuple):
     shown: bool = True
 
 
+class Operand(NamedTuple):
+    """What a command is given without a key: its name, how many of them, and their meaning."""
+
+    name: str
+    count: int
+    meaning: str
+
+
 RESULTS_DIR = Option("results", "folder of all experiments")
 EXPERIMENT = Option("", "one experiment; all where none is named")
 
@@ -44,7 +53,8 @@ class Command:
 
     ``text`` is its module's, whose first line says what it does. ``examples`` are arguments, each
     with what they ask for; ``options`` are the command's own, and ``composed`` says that it takes
-    the settings of a run beside them; ``more`` is what else a user should know.
+    the settings of a run beside them; ``operand`` is what it takes without a key, handed on as the
+    list ``operands``. ``more`` is what else a user should know.
     """
 
     name: str
@@ -53,6 +63,7 @@ class Command:
     options: dict[str, Option] = field(default_factory=dict)
     composed: bool = False
     more: str = ""
+    operand: Operand | None = None
 
     def start(self, arguments: list[str], action: Callable[..., None]) -> int:
         """Answer, or call ``action`` with the options; the exit code."""
@@ -67,7 +78,21 @@ class Command:
         return command.main(task, swept)
 
     def given(self, arguments: list[str]) -> dict[str, Any]:
-        """The options' values; raises InputError for what is no option, or no value of one."""
+        """The options' values, and the operands; raises InputError for what is neither, or for no
+        value of an option.
+        """
+        if self.operand:
+            operands = [text for text in arguments if not re.match(r"\w+=", text)]
+            if len(operands) != self.operand.count:
+                raise InputError(
+                    f"{self.operand.name} must be given {self.operand.count} times; "
+                    f"got {' '.join(operands) or 'none'}"
+                )
+            options = [text for text in arguments if text not in operands]
+            return {"operands": operands, **self._options(options)}
+        return self._options(arguments)
+
+    def _options(self, arguments: list[str]) -> dict[str, Any]:
         if arguments and not self.options:
             raise InputError(f"{self.name} takes no options; got {' '.join(arguments)}")
         return command.options(arguments, {name: own.default for name, own in self.options.items()})
@@ -89,6 +114,9 @@ class Command:
         widest = max(map(len, started)) + 5
         column = widest if widest <= _WIDEST else _COLUMN
         parts = [summary(self.text), _columns(started.items(), column)]
+        if self.operand:
+            name = " ".join([self.operand.name] * self.operand.count)
+            parts.append(f"Arguments:\n\n{_columns([(name, self.operand.meaning)])}")
         if self.options:
             parts.append(_section("Options, set by key=value:", self.options))
         if self.composed:

@@ -10,6 +10,7 @@
     print(flowlab.run(init="he", depth=50))  # all of this, kept in results/single
     print(flowlab.compare("results/depth"))  # its runs ranked, best first
     trained = flowlab.train(training="sgd", depth=10)  # .table at logged steps, .curve of the loss
+    print(flowlab.diff(table, other))  # where two runs part
     sweep = flowlab.load("results/depth", columns=["run", "depth", "delta_log10_norm"])
 """
 
@@ -17,11 +18,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flowlab.analysis.diff import diff
     from flowlab.analysis.verdicts import judge
     from flowlab.errors import InputError
     from flowlab.modules.assertion import assert_flow
     from flowlab.modules.attach import attach
+    from flowlab.modules.laboratory import to_torch
     from flowlab.modules.probing import probe
+    from flowlab.modules.pytrees import rows
     from flowlab.registration import register_activation, register_initializer
     from flowlab.runs import compare, measure, predict, run, train
     from flowlab.settings import Settings, make
@@ -35,6 +39,7 @@ __all__ = [
     "assert_flow",
     "attach",
     "compare",
+    "diff",
     "judge",
     "load",
     "make",
@@ -43,7 +48,9 @@ __all__ = [
     "probe",
     "register_activation",
     "register_initializer",
+    "rows",
     "run",
+    "to_torch",
     "train",
 ]
 
@@ -55,6 +62,7 @@ _HOMES = {
     "assert_flow": "modules.assertion",
     "attach": "modules.attach",
     "compare": "runs",
+    "diff": "analysis.diff",
     "judge": "analysis.verdicts",
     "load": "storage.experiment",
     "make": "settings",
@@ -63,7 +71,9 @@ _HOMES = {
     "probe": "modules.probing",
     "register_activation": "registration",
     "register_initializer": "registration",
+    "rows": "modules.pytrees",
     "run": "runs",
+    "to_torch": "modules.laboratory",
     "train": "runs",
 }
 

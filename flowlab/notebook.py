@@ -41,6 +41,12 @@ def of_run(verdict: Any, norms: pd.DataFrame, path: Any) -> str:
     return f"{of_verdict(verdict)}<p>Mean log10 norms</p>{_table(rows, head)}{kept}"
 
 
+def of_difference(sentence: str, rows: pd.DataFrame) -> str:
+    """The sentence, and the places that differ most."""
+    cells = _table(rows.itertuples(index=False), list(rows)) if len(rows) else ""
+    return f"<p>{escape(sentence)}</p>{cells}"
+
+
 def _table(rows: Iterable[Iterable[Any]], head: Iterable[Any] = ()) -> str:
     def line(cells: Iterable[Any], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"

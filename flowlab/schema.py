@@ -153,6 +153,7 @@ register(
         *("Int64", "module"),
     ),
     Column("note", "", "what the row leaves out, or null", "string", "module"),
+    Column("step_loss", "", "the loss that the step was given, or null", part="module"),
     Column("activation_zeros", "share", "share of exact zeros in the output", part="module"),
     Column("delta_zeros", "share", "share of exact zeros in δ", part="module"),
     Column(f"{DELTA}_infinite", "log10", f"{DELTA} at infinite width", part="predicted"),

@@ -352,9 +352,12 @@ def from_plain(values: dict) -> Settings:
 
 
 def stored_axes(resolved: Any) -> dict[str, Any]:
-    """:meth:`Settings.axes` of resolved settings as they were stored; {} of foreign ones."""
+    """:meth:`Settings.axes` of resolved settings as they were stored; {} of foreign ones.
+
+    Of a user's model these are the ``columns`` that it was stored with.
+    """
     try:
-        return from_plain(resolved).axes()
+        return resolved["columns"] if "columns" in resolved else from_plain(resolved).axes()
     except (AttributeError, LookupError, TypeError):
         return {}
 

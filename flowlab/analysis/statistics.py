@@ -341,9 +341,20 @@ def _rows(
         if (lost & ~known).any():
             having = set(table["op"].to_numpy()[known & shown])
             exists |= lost & (table["op"].isin(having).to_numpy() if having else True)
+        if "module" in table and "parameter" in table:
+            exists &= known | _may_have(table, known & shown)
         shown &= exists
     rows = table.loc[shown, [*keys, along]].assign(value=value[shown])
     return rows.drop_duplicates([*keys, along], keep="last")
+
+
+def _may_have(table: pd.DataFrame, known: np.ndarray) -> np.ndarray:
+    """Which rows may have the quantity of the ``known`` ones: of modules those of the same
+    parameters, or of none where it is the modules' own.
+    """
+    of_module, parameter = table["module"].notna().to_numpy(), table["parameter"].fillna("")
+    having = set(parameter.to_numpy()[known & of_module])
+    return ~of_module | (parameter.isin(having).to_numpy() if having else True)
 
 
 def _distinct(values: np.ndarray) -> int:
@@ -382,7 +393,7 @@ def _over_group(rows: pd.DataFrame, by: list[str], column: str, how: str):
 
 
 def _summary(rows: pd.DataFrame, by: list[str], level: float) -> pd.DataFrame:
-    _check_level(level)
+    check_level(level)
     value = rows["value"]
     finite = np.isfinite(value)
     rows = rows.assign(
@@ -422,13 +433,13 @@ def _curve(name: str, values: ArrayLike, layers: ArrayLike) -> tuple[np.ndarray,
 
 
 def _finite(values: ArrayLike, level: float) -> tuple[np.ndarray, int]:
-    _check_level(level)
+    check_level(level)
     values = np.asarray(values, np.float64).ravel()
     kept = values[np.isfinite(values)]
     return kept, len(values) - len(kept)
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
     if not 0 < level < 1:
         raise InputError(f"level must lie strictly between 0 and 1; got {level}")
 

@@ -5,6 +5,7 @@ which it chooses are public too: ``profiles`` takes a table, the others what ``s
 """
 
 from flowlab.figures.choice import caption, draw
+from flowlab.figures.difference import difference
 from flowlab.figures.files import save
 from flowlab.figures.layer_profiles import profiles
 from flowlab.figures.networks import network_panels
@@ -20,6 +21,7 @@ __all__ = [
     "caption",
     "change_over",
     "curves",
+    "difference",
     "draw",
     "heat_map",
     "network_panels",

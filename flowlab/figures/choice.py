@@ -96,7 +96,7 @@ def choose(of: Conditions) -> Form:
         if _legible(of, lines, panels):
             options = {"over": grown, "lines": lines, "panels": panels}
             return _form(over.change_over, over.finding, of, **options)
-    if len(of.axes) == 2:
+    if len(of.axes) == 2 and not of.points.isna().any(axis=None):
         down, across = _map_axes(of)
         if len(of.values(down)) <= MOST_CELLS[0] and len(of.values(across)) <= MOST_CELLS[1]:
             return _form(pairs.heat_map, pairs.finding, of, down=down, across=across)
@@ -187,6 +187,8 @@ def _others(of: Conditions, grown: str) -> tuple[str | None, str | None]:
 def _legible(of: Conditions, lines: str | None, panels: str | None) -> bool:
     """Whether lines and panels hold every run, and are few enough to be labelled."""
     if len(of.axes) != 1 + (lines is not None) + (panels is not None):
+        return False
+    if of.points.isna().any(axis=None):  # a run to which one of them does not apply has no place
         return False
     few = lines is None or len(of.values(lines)) <= MOST
     return few and (panels is None or len(of.values(panels)) <= MOST_PANELS)

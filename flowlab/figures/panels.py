@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from functools import partial
 from math import isfinite, sqrt
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -95,7 +96,7 @@ def panel(
             if len(out):
                 height = ROW * (edges[name] + 0.4)
                 y = np.full(len(out), height if name == "zero" else 1 - height)
-                where = {"transform": ax.get_xaxis_transform(), "markevery": _slots(out, span)}
+                where = {"transform": ax.get_xaxis_transform(), "markevery": slots(out, span)}
                 ax.plot(out, y, color=color, label=f"{name}: {run.label}", **where, **look)
                 edges[name] += 1
                 drawn.add(name)
@@ -134,6 +135,12 @@ def share_y(axes: Collection[Axes]) -> None:
             ax.tick_params(labelleft=False)
 
 
+def slots(x: np.ndarray, span: int) -> list[int]:
+    """One of ``x`` for each stretch of the axis, so that edge marks stay apart."""
+    stretch = max(1, -(-span // SLOTS))
+    return np.unique((x - x[0]) // stretch, return_index=True)[1].tolist()
+
+
 def _theory(rows, prediction, column, run) -> tuple[np.ndarray, np.ndarray] | None:
     """Theory's mean and the half-width of its band in the layers of ``rows``, NaN where silent."""
     if prediction is None:
@@ -169,12 +176,6 @@ def _marked(mean: np.ndarray, place: int, runs: int) -> list[int]:
     return np.flatnonzero(at | (gap[:-2] & gap[2:])).tolist()
 
 
-def _slots(x: np.ndarray, span: int) -> list[int]:
-    """One of ``x`` for each stretch of the axis, so that edge marks stay apart."""
-    stretch = max(1, -(-span // SLOTS))
-    return np.unique((x - x[0]) // stretch, return_index=True)[1].tolist()
-
-
 def _evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
@@ -192,7 +193,11 @@ def _frame(ax: Axes, edges: dict[str, int]) -> None:
 
 
 def legend(figure: Figure, handles: list, side: str, title: str | None = None) -> int:
-    """A legend above or below the panels, in as many columns as fit; its number of rows."""
+    """A legend above or below the panels, in as many columns as fit; its number of rows.
+
+    A title that is too long for the figure is broken, and what is behind its first line counts.
+    """
+    title = fill(title, int(12 * figure.get_figwidth())) if title else ""
     longest = max(len(line) for handle in handles for line in handle.get_label().split("\n"))
     entry = (0.6 * longest + 4.5) * style.TEXT / 72
     columns = int(np.clip(figure.get_figwidth() // entry, 1, len(handles)))
@@ -200,8 +205,9 @@ def legend(figure: Figure, handles: list, side: str, title: str | None = None) -
         handles=handles,
         loc=f"outside {side} left",
         ncols=columns,
-        title=title,
+        title=title or None,
         alignment="left",
     )
     rows = -(-len(handles) // columns)
-    return rows * (1 + max(handle.get_label().count("\n") for handle in handles))
+    broken = title.count("\n")
+    return broken + rows * (1 + max(handle.get_label().count("\n") for handle in handles))

@@ -32,10 +32,11 @@ HATCHED = {"hatch": "xxxx", "edgecolor": NONFINITE, "facecolor": "none", "linewi
 
 
 def fits(sweep: Conditions) -> bool:
-    """Whether runs have several steps of training, and are few enough for a panel each."""
-    every = sweep.every
-    several = "step" in every and every["step"].nunique() > 1
-    return several and len(sweep.points) <= MOST
+    """Whether all runs have steps of training, some several, and each can have a panel."""
+    if "step" not in sweep.every or len(sweep.points) > MOST:
+        return False
+    steps = sweep.every.groupby("run", observed=True)["step"].nunique()
+    return steps.min() > 0 and steps.max() > 1
 
 
 def layer_by_step(sweep: Conditions, column: str = WEIGHTS) -> Figure:

@@ -93,8 +93,9 @@ def sweep(
 ) -> Conditions:
     """The sweep that a tidy table (one row per run, seed, layer) holds.
 
-    Runs that agree in all settings, as those of other seeds do, are one run; trained ones are read
-    at the first step of their training. Raises InputError for
+    Runs that agree in all settings, as those of other seeds do, are one run; those of users' models
+    that have a seed in common are not, and are named by their digests. Trained runs are read at the
+    first step of their training. Raises InputError for
     an empty table and a missing column.
     """
     for name in ("run", "seed", "layer"):
@@ -110,10 +111,9 @@ def sweep(
     rows = groups[[name for name in names if name in known or name in own]].first()
     rows = rows.astype(object).where(rows.notna(), None)
     rows = rows[differing(rows)].loc[groups["seed"].nunique().sort_values(ascending=False).index]
-    if rows.shape[1]:
-        first = rows.astype(str).groupby([*rows], sort=False, dropna=False).ngroup()
-    else:
-        first = pd.Series(0, rows.index)
+    if "module" in table:
+        rows = _named_apart(rows, table)
+    first = _alike(rows)
     heads = first.drop_duplicates()
     rows = rows.loc[heads.index]
     same = first.map(dict(zip(heads, heads.index, strict=True)))
@@ -122,7 +122,7 @@ def sweep(
             None if of is None else of.assign(run=of["run"].map(same))
             for of in (table, prediction, curve)
         )
-        keys = ("run", "step", "seed", "layer", "op", "time")
+        keys = ("run", "step", "seed", "layer", "op", "time", *schema.columns("module"))
         table = table.drop_duplicates([key for key in keys if key in table])
         if prediction is not None:
             keys = [key for key in keys if key in prediction]
@@ -136,6 +136,30 @@ def sweep(
         key=lambda run: ([ranks[axis][points.at[run, axis]] for axis in points], str(run)),
     )
     return Conditions(table, prediction, kept_within, points.loc[index], curve)
+
+
+def _alike(rows: pd.DataFrame) -> pd.Series:
+    """Numbers of runs, the same for those that agree in all settings."""
+    if not rows.shape[1]:
+        return pd.Series(0, rows.index)
+    return rows.astype(str).groupby([*rows], sort=False, dropna=False).ngroup()
+
+
+def _named_apart(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The settings with the digest of runs of users' models that agree in them and in a seed.
+
+    A model is more than its settings say; of the laboratory's networks they say all.
+    """
+    seeds = table.loc[table["module"].notna(), ["run", "seed"]].drop_duplicates()
+    alike = seeds.assign(run=seeds["run"].map(_alike(rows)))
+    twice = set(seeds.loc[alike.duplicated(keep=False), "run"])
+    if not twice:
+        return rows
+    digests = pd.Series([str(run)[:8] for run in rows.index], rows.index, dtype=object)
+    if "network" not in rows:
+        return rows.assign(digest=digests)
+    named = rows["network"] + " " + digests
+    return rows.assign(network=rows["network"].where(~rows.index.isin(twice), named))
 
 
 def _ranks(values: pd.Series) -> dict:

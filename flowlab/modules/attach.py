@@ -110,7 +110,8 @@ class Flow:
         Gradients of parameters are read as they are now, so before clipping where this is called
         before clipping. ``scale`` replaces that of :func:`attach` for this step; ``unscaled`` says
         that the gradients of parameters are rid of it already, as behind ``scaler.unscale_``.
-        ``loss`` stands in :attr:`losses`. Raises InputError where no gradient came back.
+        ``loss`` stands in :attr:`losses`, and beside the rows in ``step_loss``. Raises InputError
+        where no gradient came back.
         """
         self._steps += 1
         scale = self._scale if scale is None else scale
@@ -119,10 +120,11 @@ class Flow:
             self._losses.append((self._steps, _number(loss)))
         listened, self._watch.listening = self._watch.listening, self._steps % self._every == 0
         if listened:
-            self._measure(self._steps, scale, unscaled)
+            own = {"step": self._steps, "step_loss": None if loss is None else _number(loss)}
+            self._measure(own, scale, unscaled)
 
-    def _measure(self, step: int | None, scale: float, unscaled: bool) -> None:
-        self._rows += [{**row, "step": step} for row in self._watch.rows(scale, unscaled)]
+    def _measure(self, own: Mapping[str, Any], scale: float, unscaled: bool) -> None:
+        self._rows += [{**row, **own} for row in self._watch.rows(scale, unscaled)]
         if len(self._rows) > _ROWS:
             self._fold()
 
@@ -183,7 +185,7 @@ class Flow:
     def __exit__(self, kind, error, traceback) -> None:
         try:
             if kind is None and self._steps == 0:
-                self._measure(None, self._scale, False)
+                self._measure({"step": None}, self._scale, False)
         finally:
             self.detach()
 

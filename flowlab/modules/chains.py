@@ -26,7 +26,7 @@ _GRID = torch.linspace(-4.0, 4.0, 101, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class Link:
+class MapInChain:
     """A map of a chain and the activation behind it, each with its path; None where there is none.
 
     ``activation`` is theory's name; the last map has ``identity``. ``pooled`` says that the map
@@ -52,13 +52,15 @@ class Draw:
     scheme: str
 
 
-def chain_of(model: nn.Module, inputs) -> list[Link] | str:
+def chain_of(model: nn.Module, inputs) -> list[MapInChain] | str:
     """The chain that a model is for these inputs, or one sentence that says where it is none."""
     calls: list[tuple[str, nn.Module, torch.Tensor, torch.Tensor]] = []
     handles = []
     for path, module in model.named_modules():
         if next(module.children(), None) is None and not isinstance(module, _SILENT):
-            handles.append(module.register_forward_hook(_noting(path, calls), with_kwargs=True))
+            before, behind = _noting(path, calls)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(behind))
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -76,24 +78,29 @@ def chain_of(model: nn.Module, inputs) -> list[Link] | str:
 
 
 def _noting(path: str, calls: list):
-    def note(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+    given: list[torch.Tensor | None] = []
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
         single = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
-        given = args[0].clone() if single else None
+        given.append(args[0].clone() if single else None)  # it may be changed in place
+
+    def behind(module: nn.Module, args: tuple, output: object) -> None:
         made = output.clone() if isinstance(output, torch.Tensor) else None
-        calls.append((path, module, given, made))
+        calls.append((path, module, given.pop(), made))
 
-    return note
+    return before, behind
 
 
-def _linked(calls: list, output: object) -> list[Link] | str:
+def _linked(calls: list, output: object) -> list[MapInChain] | str:
     """The calls as links; every input must be the output before, or an activation of it."""
-    links: list[Link] = []
+    links: list[MapInChain] = []
     before, paths, pooled = None, set(), False
     for path, module, given, made in calls:
         if given is None or made is None:
             return f"theory knows maps of one tensor to one; {path} is none"
-        if path in paths:
+        if path in paths and isinstance(module, _MAPS):
             return f"theory knows weights that are used once; {path} is called again"
+        again = path in paths
         paths.add(path)
         between = "identity" if before is None else _between(before, given)
         if between is None and _is_mean(before, given):
@@ -103,7 +110,7 @@ def _linked(calls: list, output: object) -> list[Link] | str:
         if isinstance(module, _MAPS):
             if links and between != "identity":
                 links[-1] = replace(links[-1], activation=between)
-            links.append(Link(path, None, "identity", pooled))
+            links.append(MapInChain(path, None, "identity", pooled))
             pooled = False
         elif _is_mean(given, made):
             if between != "identity":
@@ -117,7 +124,8 @@ def _linked(calls: list, output: object) -> list[Link] | str:
                 return f"theory knows chains that begin with a map; {path} comes before the first"
             if links[-1].activation != "identity" or between != "identity":
                 return f"theory knows one activation behind a map; {path} is the second"
-            links[-1] = replace(links[-1], activation_path=path, activation=name)
+            own = None if again else path  # rows of a later call are others
+            links[-1] = replace(links[-1], activation_path=own, activation=name)
         before = made
     if not links:
         return "theory knows chains of linear maps; got none among the model's modules"
@@ -169,7 +177,7 @@ def activation_of(module: nn.Module) -> str | None:
     return None
 
 
-def draw_of(models: Sequence[nn.Module], links: Sequence[Link]) -> Draw | str:
+def draw_of(models: Sequence[nn.Module], links: Sequence[MapInChain]) -> Draw | str:
     """How the maps of a chain were drawn, from all models; or a sentence that says what is odd."""
     weights = [[m.get_submodule(link.path).weight.detach() for m in models] for link in links]
     biases = [[m.get_submodule(link.path).bias for m in models] for link in links]

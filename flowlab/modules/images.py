@@ -9,7 +9,7 @@ from torch import nn
 
 from flowlab import settings
 from flowlab.errors import InputError
-from flowlab.modules.chains import Draw, Link
+from flowlab.modules.chains import Draw, MapInChain
 from flowlab.modules.feeding import first_of, inputs_of
 from flowlab.prediction import predict
 from flowlab.schema import DELTA, NORMS
@@ -18,7 +18,7 @@ _SHAPE = "theory knows convolutions of odd kernels that keep channels and size, 
 
 
 def of_images(
-    batch: Any, links: Sequence[Link], maps: Sequence[nn.Module], draw: Draw
+    batch: Any, links: Sequence[MapInChain], maps: Sequence[nn.Module], draw: Draw
 ) -> pd.DataFrame | str:
     """Theory's δ by map for the batch, or one sentence that says which assumption fails.
 

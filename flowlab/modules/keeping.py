@@ -88,7 +88,7 @@ def _of_run(prediction: pd.DataFrame, run: Any, name: str) -> pd.DataFrame:
 
 def _constant(table: pd.DataFrame) -> list[str]:
     """The settings: the schema's, and a user's columns that have one value in every run."""
-    known = schema.columns(*schema.PARTS)
+    known = schema.columns(*schema.OF_MODULES)
     own = [name for name in table if name not in known]
     runs = table.groupby("run", dropna=False)
     own = [name for name in own if runs[name].nunique(dropna=False).max() == 1]
@@ -102,7 +102,7 @@ def _checked(table: Any, settings: Mapping[str, Any]) -> pd.DataFrame:
         raise InputError("table must hold at least one row; got none")
     if table["module"].isna().any():
         raise InputError("table must hold rows of modules alone; got some without a module")
-    others = schema.columns(*(part for part in schema.PARTS if part != "setting"))
+    others = schema.columns(*(part for part in schema.OF_MODULES if part != "setting"))
     for name, value in settings.items():
         if not isinstance(name, str) or name in others:
             raise InputError(f"settings must have names of their own; got {name!r}")

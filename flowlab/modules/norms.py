@@ -4,6 +4,8 @@ A norm is a log2, accumulated in float64, so that it is true wherever the entrie
 below the type's range are not there to be summed: :data:`LOWEST` is where that begins to show.
 """
 
+import math
+
 import numpy as np
 
 from flowlab.errors import InputError
@@ -68,12 +70,12 @@ def status_of(log2_norm: float, size: int, dtype: object) -> str:
     the type. ``dtype`` is NumPy's, PyTorch's or the name; types that are not listed do not
     underflow.
     """
-    if np.isnan(log2_norm) or log2_norm == np.inf:
+    if math.isnan(log2_norm) or log2_norm == math.inf:
         return "nonfinite"
-    if log2_norm == -np.inf:
+    if log2_norm == -math.inf:
         return "zero"
-    lowest = LOWEST.get(str(dtype).rpartition(".")[2], -np.inf)
-    return "underflow" if log2_norm - 0.5 * np.log2(size) < lowest else "ok"
+    lowest = LOWEST.get(str(dtype).rpartition(".")[2], -math.inf)
+    return "underflow" if log2_norm - 0.5 * math.log2(size) < lowest else "ok"
 
 
 def _no_numbers(dtype: np.dtype) -> InputError:

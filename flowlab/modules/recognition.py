@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flowlab import schema, theory
-from flowlab.modules.chains import Draw, Link, chain_of, draw_of
+from flowlab.modules.chains import Draw, MapInChain, chain_of, draw_of
 from flowlab.modules.feeding import Loss, first_of, inputs_of
 from flowlab.modules.images import of_images
 from flowlab.modules.parameters import fans_of
@@ -70,7 +70,7 @@ def _foreseen(drawn, table: pd.DataFrame, loss: Loss) -> tuple[str | None, dict]
     return None, _by_module(links, curve)
 
 
-def _curve(drawn, links: list[Link], draw: Draw, loss: Loss) -> tuple[pd.DataFrame, bool]:
+def _curve(drawn, links: list[MapInChain], draw: Draw, loss: Loss) -> tuple[pd.DataFrame, bool]:
     """Theory's norms by map, and whether it knows the loss."""
     fans = [fans_of(drawn[0][0].get_submodule(link.path).weight) for link in links]
     batches = [inputs_of(batch) for _, batch in drawn[:_MOST_MODELS]]
@@ -108,7 +108,7 @@ def _is_cross_entropy(loss: Loss) -> bool:
     )
 
 
-def _by_module(links: list[Link], curve: pd.DataFrame) -> dict:
+def _by_module(links: list[MapInChain], curve: pd.DataFrame) -> dict:
     """Each norm to the row that measures it: of maps, of activations, of parameters."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     shared = [DELTA, f"{DELTA}_sd", f"{DELTA}_infinite", "dX_log10_norm", "dX_log10_norm_sd"]

@@ -1,8 +1,9 @@
 """How far the norms of a row are true: ok, zero, underflow, nonfinite, lost or unused.
 
 A tensor of zeros may be one of exact zeros, as behind dead units, or one whose entries fell below
-the range of their type on the way. It is the latter where the cotangent that it was made from lay
-so near the end of the range that a factor takes it out. Such a norm is not known: null.
+the range of their type on the way. It is the latter where what it was made from, the cotangent
+above or the activation before, lay so near the end of the range that a factor takes it out. Such a
+norm is not known: null, like one whose entries have no digits left.
 """
 
 import math
@@ -14,6 +15,8 @@ from flowlab.modules.magnitudes import Magnitude
 # Powers of two that one layer may take from a cotangent: 2^24 above its type's smallest number,
 # what a layer makes of it may be flushed to zero.
 _STEP = 14
+# Below 2^4 times the smallest number rounding is more than a thousandth of a norm.
+_BLURRED = -6
 _WORST_LAST = ("ok", "zero", "underflow", "lost", "nonfinite")
 
 
@@ -40,6 +43,11 @@ def faint(one: Magnitude | None) -> bool:
     return one is not None and one.room < _STEP
 
 
+def value_of(one: Magnitude) -> float:
+    """log10 of the norm; NaN where entries are so near the end of their range that it is untrue."""
+    return math.nan if math.isfinite(one.log2) and one.room < _BLURRED else one.log10
+
+
 def is_dead(activation: Magnitude | None) -> bool:
     """Whether a module gives zeros alone, so that zeros behind it are exact."""
     return is_zero(activation)
@@ -51,6 +59,24 @@ def mark_flushed(rows: list[dict[str, Any]]) -> None:
     Rows hold magnitudes under ``_activation``, ``_delta`` and ``_dX``; ``_flushed`` is set where a
     gradient of zeros that was made from the row's cotangent may have been flushed.
     """
+    _mark_forward(rows)
+    _mark_backward(rows)
+
+
+def _mark_forward(rows: list[dict[str, Any]]) -> None:
+    below = False  # whether zeros further up may have been flushed
+    for row in rows:
+        activation = row.get("_activation")
+        if activation is None or not activation.size:
+            continue
+        if not is_zero(activation):
+            below = faint(activation)
+        elif below:
+            row["activation_log10_norm"] = math.nan
+            row["status"] = "underflow" if row["status"] == "zero" else row["status"]
+
+
+def _mark_backward(rows: list[dict[str, Any]]) -> None:
     below = False  # whether zeros further down may have been flushed
     for row in reversed(rows):
         delta, dx = row.get("_delta"), row.get("_dX")

@@ -13,7 +13,7 @@ from flowlab.modules.exponents import Exponents
 from flowlab.modules.magnitudes import Found, Magnitude, measure, settle, together
 from flowlab.modules.observing import Call, Key, Name, Observer
 from flowlab.modules.parameters import OwnedParameter, fans_of, parameters
-from flowlab.modules.statuses import is_zero, mark_flushed, status_of
+from flowlab.modules.statuses import is_zero, mark_flushed, status_of, value_of
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
 _RECURRENT = "steps within the sequence are not seen"
@@ -233,7 +233,7 @@ class ModelWatch:
         }
         if not found["activation"].size:
             return row | {"status": "unused", "note": _EMPTY}
-        row |= {f"{what}_log10_norm": one.log10 for what, one in found.items() if one is not None}
+        row |= {f"{what}_log10_norm": value_of(one) for what, one in found.items() if one}
         for what in ("activation", "delta"):
             if found[what] is not None and found[what].size:
                 row[f"{what}_zeros"] = found[what].zeros / found[what].size
@@ -294,4 +294,4 @@ def _parameter(
         return row | {"status": "unused", "note": frozen}
     if is_zero(gradient) and one.owner in flushed:
         return row | {"status": "underflow"}
-    return row | {one.column: gradient.log10, "status": status_of([gradient])}
+    return row | {one.column: value_of(gradient), "status": status_of([gradient])}

@@ -24,6 +24,11 @@ TIME = (
     "A recurrent net is asked how gradients travel back through time: the change is that of "
     "log10‖∂L/∂h_t‖ over the steps of its last recurrent layer, h_t the state at step t."
 )
+OWN = (
+    "A user's model is measured where it runs: its layers are its modules in the order in which "
+    "they run, or the blocks that it repeats, δ is the cotangent of their output, and its body is "
+    "all of them."
+)
 STRICT = (
     "Theory takes the upstream gradient as independent of the forward pass; that of a loss is not "
     "quite: runs with upstream=gaussian are the strict test."
@@ -51,11 +56,16 @@ def sentences(chapter: Chapter, kept_within: float) -> list[tuple[int, str]]:
 
 
 def meaning(chapters: list[Chapter]) -> tuple[Text, ...]:
-    """How numbers and verdicts are to be read; of time and of losses where there are such runs."""
+    """How numbers and verdicts are to be read; of time, of users' models and of losses where there
+    are such runs.
+    """
     verdicts = [verdict for chapter in chapters for verdict in chapter.verdicts.values()]
     upstreams = {u for c in chapters if "upstream" in c.settings for u in c.settings["upstream"]}
     texts = [MEANING] if verdicts else []
     texts += [TIME] if any(verdict.along == "step" for verdict in verdicts) else []
+    read = [chapter.reading.table for chapter in chapters if chapter.reading]
+    own = any("module" in table and table["module"].notna().any() for table in read)
+    texts += [OWN] if own else []
     texts += [STRICT] if "loss" in upstreams else []
     return tuple(map(Text, texts))
 

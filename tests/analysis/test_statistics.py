@@ -24,6 +24,8 @@ from flowlab.errors import InputError
 from flowlab.schema import DELTA
 from tests.support.tables import trained
 
+WEIGHTS = "dW_log10_norm"
+
 
 def make_table(norms, run="a", seeds=None, status="ok"):
     """A tidy table of ``norms`` (seeds, layers)."""
@@ -230,6 +232,25 @@ def test_a_layer_without_the_quantity_is_skipped_for_all_seeds():
     expected = polyfit_slopes(norms[:, layers - 1], layers)
     np.testing.assert_allclose(seed_slopes(make_table(norms)), expected, rtol=1e-12)
     assert list(profile(make_table(norms))["layer"]) == [1, 3, 4]
+
+
+def test_a_parameter_that_left_the_range_hides_nothing_of_its_module():
+    """Rows of a module and of its parameters share a layer; each has quantities of its own."""
+    rows = [
+        {"layer": layer, "parameter": parameter, "status": status, DELTA: delta, WEIGHTS: weights}
+        for layer in (1, 2)
+        for parameter, status, delta, weights in (
+            (None, "nonfinite" if layer == 2 else "ok", -1.0 * layer, np.nan),
+            ("weight", "nonfinite", np.nan, np.nan if layer == 2 else 3.0),
+            ("bias", "underflow", np.nan, np.nan),
+        )
+    ]
+    table = pd.DataFrame(rows).assign(run="a", seed=0, module="conv", op="Conv2d")
+    assert list(profile(table, DELTA)["mean"]) == [-1.0, -2.0]
+    assert list(profile(table, WEIGHTS)["n_nonfinite"]) == [0, 1]
+    assert profile(table, WEIGHTS)["mean"].iloc[0] == 3.0
+    unknown = table.assign(**{DELTA: np.nan})
+    assert list(profile(unknown, DELTA)["n_nonfinite"]) == [1, 1]
 
 
 def test_slopes_along_time():

@@ -80,6 +80,8 @@ def plain(output):
 def test_the_python_of_a_page_runs_in_order_and_prints_what_is_shown(page, tmp_path):
     pattern = r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?"
     found = re.findall(pattern, PAGES[page], re.DOTALL | re.M)
+    if any("import torch" in code for code, _ in found):
+        pytest.importorskip("torch")
     cut = "--- the next block ---"
     script = "\n".join(f"{code}\nprint({cut!r}, flush=True)" for code, _ in found)
     (tmp_path / "page.py").write_text(script)
@@ -143,7 +145,7 @@ def test_shapes_are_shown(module, arguments, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module, arguments", of("results", "compact", "plots", "report"))
+@pytest.mark.parametrize("module, arguments", of("results", "compact", "plots", "report", "diff"))
 def test_options_are_known(module, arguments):
     own = import_module(f"experiments.{module}").COMMAND
     assert own.answer(arguments) == 0 or own.given(arguments)
@@ -155,7 +157,9 @@ def test_questions_are_understood(module, arguments):
 
 
 def test_every_command_is_tried():
-    tried = of("run", "ask", "ledger", "batch", "shapes", "results", "compact", "plots", "report")
+    tried = of(
+        "run", "ask", "ledger", "batch", "shapes", "results", "compact", "plots", "report", "diff"
+    )
     assert len(tried) == sum(words[:1] == ["python"] for words in COMMANDS.values())
 
 
@@ -194,4 +198,5 @@ def test_a_table_that_does_not_exist_is_refused():
 
 def test_settings_choices_and_columns_have_their_tables():
     generated = {name for page in PAGES.values() for name in re.findall("generated: (\\w+)", page)}
-    assert generated == {"settings", "choices", "columns", "predicted", "curves", "training"}
+    of_columns = {"columns", "modules", "predicted", "curves"}
+    assert generated == {"settings", "choices", "training", *of_columns}

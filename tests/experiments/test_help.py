@@ -36,7 +36,7 @@ def answered(monkeypatch, capsys):
 
 def test_the_commands_are_listed(capsys):
     assert {*commands()} == {
-        *("ask", "batch", "benchmark", "claims", "compact", "docs", "ledger"),
+        *("ask", "batch", "benchmark", "claims", "compact", "diff", "docs", "ledger"),
         *("plots", "report", "results", "run", "shapes"),
     }
     assert main([]) == 0

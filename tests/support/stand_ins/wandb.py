@@ -8,12 +8,20 @@ class Run:
     """One run, as ``wandb.init`` returns it."""
 
     def __init__(self):
-        self.logged = 0
+        self.logged, self.steps = 0, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.finish()
 
     def log(self, data, step=None):
         assert all(isinstance(name, str) for name in data)
         assert all(isinstance(value, Real) and isfinite(value) for value in data.values()), data
-        self.logged += 1
+        assert step is None or not self.steps or step >= self.steps[-1], "earlier steps are dropped"
+        self.steps += [] if step is None else [int(step)]
+        self.logged += len(data)
 
     def finish(self, exit_code=None):
         assert self.logged
