@@ -32,7 +32,7 @@ class Call:
     gradients of the module's inputs.
     """
 
-    home: "Pass"
+    home: "ForwardPass"
     activations: dict[Name, Found] = field(default_factory=dict)
     cotangents: dict[Name, list[Found]] = field(default_factory=lambda: defaultdict(list))
     shadowed: dict[Name, Found] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Call:
 
 
 @dataclass(eq=False)
-class Pass:
+class ForwardPass:
     """A forward pass: its calls, whether it ``returned``, and whether hooks are to add to it."""
 
     calls: dict[Key, Call] = field(default_factory=dict)
@@ -92,16 +92,16 @@ class Observer:
         self.listening = True
         self.order: list[Key] = []
         self._handles: list = []
-        self.passes: list[Pass] = []
+        self.passes: list[ForwardPass] = []
         self.clear()
 
     def clear(self) -> None:
         """Forget what was seen, and what is still on its way."""
         for one in self.passes:
             one.listening = False
-        self.passes: list[Pass] = []
+        self.passes: list[ForwardPass] = []
         self.without_gradient = False
-        self._pass: Pass | None = None
+        self._pass: ForwardPass | None = None
         self._running: list[_Entered] = []
         self._before: Key | None = None
         # Calls of reentrant checkpointing, which have no graph before they are computed again.
@@ -142,7 +142,7 @@ class Observer:
         if not torch.is_grad_enabled():
             self._pass, self.without_gradient = None, True
         elif module is self.model or self._pass is None or self._pass.returned:
-            self._pass, self._before = Pass(), None
+            self._pass, self._before = ForwardPass(), None
             self.passes.append(self._pass)
 
     def _leave(self, module: nn.Module, args: tuple, output: object) -> None:
