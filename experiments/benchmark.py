@@ -27,6 +27,7 @@ from experiments.benchmarks import (
     training,
 )
 from experiments.benchmarks.machine import machine, words
+from experiments.command import note
 from experiments.help import RESULTS_DIR, Command, Option, written
 from flowlab.errors import InputError, check_count, unknown
 from flowlab.figures.files import save
@@ -110,7 +111,12 @@ def benchmark(arguments: list[str], **chosen) -> None:
     for name in SUITES if suite == "all" else [suite]:
         own = {key: chosen[key] for key in _OWN[name] if key in named}
         print(f"\nsuite={name}", flush=True)
-        _run(name, own, folder / f"{name}.parquet", metadata)
+        try:
+            _run(name, own, folder / f"{name}.parquet", metadata)
+        except InputError as error:
+            if suite != "all":
+                raise
+            note(str(error))  # such as a suite whose peer is not installed
 
 
 def _run(name: str, arguments: dict, path: Path, metadata: dict) -> None:
