@@ -173,7 +173,12 @@ class Flow:
 
     def save(self, results_dir: str | Path = "results", experiment: str = "own") -> Path:
         """Keep the table in ``results_dir/experiment``, for ``make report``; its folder."""
-        return keep(self.table, results_dir=results_dir, experiment=experiment)
+        return keep(
+            self.table,
+            results_dir=results_dir,
+            experiment=experiment,
+            command=f"flowlab.attach(model)  # {self._axes['network']}",
+        )
 
     def detach(self) -> None:
         """Remove every hook; what was measured stays. Once more does nothing."""

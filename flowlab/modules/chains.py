@@ -119,7 +119,8 @@ def _linked(calls: list, output: object) -> list[MapInChain] | str:
         else:
             name = activation_of(module)
             if name is None:
-                return f"theory knows maps and activations; {path} is a {type(module).__name__}"
+                kind = type(module).__name__
+                return f"theory knows chains of maps and activations; {path} is a {kind}"
             if not links:
                 return f"theory knows chains that begin with a map; {path} comes before the first"
             if links[-1].activation != "identity" or between != "identity":

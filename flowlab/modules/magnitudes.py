@@ -58,6 +58,8 @@ def measure(tensor: torch.Tensor, exponent: int = 0) -> Found:
         tensor = (
             tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
         )
+    if tensor.device.type == "mps":
+        tensor = tensor.cpu()  # where there is float64
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     dtype, size = str(tensor.dtype).removeprefix("torch."), tensor.numel()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
@@ -35,7 +36,7 @@ def parameters(model: nn.Module) -> Iterator[OwnedParameter]:
         (path, module, name), *others = places
         aliases = tuple(f"{at}.{other}".lstrip(".") for at, _, other in others)
         role = role_of(module, name, value)
-        fans = fans_of(value) if role == "weight" else (1, 1)
+        fans = fans_of(value, module) if role == "weight" else (1, 1)
         op = type(module).__name__
         yield OwnedParameter(path, name, op, GRADIENTS[role][0], *fans, aliases, value)
 
@@ -48,12 +49,16 @@ def role_of(module: nn.Module, name: str, value: nn.Parameter) -> str:
     return "bias" if bias else "weight"
 
 
-def fans_of(value: nn.Parameter) -> tuple[int, int]:
-    """(fan_in, fan_out) of a map of (out, in, *kernel); (1, 1) of a vector."""
+def fans_of(value: nn.Parameter, module: nn.Module | None = None) -> tuple[int, int]:
+    """(fan_in, fan_out) of a map of (out, in, *kernel); (1, 1) of a vector.
+
+    The ``module`` says where they are the other way round, as in a transposed convolution and an
+    embedding, and into how many groups a convolution's channels are divided.
+    """
     if value.dim() < 2:
         return 1, 1
     out, inside, *kernel = value.shape
-    field = 1
-    for size in kernel:
-        field *= size
-    return inside * field, out * field
+    groups = getattr(module, "groups", 1)
+    fans = inside * prod(kernel), out // groups * prod(kernel)
+    turned = getattr(module, "transposed", False) or isinstance(module, nn.Embedding)
+    return fans[::-1] if turned else fans

@@ -98,7 +98,13 @@ class Probe:
 
     def save(self, results_dir: str | Path = "results", experiment: str = "own") -> Path:
         """Keep a run for each depth in ``results_dir/experiment``, for ``make report``."""
-        return keep(self.table, self.prediction, results_dir=results_dir, experiment=experiment)
+        return keep(
+            self.table,
+            self.prediction,
+            results_dir=results_dir,
+            experiment=experiment,
+            command=f"flowlab.probe(make, ...)  # {self.table['network'].iat[0]}",
+        )
 
     def __repr__(self) -> str:
         return self.verdict.sentence

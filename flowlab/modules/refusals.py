@@ -52,9 +52,15 @@ def check(model: Any) -> None:
         raise InputError("model must have a parameter that requires a gradient; got none")
 
 
+# Older versions do not say whether a call was begun by compiled code, only whether it is traced.
+_compiling = getattr(
+    torch._C._dynamo.eval_frame, "get_eval_frame_callback", torch.compiler.is_compiling
+)
+
+
 def check_call() -> None:
     """Raise InputError where a module is called in a way that hides its tensors from hooks."""
-    if torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None:
+    if _compiling() not in (None, False):
         raise InputError(
             "model must not be called from compiled code while it is attached: hooks do not fire "
             "inside torch.compile; call the original module, and compile after detach"

@@ -206,7 +206,7 @@ class ModelWatch:
     def _common(self, path: str) -> dict[str, Any]:
         module = self.chosen[path]
         weight = getattr(module, "weight", None)
-        fans = fans_of(weight) if isinstance(weight, nn.Parameter) else (1, 1)
+        fans = fans_of(weight, module) if isinstance(weight, nn.Parameter) else (1, 1)
         others = self.names[module][1:]
         return {
             **{"module": path, "op": type(module).__name__},
