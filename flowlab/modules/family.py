@@ -8,8 +8,9 @@ import torch
 
 from flowlab.modules.attach import attach
 from flowlab.modules.blocks import repeated
+from flowlab.modules.chains import chain_of
 from flowlab.modules.choosing import Choice, choose
-from flowlab.modules.feeding import Loss, Make, batch_of, loss_of, made
+from flowlab.modules.feeding import Loss, Make, batch_of, inputs_of, loss_of, made
 from flowlab.modules.recognition import predicted
 from flowlab.modules.table import joined
 
@@ -39,7 +40,7 @@ def measured(
         found = repeated(first, blocks)
         del first
         for depth in depths:
-            parts, drawn = [], []
+            parts, drawn, links = [], [], ""
             for seed in seeds:
                 model, fed = made(make, depth, seed), batch_of(batch, seed)
                 chosen = {*choose(model, modules), *found[depth]}
@@ -54,12 +55,15 @@ def measured(
                 ) as flow:
                     loss_of(model, fed, loss).backward()
                 parts.append(flow.table)
-                drawn.append((model, fed))
+                model.zero_grad()
+                links = links if drawn else chain_of(model, inputs_of(fed))
+                if not isinstance(links, str) or not drawn:  # theory reads chains alone
+                    drawn.append((model, fed))
                 done += 1
                 if watch:
                     watch(done, len(depths) * len(seeds))
             tables[depth] = joined([_numbered(of, found[depth]) for of in parts])
-            predictions[depth] = predicted(drawn, tables[depth], loss)
+            predictions[depth] = predicted(links, drawn, tables[depth], loss)
     return tables, predictions
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flowlab import schema, theory
-from flowlab.modules.chains import Draw, MapInChain, chain_of, draw_of
+from flowlab.modules.chains import Draw, MapInChain, draw_of
 from flowlab.modules.feeding import Loss, first_of, inputs_of
 from flowlab.modules.images import of_images
 from flowlab.modules.parameters import fans_of
@@ -22,17 +22,21 @@ _GIVEN = ("layer", "op", "module", "output", "parameter", "block", "depth")
 
 
 def predicted(
-    drawn: Sequence[tuple[nn.Module, Any]], table: pd.DataFrame, loss: Loss
+    links: list[MapInChain] | str,
+    drawn: Sequence[tuple[nn.Module, Any]],
+    table: pd.DataFrame,
+    loss: Loss,
 ) -> pd.DataFrame:
     """Theory's rows for the models of one depth with their batches, beside those of ``table``.
 
+    ``links`` are what :func:`flowlab.modules.chains.chain_of` makes of the first of them.
     Columns are those of :func:`flowlab.predict` and ``module``, ``parameter`` and ``block``. Where
     the loss is not the cross-entropy, the level is the measured one at the output, and theory adds
     how it changes from there. ``silent_because`` says why there is no prediction.
     """
     rows = table.drop_duplicates(["module", "use", "output", "parameter"])
     rows = rows[list(_GIVEN)].reset_index(drop=True)
-    because, found = _foreseen(drawn, table, loss)
+    because, found = _foreseen(links, drawn, table, loss)
     columns = [name for norm in NORMS for name in (norm, f"{norm}_sd")]
     columns += [f"{DELTA}_infinite", "q", "chi", "slope_error"]
     places = list(zip(rows["module"], rows["parameter"].fillna(""), strict=True))
@@ -41,10 +45,9 @@ def predicted(
     return schema.typed(rows.assign(silent_because=pd.array([because] * len(rows), dtype="string")))
 
 
-def _foreseen(drawn, table: pd.DataFrame, loss: Loss) -> tuple[str | None, dict]:
+def _foreseen(links, drawn, table: pd.DataFrame, loss: Loss) -> tuple[str | None, dict]:
     """(why there is no prediction, the predicted columns by module and parameter)."""
     models = [model for model, _ in drawn]
-    links = chain_of(models[0], inputs_of(drawn[0][1]))
     if isinstance(links, str):
         return links, {}
     if len(links) < 2:

@@ -97,6 +97,19 @@ def test_anything_else_is_named(model, why):
     assert isinstance(found, str) and why in found
 
 
+class Trained(nn.Sequential):
+    def forward(self, x):
+        if not self.training:
+            raise RuntimeError("in evaluation")
+        return super().forward(x)
+
+
+def test_a_model_that_does_not_run_in_evaluation_is_no_chain():
+    model = Trained(nn.Linear(8, 8), nn.Linear(8, 3))
+    assert "raises RuntimeError" in chain_of(model, X)
+    assert model.training and not any(module._forward_hooks for module in model.modules())
+
+
 def test_looking_changes_nothing():
     model = spelt(nn.ReLU(), nn.Dropout(0.0))
     model.train()
