@@ -52,9 +52,9 @@ def log2_norm_of(array: np.ndarray) -> tuple[float, float]:
         raise _no_numbers(dtype)
     if dtype.kind in "biu":
         array = array.astype(np.float64)
-    elif dtype.name not in ("float32", "float64"):
+    elif dtype.char not in "fd" or not dtype.isnative:
         try:
-            array = array.astype(np.float32)
+            array = array.astype(np.float64 if dtype.itemsize == 8 else np.float32)
         except (TypeError, ValueError):
             raise _no_numbers(dtype) from None
     out = np.empty((1, 2))

@@ -29,6 +29,12 @@ def test_norms_are_true_over_the_whole_range_of_a_type(dtype, power):
     assert zeros == np.mean(entries == 0)
 
 
+@pytest.mark.parametrize("dtype, power", [(">f8", -700), (">f8", 900), (">f4", -140)])
+def test_the_order_of_bytes_does_not_matter(dtype, power):
+    entries = np.ldexp(np.random.default_rng(0).standard_normal(40), power).astype(dtype)
+    assert log2_norm_of(entries)[0] == pytest.approx(exact(entries), rel=1e-15)
+
+
 def test_bfloat16_is_read_as_it_stands():
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     entries = np.random.default_rng(0).standard_normal((4, 5)).astype(bfloat16)
