@@ -328,7 +328,10 @@ def _effect(row: pd.Series) -> str:
     """An effect in decades with its interval, if there is one."""
     if not row["n"]:
         return "–"
-    spec = format_of(row["effect"], (row["high"] - row["low"]) / 20, 2)
+    # An interval without a width, as of a factor, warrants no more than four digits.
+    spec = format_of(
+        row["effect"], max((row["high"] - row["low"]) / 20, abs(row["effect"]) / 1e3), 2
+    )
     text = f"{row['effect']:{spec}}"
     if np.isfinite(row["low"]):
         text += f" [{row['low']:{spec}}, {row['high']:{spec}}]"
