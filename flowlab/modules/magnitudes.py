@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from flowlab.modules.norms import LOWEST, log2_norm_of
+from flowlab.modules.norms import log2_norm_of, log2_of_all, room_of
 from flowlab.numerics.scale import LOG10_2
 
 
@@ -91,10 +91,7 @@ def _as_it_lies(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _magnitude(log2: float, zeros: int, size: int, dtype: str, exponent: int) -> Magnitude:
-    room = math.inf
-    if math.isfinite(log2):
-        room = log2 - 0.5 * math.log2(size) - LOWEST.get(dtype, -math.inf)
-    return Magnitude(log2 + exponent, zeros, size, room)
+    return Magnitude(log2 + exponent, zeros, size, room_of(log2, size, dtype))
 
 
 def settle(found: Sequence[Found]) -> list[Magnitude]:
@@ -118,9 +115,6 @@ def together(parts: Iterable[Magnitude]) -> Magnitude | None:
     parts = list(parts)
     if len(parts) < 2:
         return parts[0] if parts else None
-    log2 = np.array([one.log2 for one in parts])
-    top = log2.max()
-    if np.isfinite(top):
-        top = 0.5 * np.log2(np.exp2(2 * (log2 - top)).sum()) + top
+    log2 = log2_of_all(np.array([one.log2 for one in parts]))
     zeros, size = (sum(getattr(one, name) for one in parts) for name in ("zeros", "size"))
-    return Magnitude(float(top), zeros, size, min(one.room for one in parts))
+    return Magnitude(log2, zeros, size, min(one.room for one in parts))

@@ -70,12 +70,35 @@ def status_of(log2_norm: float, size: int, dtype: object) -> str:
     the type. ``dtype`` is NumPy's, PyTorch's or the name; types that are not listed do not
     underflow.
     """
+    return word_of(log2_norm, room_of(log2_norm, size, dtype))
+
+
+def room_of(log2_norm: float, size: int, dtype: object) -> float:
+    """By how many powers of two the root mean square lies above :data:`LOWEST` of the type.
+
+    inf of a norm that is zero or not finite, and of types that do not underflow.
+    """
+    if not math.isfinite(log2_norm):
+        return math.inf
+    lowest = LOWEST.get(str(dtype).rpartition(".")[2], -math.inf)
+    return log2_norm - 0.5 * math.log2(size) - lowest
+
+
+def word_of(log2_norm: float, room: float) -> str:
+    """The status of a norm with so much room, as of :func:`status_of`."""
     if math.isnan(log2_norm) or log2_norm == math.inf:
         return "nonfinite"
     if log2_norm == -math.inf:
         return "zero"
-    lowest = LOWEST.get(str(dtype).rpartition(".")[2], -math.inf)
-    return "underflow" if log2_norm - 0.5 * math.log2(size) < lowest else "ok"
+    return "underflow" if room < 0 else "ok"
+
+
+def log2_of_all(log2_norms: np.ndarray) -> float:
+    """log2 of the norm of several arrays as one, from theirs (n,): the root of a sum of squares."""
+    top = log2_norms.max()
+    if np.isfinite(top):
+        top = top + 0.5 * np.log2(np.exp2(2 * (log2_norms - top)).sum())
+    return float(top)
 
 
 def _no_numbers(dtype: np.dtype) -> InputError:

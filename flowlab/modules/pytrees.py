@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from flowlab.errors import InputError, check_positive
-from flowlab.modules.norms import log2_norm_of, status_of
+from flowlab.modules.norms import log2_norm_of, log2_of_all, status_of
 from flowlab.modules.table import named, of_rows
 from flowlab.numerics.scale import LOG10_2
 from flowlab.schema import DELTA
@@ -249,17 +249,14 @@ def _together(arrays: list[np.ndarray]) -> tuple[float, float, str]:
     found = [log2_norm_of(array) for array in arrays]
     norms, sizes = np.array([norm for norm, _ in found]), np.array([a.size for a in arrays])
     states = [status_of(n, a.size, a.dtype) for n, a in zip(norms, arrays, strict=True)]
-    top = norms.max()
-    norm = top
-    if np.isfinite(top):
-        norm = top + 0.5 * np.log2(np.sum(np.exp2(2 * (norms - top))))
+    norm = log2_of_all(norms)
     state = max(states, key=STATUSES.index)
     if state == "zero" and not np.isneginf(norm):
         state = "ok"
     share = (
         np.average(np.nan_to_num([z for _, z in found]), weights=sizes) if sizes.any() else np.nan
     )
-    return float(norm), float(share), state
+    return norm, float(share), state
 
 
 # Parameters

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from flowlab.modules.magnitudes import Magnitude
+from flowlab.modules.norms import word_of
 
 # Powers of two that one layer may take from a cotangent: 2^24 above its type's smallest number,
 # what a layer makes of it may be flushed to zero.
@@ -22,16 +23,8 @@ _WORST_LAST = ("ok", "zero", "underflow", "lost", "nonfinite")
 
 def status_of(found: Iterable[Magnitude | None]) -> str:
     """The worst of what is known of these norms by themselves."""
-    words = [_own(one) for one in found if one is not None]
+    words = [word_of(one.log2, one.room) for one in found if one is not None and one.size]
     return max(words, key=_WORST_LAST.index, default="ok")
-
-
-def _own(one: Magnitude) -> str:
-    if math.isnan(one.log2) or one.log2 == math.inf:
-        return "nonfinite"
-    if is_zero(one):
-        return "zero"
-    return "underflow" if one.room < 0 else "ok"
 
 
 def is_zero(one: Magnitude | None) -> bool:
@@ -46,11 +39,6 @@ def faint(one: Magnitude | None) -> bool:
 def value_of(one: Magnitude) -> float:
     """log10 of the norm; NaN where entries are so near the end of their range that it is untrue."""
     return math.nan if math.isfinite(one.log2) and one.room < _BLURRED else one.log10
-
-
-def is_dead(activation: Magnitude | None) -> bool:
-    """Whether a module gives zeros alone, so that zeros behind it are exact."""
-    return is_zero(activation)
 
 
 def mark_flushed(rows: list[dict[str, Any]]) -> None:
@@ -88,8 +76,8 @@ def _mark_backward(rows: list[dict[str, Any]]) -> None:
         if not is_zero(delta):
             below = faint(delta)
         row["_flushed"] = below
-        if not is_zero(delta) and is_dead(row.get("_activation")):
-            below = False
+        if not is_zero(delta) and is_zero(row.get("_activation")):
+            below = False  # zeros behind dead units are exact
         if is_zero(dx) and below:
             row["dX_log10_norm"] = math.nan
             flushed = True
