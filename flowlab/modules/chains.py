@@ -214,7 +214,7 @@ def _square(tensors: Sequence[torch.Tensor]) -> float:
 def _independence(weights: Sequence[torch.Tensor]) -> str:
     """independent, orthogonal, or "" for anything else, by moments over all draws.
 
-    For independent entries of variance s² in n rows and m columns E‖WWᵀ‖² is s⁴ nm(n + m - 1) plus
+    For independent entries of variance s² in n rows and m columns E‖WWᵀ‖² is s⁴ nm(n + m - 2) plus
     the fourth moment's nm E w⁴; orthonormal rows (or columns) times g give g⁴ min(n, m).
     """
     ratios, exact = [], []

@@ -12,7 +12,7 @@ from flowlab.errors import InputError
 from flowlab.modules.chains import Draw, MapInChain
 from flowlab.modules.feeding import first_of, inputs_of
 from flowlab.prediction import predict
-from flowlab.schema import DELTA, NORMS
+from flowlab.schema import DELTA
 
 _SHAPE = "theory knows convolutions of odd kernels that keep channels and size, at stride 1"
 
@@ -65,9 +65,7 @@ def of_images(
     if len(because):
         return because.iloc[0]
     by_layer = found.dropna(subset=DELTA).drop_duplicates("layer", keep="last")
-    columns = [name for norm in NORMS for name in (norm, f"{norm}_sd")]
-    columns += [f"{DELTA}_infinite", "q", "chi", "slope_error"]
-    return by_layer.set_index("layer").reindex(range(1, len(maps) + 1))[columns].reset_index()
+    return by_layer.set_index("layer").reindex(range(1, len(maps) + 1)).reset_index()
 
 
 def _alike(one: nn.Conv2d, first: nn.Conv2d) -> bool:
