@@ -41,15 +41,6 @@ MADE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # waking others takes longer than what these models do
-    yield
-    torch.set_num_threads(threads)
-
-
 def chain(depth=3, gain=1.0, width=6, act=nn.Tanh, dtype=torch.float32):
     """A chain of linear maps and activations, the same on every call."""
     generator = torch.Generator().manual_seed(3)

@@ -84,15 +84,6 @@ def square_loss(seed, *shape):
     return run
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # waking others takes longer than what these models do
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_resnet_that_works_in_place():
     table = agree(models.ResNet18(), [image_loss(1)], twin=models.ResNet18(inplace=False))
     relus = table[table["module"] == "layer1.0.relu"]
